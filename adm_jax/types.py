@@ -1,0 +1,74 @@
+"""Arrays' names and the shapes they travel in.
+
+Axes, in the order they are written everywhere: ``P`` population, ``m`` maximum
+backtracking length, ``B`` batch, ``H`` roll-out length, ``D`` observation
+dimension, ``A`` action dimension, ``W`` hidden width, ``L`` GRU layers, ``U``
+units of a dynamics model (backtracking lengths, or networks of an ensemble).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Key = jax.Array  # a typed key made by jax.random.key
+Params = Any  # a pytree of learned arrays
+
+
+class InputError(ValueError):
+    """Something a user gave is wrong; the message is one line that says what would be right."""
+
+
+class Transition(NamedTuple):
+    """A batch of transitions ``(s, a, r, s', terminated)``."""
+
+    obs: Array  # [..., D] float32
+    action: Array  # [..., A] float32
+    reward: Array  # [...] float32
+    next_obs: Array  # [..., D] float32
+    terminated: Array  # [...] bool; a time limit is not a termination
+
+
+class Segment(NamedTuple):
+    """Training slices of K consecutive transitions inside one episode."""
+
+    obs: Array  # [B, K + 1, D]
+    action: Array  # [B, K, A]
+    reward: Array  # [B, K]
+    valid: Array  # [B, K] bool; False past the episode's end
+
+
+class Window(NamedTuple):
+    """Histories of up to m - 1 real transitions that lead to the state a roll-out begins at.
+
+    The entry at index ``i`` lies ``m - 1 - i`` steps before the current state, so a short
+    history is padded in front.
+    """
+
+    obs: Array  # [B, m - 1, D]
+    action: Array  # [B, m - 1, A]
+    valid: Array  # [B, m - 1] bool; False before the episode's start
+
+
+class Normalizer(NamedTuple):
+    """Per-dimension mean and standard deviation of observations and actions; a constant."""
+
+    obs_mean: Array  # [D]
+    obs_std: Array  # [D]
+    action_mean: Array  # [A]
+    action_std: Array  # [A]
+
+
+class Prediction(NamedTuple):
+    """What a dynamics model says about one step of B rows.
+
+    ``means`` and ``logvars`` are Gaussians over (next observation, reward) in the
+    environment's units, one per unit; units that are not ``valid`` (a backtracking length
+    longer than the history) take no part in the sample nor in the uncertainty.
+    """
+
+    next_obs: Array  # [B, D] sampled
+    reward: Array  # [B] sampled
+    means: Array  # [U, B, D + 1]
+    logvars: Array  # [U, B, D + 1]
+    valid: Array  # [U, B] bool

@@ -1,0 +1,34 @@
+"""Settings every test runs under; they must be in place before JAX and MuJoCo are imported."""
+
+import os
+import tempfile
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its threads fight XLA's on few cores
+# dtype promotion stays standard: optax raises a Python float to an int32 count, which strict forbids
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["MPLBACKEND"] = "agg"
+# No test may see or change the user's datasets and caches, nor ask a remote for one.
+_HOME = tempfile.mkdtemp(prefix="adm_jax-tests-")
+os.environ["MINARI_DATASETS_PATH"] = os.path.join(_HOME, "minari")
+os.environ["XDG_CACHE_HOME"] = os.path.join(_HOME, "cache")
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Most of the suite's time is compilation: a program that was compiled once is read back, in subprocesses too.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_HOME, "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+import shutil  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_home() -> Iterator[None]:
+    yield
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run in an empty folder: MuJoCo writes MUJOCO_LOG.TXT into the current one."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
