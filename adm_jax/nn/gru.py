@@ -1,0 +1,93 @@
+"""A stack of GRU layers as pure functions, equal to ``torch.nn.GRU``.
+
+Gates are ordered (reset, update, new) along the last axis of each weight. Both biases of
+PyTorch are kept apart: one of them cannot be folded away in the new gate, and two biases under
+Adam move twice as fast as one.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from adm_jax.nn.layers import uniform_init
+from adm_jax.types import Array, Key
+
+
+class GRULayer(NamedTuple):
+    """Parameters of one layer with I inputs and W hidden units."""
+
+    w_input: Array  # [I, 3 W]
+    w_hidden: Array  # [W, 3 W]
+    b_input: Array  # [3 W]
+    b_hidden: Array  # [3 W]
+
+
+GRUParams = tuple[GRULayer, ...]
+
+
+def init(key: Key, input_dim: int, hidden_dim: int, num_layers: int) -> GRUParams:
+    """Parameters of ``num_layers`` layers, uniform in +-1/sqrt(W) as in PyTorch."""
+    draw = uniform_init(hidden_dim)
+    layers = []
+    for layer, layer_key in enumerate(jax.random.split(key, num_layers)):
+        wi, wh, bi, bh = jax.random.split(layer_key, 4)
+        fan_in = input_dim if layer == 0 else hidden_dim
+        layers.append(
+            GRULayer(
+                draw(wi, (fan_in, 3 * hidden_dim)),
+                draw(wh, (hidden_dim, 3 * hidden_dim)),
+                draw(bi, (3 * hidden_dim,)),
+                draw(bh, (3 * hidden_dim,)),
+            )
+        )
+    return tuple(layers)
+
+
+def _cell(layer: GRULayer, hidden: Array, projected: Array) -> Array:
+    """One cell step from the input's projection ``x @ w_input + b_input`` [..., 3 W]."""
+    recurrent = hidden @ layer.w_hidden + layer.b_hidden.reshape((1,) * (hidden.ndim - 1) + (-1,))
+    input_r, input_z, input_n = jnp.split(projected, 3, axis=-1)
+    hidden_r, hidden_z, hidden_n = jnp.split(recurrent, 3, axis=-1)
+    reset = jax.nn.sigmoid(input_r + hidden_r)
+    update = jax.nn.sigmoid(input_z + hidden_z)
+    new = jnp.tanh(input_n + reset * hidden_n)
+    return new + update * (hidden - new)
+
+
+def _project(layer: GRULayer, x: Array) -> Array:
+    return x @ layer.w_input + layer.b_input.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def step(params: GRUParams, hidden: Array, x: Array) -> tuple[Array, Array]:
+    """Advances all layers by one step.
+
+    Args:
+      params: the layers.
+      hidden: hidden states [L, ..., W].
+      x: input [..., I].
+
+    Returns:
+      ``(hidden [L, ..., W], top layer's hidden [..., W])``.
+    """
+    outputs = []
+    for layer, h in zip(params, hidden, strict=True):
+        x = _cell(layer, h, _project(layer, x))
+        outputs.append(x)
+    return jnp.stack(outputs), x
+
+
+def unroll(params: GRUParams, xs: Array) -> Array:
+    """Top layer's hidden states [K, B, W] over inputs [K, B, I], from zero hidden states.
+
+    Layer by layer, so that each layer's input projection is one large product outside its scan.
+    """
+    for layer in params:
+        hidden = jnp.zeros((*xs.shape[1:-1], layer.w_hidden.shape[0]), xs.dtype)
+
+        def body(h: Array, projected: Array, layer: GRULayer = layer) -> tuple[Array, Array]:
+            h = _cell(layer, h, projected)
+            return h, h
+
+        _, xs = jax.lax.scan(body, hidden, _project(layer, xs), unroll=True)
+    return xs

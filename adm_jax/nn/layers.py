@@ -1,0 +1,82 @@
+"""Fully connected parts of the networks, with PyTorch's default initialisation.
+
+Weights and biases of a linear layer start uniform in ``+-1/sqrt(fan_in)``: what the authors'
+networks start from, and free of the QR decompositions of orthogonal initialisers.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from adm_jax.types import Array, Key, Params
+
+
+def uniform_init(fan_in: int) -> nn.initializers.Initializer:
+    """Initialiser drawing from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    bound = fan_in**-0.5
+
+    def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def apply(
+    module: nn.Module, params: Params, x: Array, dropout_key: Key | None = None, **options: Any
+) -> Array:
+    """``module`` at ``x``; ``dropout_key`` is what dropout draws from, where the module has it on."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return cast(Array, module.apply(params, x, rngs=rngs, **options))
+
+
+def linear(fan_in: int, features: int, name: str | None = None) -> nn.Dense:
+    """A linear layer ``[..., fan_in] -> [..., features]`` that starts as ``torch.nn.Linear`` does."""
+    init = uniform_init(fan_in)
+    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)
+
+
+class ResidualBlock(nn.Module):
+    """Linear, Swish, dropout, add the input, LayerNorm: ``[..., W] -> [..., W]`` (authors' code)."""
+
+    dropout_rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool) -> Array:
+        """Applies the block; dropout draws from the ``dropout`` stream unless ``deterministic``."""
+        width = x.shape[-1]
+        y = nn.swish(linear(width, width)(x))
+        y = nn.Dropout(self.dropout_rate)(y, deterministic=deterministic)
+        return nn.LayerNorm(epsilon=1e-5)(x + y)
+
+
+class ResidualHead(nn.Module):
+    """Residual blocks and a linear read-out: ``[..., W] -> [..., out_dim]``."""
+
+    out_dim: int
+    num_blocks: int
+    dropout_rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool = True) -> Array:
+        """Applies the head; see ResidualBlock for ``deterministic``."""
+        for _ in range(self.num_blocks):
+            x = ResidualBlock(self.dropout_rate)(x, deterministic)
+        return linear(x.shape[-1], self.out_dim)(x)
+
+
+class MLP(nn.Module):
+    """ReLU network ``[..., in_dim] -> [..., out_dim]``."""
+
+    hidden_dim: int
+    num_hidden: int
+    out_dim: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Applies the network."""
+        for _ in range(self.num_hidden):
+            x = nn.relu(linear(x.shape[-1], self.hidden_dim)(x))
+        return linear(x.shape[-1], self.out_dim)(x)

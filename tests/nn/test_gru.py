@@ -1,0 +1,60 @@
+"""The GRU against PyTorch's arrays (tests/golden) and against itself, step by step."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adm_jax.nn import gru
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(Path(__file__).parent.parent / "golden" / "adm.npz") as file:
+        arrays = dict(file)
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    layers = [gru.GRULayer(*(jnp.asarray(arrays[f"param/gru.{n}_l{i}"].T) for n in names)) for i in range(3)]
+    return tuple(layers), arrays["gru_input"], arrays["gru_output"]
+
+
+def test_unroll_equals_pytorch(golden):
+    params, inputs, outputs = golden
+    np.testing.assert_allclose(
+        jax.jit(gru.unroll)(params, jnp.asarray(inputs)), outputs, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_steps_equal_pytorch(golden):
+    params, inputs, outputs = golden
+    hidden = jnp.zeros((3, inputs.shape[1], outputs.shape[-1]))
+    step = jax.jit(gru.step)
+    for x, expected in zip(inputs, outputs, strict=True):
+        hidden, top = step(params, hidden, jnp.asarray(x))
+        np.testing.assert_allclose(top, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(hidden[-1], top)
+
+
+def test_step_takes_any_number_of_batch_axes(golden):
+    """Streams are one more axis in front of the batch."""
+    params, inputs, outputs = golden
+    step = jax.jit(gru.step)
+    hidden = jnp.asarray(np.random.default_rng(0).normal(size=(3, *outputs.shape)), jnp.float32)
+    _, together = step(params, hidden, jnp.asarray(inputs))
+    apart = [step(params, hidden[:, i], jnp.asarray(x))[1] for i, x in enumerate(inputs)]
+    np.testing.assert_allclose(together, np.stack(apart), rtol=1e-6, atol=1e-6)
+
+
+def test_initial_parameters_have_pytorchs_shapes_and_ranges():
+    params = jax.jit(gru.init, static_argnums=(1, 2, 3))(jax.random.key(0), 6, 25, 3)
+    assert [layer.w_input.shape for layer in params] == [(6, 75), (25, 75), (25, 75)]
+    assert all(layer.w_hidden.shape == (25, 75) for layer in params)
+    for leaf in jax.tree.leaves(params):
+        assert np.abs(leaf).max() <= 0.2  # 1 / sqrt(25), whatever the fan-in
+    for name in ("w_input", "w_hidden", "b_input", "b_hidden"):
+        values = np.concatenate([np.ravel(getattr(layer, name)) for layer in params])
+        # a uniform variable's standard deviation; 225 biases at least
+        np.testing.assert_allclose(values.std(), 0.2 / np.sqrt(3), rtol=0.12)
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
+    assert np.unique(flat).size > 0.99 * flat.size  # no key was used twice
