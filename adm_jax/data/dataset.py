@@ -1,0 +1,196 @@
+"""The dataset as one set of device arrays, with what is needed to draw slices inside episodes."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.types import Array, InputError, Key, Normalizer, Segment, Transition, Window
+
+
+class Starts(NamedTuple):
+    """Indices where slices may start, deepest first.
+
+    The first ``count[j]`` entries of ``index`` have room for more than ``j`` steps, so a start
+    with enough room is one uniform draw.
+    """
+
+    index: Array  # [S] int32
+    count: Array  # [m] int32
+
+
+class Dataset(NamedTuple):
+    """N transitions in the order of their episodes; shared by all members of a population."""
+
+    transitions: Transition  # leaves [N, ...]
+    steps_to_end: Array  # [N] int32 >= 1: transitions left up to the episode's (or the held-out part's) edge
+    steps_from_start: Array  # [N] int32 >= 0: transitions before this one in its episode
+    train: Starts  # of segments, depth = steps_to_end
+    holdout: Starts  # of segments, among the held-out transitions
+    windows: Starts  # of roll-outs: count[h] states have at least h transitions of history
+    normalizer: Normalizer
+
+
+def make_dataset(
+    data: EpisodeData,
+    max_backtrack: int,
+    *,
+    holdout: str = "episodes",
+    holdout_fraction: float = 0.1,
+    holdout_max_size: int = 10_000,
+    split_seed: int = 0,
+) -> Dataset:
+    """Puts episodes on the device and indexes them.
+
+    Args:
+      data: the transitions; non-empty and validated.
+      max_backtrack: m; segments have up to m steps, windows up to m - 1.
+      holdout: ``episodes`` holds out whole episodes chosen at random, ``tail`` the last transitions.
+      holdout_fraction: share of the transitions to hold out at most ...
+      holdout_max_size: ... and their number at most. At least one episode is held out.
+      split_seed: seed of the random choice of episodes.
+
+    Raises:
+      InputError: no roll-out window or no training segment of m steps is left, or one episode is all there
+        is to split.
+    """
+    ends = data.episode_ends
+    starts = ends - data.episode_lengths + 1
+    held_out = _held_out_mask(data, max_backtrack, holdout, holdout_fraction, holdout_max_size, split_seed)
+    num_rows = len(data.reward)
+    rows = np.arange(num_rows)
+    steps_from_start = rows - np.repeat(starts, data.episode_lengths)
+    # a segment must not cross from one part into the other: the split's edges end segments too
+    edges = np.union1d(ends, np.flatnonzero(held_out[1:] != held_out[:-1]))
+    steps_to_end = edges[np.searchsorted(edges, rows)] - rows + 1
+
+    windows = _starts(rows, steps_from_start + 1, max_backtrack)
+    train = _starts(rows[~held_out], steps_to_end[~held_out], max_backtrack)
+    holdout_starts = _starts(rows[held_out], steps_to_end[held_out], max_backtrack)
+    for name, part in (("roll-out window", windows), ("training segment", train)):
+        if int(part.count[-1]) == 0:
+            longest = int(data.episode_lengths.max())
+            raise InputError(
+                f"{data.source or 'dataset'}: no {name} of max_backtrack={max_backtrack} steps is left; the "
+                f"longest of {len(ends)} episodes has {longest} transitions: lower max_backtrack or bring "
+                "more episodes"
+            )
+    return Dataset(
+        transitions=Transition(
+            *(jnp.asarray(x) for x in (data.obs, data.action, data.reward, data.next_obs, data.terminated))
+        ),
+        steps_to_end=jnp.asarray(steps_to_end, jnp.int32),
+        steps_from_start=jnp.asarray(steps_from_start, jnp.int32),
+        train=train,
+        holdout=holdout_starts,
+        windows=windows,
+        normalizer=_normalizer(data),
+    )
+
+
+def count_short_episodes(data: EpisodeData, max_backtrack: int) -> int:
+    """Episodes with no full window: no state in them has m - 1 transitions of history."""
+    return int((data.episode_lengths < max_backtrack).sum())
+
+
+def _held_out_mask(
+    data: EpisodeData, max_backtrack: int, how: str, fraction: float, max_size: int, seed: int
+) -> np.ndarray:
+    num_rows = len(data.reward)
+    size = max(1, min(int(fraction * num_rows), max_size))
+    if how == "tail":
+        return np.arange(num_rows) >= num_rows - size
+    lengths = data.episode_lengths
+    if len(lengths) < 2:
+        raise InputError(
+            f"{data.source or 'dataset'}: one episode cannot be split by episodes; use --holdout=tail"
+        )
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    # both parts need an episode long enough for a whole segment: the last such one is trained on, then
+    # the first one is held out
+    long_enough = order[lengths[order] >= max_backtrack]
+    first, last = long_enough[:-1][:1], long_enough[-1:]
+    order = np.concatenate([first, order[~np.isin(order, [*first, *last])], last])
+    total = np.cumsum(lengths[order])
+    num_episodes = min(max(1, int(np.searchsorted(total, size, side="right"))), len(lengths) - 1)
+    chosen = np.zeros(len(lengths), bool)
+    chosen[order[:num_episodes]] = True
+    return np.repeat(chosen, lengths)
+
+
+def _starts(rows: np.ndarray, depth: np.ndarray, max_depth: int) -> Starts:
+    depth = np.minimum(depth, max_depth)
+    order = np.argsort(-depth, kind="stable")
+    count = [(depth > j).sum() for j in range(max_depth)]
+    return Starts(jnp.asarray(rows[order], jnp.int32), jnp.asarray(count, jnp.int32))
+
+
+def _normalizer(data: EpisodeData) -> Normalizer:
+    def moments(x: np.ndarray) -> tuple[Array, Array]:
+        mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+        return jnp.asarray(mean, jnp.float32), jnp.asarray(np.where(std < 1e-12, 1.0, std), jnp.float32)
+
+    return Normalizer(*moments(data.obs), *moments(data.action))
+
+
+def _draw(starts: Starts, key: Key, batch_size: int, min_depth: int) -> Array:
+    return starts.index[jax.random.randint(key, (batch_size,), 0, starts.count[min_depth])]
+
+
+def sample_segments(
+    dataset: Dataset, starts: Starts, key: Key, batch_size: int, length: int, min_length: int | None = None
+) -> Segment:
+    """Segments of ``length`` transitions, the first ``min_length`` (None: all) inside the episode."""
+    index = _draw(starts, key, batch_size, (length if min_length is None else min_length) - 1)
+    return gather_segments(dataset, index, length)
+
+
+def gather_segments(dataset: Dataset, index: Array, length: int) -> Segment:
+    """The segments that start at ``index`` [B]; steps past the episode's end are not valid."""
+    chex.assert_rank(index, 1)
+    offset = jnp.arange(length)
+    valid = offset[None] < dataset.steps_to_end[index][:, None]
+    rows = index[:, None] + jnp.where(valid, offset[None], 0)
+    data = dataset.transitions
+    obs = jnp.concatenate([data.obs[index][:, None], data.next_obs[rows]], axis=1)
+    return Segment(obs, data.action[rows], data.reward[rows], valid)
+
+
+def sample_windows(
+    dataset: Dataset, key: Key, batch_size: int, max_backtrack: int, min_history: int | None = None
+) -> tuple[Window, Array]:
+    """Starts of roll-outs: histories and current states.
+
+    A current state is the observation of a stored transition: it has never terminated.
+
+    Args:
+      dataset: indexed for ``max_backtrack``.
+      key: consumed.
+      batch_size: B.
+      max_backtrack: m.
+      min_history: transitions of history at least; m - 1, as the authors have it, when None.
+
+    Returns:
+      ``(window, obs [B, D])``.
+    """
+    history = max_backtrack - 1 if min_history is None else min_history
+    return gather_windows(dataset, _draw(dataset.windows, key, batch_size, history), max_backtrack)
+
+
+def gather_windows(dataset: Dataset, index: Array, max_backtrack: int) -> tuple[Window, Array]:
+    """The windows that lead to the states at ``index`` [B], and those states [B, D]."""
+    chex.assert_rank(index, 1)
+    back = jnp.arange(max_backtrack - 1, 0, -1)  # [m - 1], oldest first
+    valid = back[None] <= dataset.steps_from_start[index][:, None]
+    rows = index[:, None] - jnp.where(valid, back[None], 0)
+    data = dataset.transitions
+    return Window(data.obs[rows], data.action[rows], valid), data.obs[index]
+
+
+def sample_transitions(dataset: Dataset, key: Key, batch_size: int) -> Transition:
+    """Transitions drawn uniformly with replacement; leaves [batch_size, ...]."""
+    index = jax.random.randint(key, (batch_size,), 0, dataset.transitions.reward.shape[0])
+    return jax.tree.map(lambda leaf: leaf[index], dataset.transitions)

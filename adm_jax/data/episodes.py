@@ -1,0 +1,59 @@
+"""Host-side episodes: what every file format is read into and every Dataset is made from."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+
+
+@dataclass(frozen=True)
+class EpisodeData:
+    """N transitions in NumPy arrays, episode after episode, each in its order of time.
+
+    The last transition of every episode, and none other, has ``terminated`` or ``truncated`` set.
+    """
+
+    obs: np.ndarray  # [N, D] float32
+    action: np.ndarray  # [N, A] float32
+    reward: np.ndarray  # [N] float32
+    next_obs: np.ndarray  # [N, D] float32
+    terminated: np.ndarray  # [N] bool
+    truncated: np.ndarray  # [N] bool
+    source: str = ""  # file or Minari id, for messages
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """Indices [E] of the episodes' last transitions."""
+        return np.flatnonzero(self.terminated | self.truncated)
+
+    @property
+    def episode_lengths(self) -> np.ndarray:
+        """Lengths [E] in transitions."""
+        return np.diff(self.episode_ends, prepend=-1)
+
+    @property
+    def episode_returns(self) -> np.ndarray:
+        """Undiscounted returns [E], summed in float64."""
+        starts = np.concatenate([[0], self.episode_ends[:-1] + 1])
+        return np.add.reduceat(self.reward.astype(np.float64), starts)
+
+    def return_statistics(self) -> dict[str, float]:
+        """Episode mean, transition-weighted mean and best return: three ways to say how good the data is."""
+        returns, lengths = self.episode_returns, self.episode_lengths
+        return {
+            "episode_return_mean": float(returns.mean()),
+            "transition_weighted_return_mean": float((returns * lengths).sum() / lengths.sum()),
+            "episode_return_max": float(returns.max()),
+        }
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every field's bytes, stored beside the data to notice a bit that flipped on disk."""
+        return {
+            name: hashlib.sha256(np.ascontiguousarray(getattr(self, name)).data).hexdigest()
+            for name in FIELDS
+        }
