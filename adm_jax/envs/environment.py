@@ -1,0 +1,100 @@
+"""Real environments as evaluation and collection use them: made, seeded and described in one way."""
+
+import logging
+import warnings
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from adm_jax.types import InputError
+
+_log = logging.getLogger("adm_jax.mujoco")
+
+
+def make_env(env_id: str) -> gymnasium.Env:
+    """One Gymnasium environment with Box spaces and a step limit.
+
+    ``*-v4`` ids are meant: Gymnasium's advice to move to v5, whose scores don't compare with D4RL,
+    is silenced. Gymnasium's own checks of every step (a tenth of the stepping time) are left out.
+
+    Raises:
+      InputError: there is no such environment, or it has other spaces or no step limit.
+    """
+    _route_mujoco_warnings()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
+        try:
+            env = gymnasium.make(env_id, disable_env_checker=True)
+        except gymnasium.error.Error as error:
+            raise InputError(f"environment {env_id}: {str(error).splitlines()[0]}") from error
+    spaces = (env.observation_space, env.action_space)
+    if not all(isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 for space in spaces):
+        raise InputError(f"environment {env_id}: observations and actions must be vectors, got {spaces}")
+    if step_limit(env) is None:
+        raise InputError(f"environment {env_id}: it has no step limit, so its episodes need never end")
+    return env
+
+
+def step_limit(env: gymnasium.Env) -> int | None:
+    """Steps after which the environment's own TimeLimit truncates an episode; None without one."""
+    return None if env.spec is None else env.spec.max_episode_steps
+
+
+def obs_dim(env: gymnasium.Env) -> int:
+    """Dimension D of an environment's observations."""
+    assert env.observation_space.shape is not None
+    return env.observation_space.shape[0]
+
+
+def action_bounds(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest action, each [A] float32.
+
+    Raises:
+      InputError: an action is unbounded.
+    """
+    space = env.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    if not space.is_bounded():
+        raise InputError(f"environment {env.spec.id if env.spec else env}: its actions are unbounded")
+    return space.low.astype(np.float32), space.high.astype(np.float32)
+
+
+def action_scale(env_id: str) -> float:
+    """The bound b of actions in [-b, b] in every dimension: what a tanh policy is multiplied with.
+
+    Raises:
+      InputError: the bounds aren't symmetric, or differ between dimensions.
+    """
+    env = make_env(env_id)
+    low, high = action_bounds(env)
+    env.close()
+    scale = float(high[0])
+    if not (np.all(high == scale) and np.all(low == -scale)):
+        raise InputError(
+            f"environment {env_id}: action bounds {low} to {high} aren't one +-b for all dimensions"
+        )
+    return scale
+
+
+def reset_seed(*path: int) -> int:
+    """A reset's seed as a fixed function of where it happens, e.g. (root seed, evaluation, member, episode).
+
+    NumPy's SeedSequence mixes the path, so neighbouring paths give unrelated seeds. It pads its input
+    with zeros, hence the leading length: otherwise (s,) and (s, 0) would be one seed.
+    """
+    return int(np.random.SeedSequence([len(path), *path]).generate_state(1)[0])
+
+
+def versions() -> dict[str, str]:
+    """Versions of the simulator: MuJoCo 3.5 changed Hopper's dynamics, so a return is told with them."""
+    return {"mujoco": mujoco.__version__, "gymnasium": gymnasium.__version__}
+
+
+def _route_mujoco_warnings() -> None:
+    """Sends MuJoCo's warnings to Python's logging, unless somebody else already receives them.
+
+    Without a receiver MuJoCo prints them and appends them to MUJOCO_LOG.TXT in the current folder.
+    """
+    if mujoco.get_mju_user_warning() is None:  # pyright: ignore[reportAttributeAccessIssue]
+        mujoco.set_mju_user_warning(_log.warning)  # pyright: ignore[reportAttributeAccessIssue]

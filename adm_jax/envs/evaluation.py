@@ -1,0 +1,117 @@
+"""Evaluating a whole population of policies in the real environment, all episodes side by side.
+
+The environments are a plain list of ``gymnasium.make``: Gymnasium's vector environments step no faster
+(the synchronous one loops just so, the asynchronous one is slower), and reset a finished environment
+on their own, so that the step after an episode's end is not a step at all. What costs time is calling
+the policy, and that is done once a step for everything that still runs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adm_jax.envs import environment
+from adm_jax.types import Array, InputError
+
+ActFn = Callable[[np.ndarray], Array | np.ndarray]  # obs [P, E, D] float32 -> action [P, E, A]
+
+
+class EvaluationResult(NamedTuple):
+    """Every episode of one evaluation."""
+
+    returns: np.ndarray  # [P, E] float64, undiscounted
+    lengths: np.ndarray  # [P, E] int64, steps
+
+
+class Evaluator:
+    """P x E environments, made once and reset for every evaluation.
+
+    Episode ``e`` of the member with seed ``s`` in evaluation ``i`` is reset with
+    ``reset_seed(root_seed, i, s, e)``: a member sees the same starts alone and among others.
+    """
+
+    def __init__(self, env_id: str, member_seeds: Sequence[int], num_episodes: int, root_seed: int = 0):
+        """Makes the environments.
+
+        Raises:
+          InputError: the environment cannot be used (see environment.make_env), or there is nothing to run.
+        """
+        if not member_seeds or num_episodes < 1:
+            raise InputError(
+                f"evaluation: {len(member_seeds)} members with {num_episodes} episodes leave nothing to run"
+            )
+        self.env_id = env_id
+        self.member_seeds = tuple(member_seeds)
+        self.num_episodes = num_episodes
+        self.root_seed = root_seed
+        self._envs = [[environment.make_env(env_id) for _ in range(num_episodes)] for _ in self.member_seeds]
+        first = self._envs[0][0]
+        self.action_low, self.action_high = environment.action_bounds(first)  # [A] each
+        self.obs_dim = environment.obs_dim(first)
+        self.step_limit = environment.step_limit(first)
+
+    def describe(self) -> dict[str, Any]:
+        """What a score must be told with: environment, step limit, episodes and the simulator's versions."""
+        return {
+            "env_id": self.env_id,
+            "step_limit": self.step_limit,
+            "num_episodes": self.num_episodes,
+            **environment.versions(),
+        }
+
+    def evaluate(self, act_fn: ActFn, evaluation: int = 0) -> EvaluationResult:
+        """Runs E episodes of every member to their end.
+
+        ``act_fn`` is called once a step with the observations of all environments; those of finished
+        ones are stale, and the actions for them are not used. Actions are clipped to the environment's
+        bounds: MuJoCo clamps the controls there itself, so that only the control cost could differ.
+
+        Args:
+          act_fn: obs [P, E, D] float32 to action [P, E, A], e.g. a jitted deterministic policy.
+          evaluation: index of this evaluation; another index gives other initial states.
+
+        Raises:
+          ValueError: an action has the wrong shape or is not finite; the member is named.
+        """
+        shape = (len(self.member_seeds), self.num_episodes)
+        obs = np.zeros((*shape, self.obs_dim), np.float32)
+        for member, seed in enumerate(self.member_seeds):
+            for episode, env in enumerate(self._envs[member]):
+                start, _ = env.reset(seed=environment.reset_seed(self.root_seed, evaluation, seed, episode))
+                obs[member, episode] = start
+        returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
+        running = np.ones(shape, bool)
+        while running.any():
+            # the policy gets a copy: a device may still be reading its input while this one is written
+            action = np.asarray(act_fn(obs.copy()))
+            self._check(action, running)
+            action = np.clip(action, self.action_low, self.action_high)
+            for member, episode in np.argwhere(running):
+                row = (member, episode)
+                next_obs, reward, terminated, truncated, _ = self._envs[member][episode].step(action[row])
+                obs[row] = next_obs
+                returns[row] += float(reward)
+                lengths[row] += 1
+                running[row] = not (terminated or truncated)
+        return EvaluationResult(returns, lengths)
+
+    def _check(self, action: np.ndarray, running: np.ndarray) -> None:
+        expected = (*running.shape, *self.action_low.shape)
+        if action.shape != expected:
+            raise ValueError(
+                f"{self.env_id}: the policy gave actions of shape {action.shape}, not {expected}"
+            )
+        broken = running & ~np.isfinite(action).all(axis=-1)
+        if broken.any():
+            member, episode = np.argwhere(broken)[0]
+            seed = self.member_seeds[member]
+            raise ValueError(
+                f"{self.env_id}: the policy of member {member} (seed {seed}) gave {action[member, episode]}"
+            )
+
+    def close(self) -> None:
+        """Frees the environments."""
+        for envs in self._envs:
+            for env in envs:
+                env.close()

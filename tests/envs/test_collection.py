@@ -1,0 +1,118 @@
+"""Collected transitions are what the environment did."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from adm_jax.envs import environment
+from adm_jax.envs.collection import Collector
+from adm_jax.types import InputError
+
+
+def collect(env_id, seed, num_steps):
+    collector = Collector(env_id, seed, num_steps)
+    rng = np.random.default_rng(seed)
+    for _ in range(num_steps):
+        collector.step(collector.random_action(rng))
+    return collector
+
+
+def replay(env_id, seed, data):
+    """What a fresh environment does with the recorded actions, episode by episode."""
+    env = environment.make_env(env_id)
+    bounds = np.concatenate([[0], data.episode_ends + 1])
+    for episode in range(len(bounds) - 1):
+        obs, _ = env.reset(seed=environment.reset_seed(seed, episode))
+        for i in range(bounds[episode], bounds[episode + 1]):
+            next_obs, reward, terminated, truncated, _ = env.step(data.action[i])
+            yield i, obs, reward, next_obs, terminated, truncated
+            obs = next_obs
+    env.close()
+
+
+@pytest.mark.parametrize(("env_id", "num_steps"), [("Hopper-v4", 500), ("HalfCheetah-v4", 1100)])
+def test_every_transition_is_what_a_fresh_environment_does(env_id, num_steps):
+    data = collect(env_id, 3, num_steps).episodes()
+    last = num_steps - 1
+    for i, obs, reward, next_obs, terminated, truncated in replay(env_id, 3, data):
+        np.testing.assert_array_equal(data.obs[i], obs.astype(np.float32))
+        np.testing.assert_array_equal(data.next_obs[i], next_obs.astype(np.float32))
+        assert data.reward[i] == np.float32(reward)
+        assert data.terminated[i] == terminated
+        assert data.truncated[i] == (truncated or (i == last and not terminated))
+    assert i == last
+
+
+def test_time_limit_and_unfinished_episode_are_truncations():
+    data = collect("HalfCheetah-v4", 0, 1100).episodes()
+    np.testing.assert_array_equal(data.episode_lengths, [1000, 100])
+    assert not data.terminated.any()
+    np.testing.assert_array_equal(np.flatnonzero(data.truncated), [999, 1099])
+
+
+def test_returns_are_the_finished_episodes():
+    collector = collect("Hopper-v4", 2, 100)
+    data = collector.episodes()
+    finished = data.episode_returns if data.terminated[-1] else data.episode_returns[:-1]
+    np.testing.assert_allclose(collector.returns, finished, rtol=1e-5)
+
+
+def test_latest_gives_the_last_block_in_order():
+    collector = collect("Hopper-v4", 1, 60)
+    data, block = collector.episodes(), collector.latest(20)
+    for name, rows in block._asdict().items():
+        np.testing.assert_array_equal(rows, getattr(data, name)[40:])
+
+
+def test_a_collection_stopped_early_gives_what_it_has():
+    collector = Collector("Hopper-v4", 0, 100)
+    for _ in range(5):
+        collector.step(np.zeros(3, np.float32))
+    data = collector.episodes()
+    assert data.reward.shape == (5,)
+    assert data.episode_ends.tolist() == [4]
+    collector.step(np.zeros(3, np.float32))
+    assert collector.episodes().episode_ends.tolist() == [5]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1.5, -1.01])
+def test_an_action_out_of_bounds_is_refused(value):
+    collector = Collector("Hopper-v4", 0, 10)
+    with pytest.raises(ValueError, match=r"step 0: action .* is not within"):
+        collector.step(np.array([0.0, value, 0.0], np.float32))
+    assert collector.num_steps == 0
+
+
+def test_an_unknown_environment_is_named():
+    with pytest.raises(InputError, match="environment Nothing-v9: "):
+        Collector("Nothing-v9", 0, 10)
+
+
+class Asymmetric(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gymnasium.spaces.Box(np.float32([-1.0, 0.0]), np.float32([1.0, 1.0]))
+
+
+class Unbounded(Asymmetric):
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+
+
+@pytest.mark.parametrize(
+    ("env", "message"), [(Asymmetric, "aren't one"), (Unbounded, "actions are unbounded")]
+)
+def test_an_action_scale_needs_symmetric_bounds(env, message, monkeypatch):
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    gymnasium.register("Own-v0", env, max_episode_steps=5)
+    with pytest.raises(InputError, match=f"environment Own-v0: .*{message}"):
+        environment.action_scale("Own-v0")
+
+
+def test_an_environment_needs_a_step_limit(monkeypatch):
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    gymnasium.register("Own-v0", Asymmetric)
+    with pytest.raises(InputError, match="environment Own-v0: it has no step limit"):
+        environment.make_env("Own-v0")
+
+
+def test_an_action_scale_other_than_one():
+    assert environment.action_scale("Humanoid-v4") == pytest.approx(0.4)
