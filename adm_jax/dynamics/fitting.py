@@ -1,0 +1,176 @@
+"""Fitting a dynamics model: epochs of minibatch steps, held-out selection, early stopping.
+
+Everything here is written for one member; the caller maps it over a population. The backtracking
+length of a minibatch comes from a key that all members share, so that choosing it stays a branch
+under vmap.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from adm_jax.config import FitConfig
+from adm_jax.data.dataset import Dataset, gather_segments, sample_segments
+from adm_jax.dynamics.interface import Dynamics, ModelParams
+from adm_jax.types import Array, Key, Params, Segment
+
+_ADAM = optax.scale_by_adam()
+
+
+class FitState(NamedTuple):
+    """One member's fit."""
+
+    learned: Params
+    opt_state: optax.OptState
+    best: Params  # with the lowest held-out error so far
+    best_error: Array  # []
+    epochs_since_best: Array  # [] int32
+    epoch: Array  # [] int32, epochs done
+    active: Array  # [] bool; False once stopped: nothing changes any more
+
+
+def init(dynamics: Dynamics, dataset: Dataset, key: Key) -> FitState:
+    """A fit that has not begun."""
+    learned = dynamics.init(key, dataset.normalizer).learned
+    return FitState(
+        learned=learned,
+        opt_state=_ADAM.init(learned),
+        best=jax.tree.map(jnp.copy, learned),
+        best_error=jnp.asarray(jnp.inf, jnp.float32),
+        epochs_since_best=jnp.zeros((), jnp.int32),
+        epoch=jnp.zeros((), jnp.int32),
+        active=jnp.ones((), bool),
+    )
+
+
+def holdout_segments(dataset: Dataset, max_backtrack: int, config: FitConfig) -> Segment:
+    """A fixed random selection of held-out segments [holdout_batch_size at most, m, ...].
+
+    Every backtracking length is evaluated on the starts with enough room for it.
+    """
+    num_starts = int(dataset.holdout.count[0])
+    size = min(config.holdout_batch_size, num_starts)
+    chosen = np.sort(np.random.default_rng((config.split_seed, 1)).permutation(num_starts)[:size])
+    chosen[0] = 0  # the deepest starts come first: with this one no length is empty that need not be
+    return gather_segments(dataset, dataset.holdout.index[chosen], max_backtrack)
+
+
+def learning_rate(step: Array, config: FitConfig) -> Array:
+    """Adam's rate at optimiser step ``step`` []."""
+    if config.fit_lr_decay == "none":
+        return jnp.asarray(config.fit_learning_rate, jnp.float32)
+    progress = step.astype(jnp.float32) / (config.fit_max_epochs * config.fit_steps_per_epoch)
+    return config.fit_learning_rate * 0.5 * (1.0 + jnp.cos(math.pi * jnp.minimum(progress, 1.0)))
+
+
+def fit_epoch(
+    dynamics: Dynamics,
+    config: FitConfig,
+    state: FitState,
+    dataset: Dataset,
+    holdout: Segment,
+    key: Key,
+    shared_key: Key,
+) -> tuple[FitState, dict[str, Array]]:
+    """``fit_steps_per_epoch`` optimiser steps, then the held-out errors.
+
+    Args:
+      dynamics: the model.
+      config: static.
+      state: the member's fit; returned as it came once it is not ``active``.
+      dataset: the data.
+      holdout: from holdout_segments.
+      key: this member's and this epoch's.
+      shared_key: this epoch's, the same for all members.
+
+    Returns:
+      ``(state, metrics)``; metrics hold the errors of the *current* parameters, per k and averaged.
+    """
+    lengths = jax.random.randint(shared_key, (config.fit_steps_per_epoch,), 1, dynamics.max_backtrack + 1)
+
+    def run(state: FitState) -> tuple[FitState, dict[str, Array]]:
+        def step(carry: tuple[Params, optax.OptState], xs: tuple[Array, Array, Array]):
+            learned, opt_state = carry
+            index, length, step_key = xs
+            segment_key, loss_key = jax.random.split(step_key)
+
+            def gradient(length: int) -> tuple[Params, Array]:
+                min_length = 1 if dynamics.loss_all_backtracks else length
+                segment = sample_segments(
+                    dataset, dataset.train, segment_key, config.fit_batch_size, length, min_length
+                )
+
+                def loss(learned: Params) -> tuple[Array, dict[str, Array]]:
+                    return dynamics.loss(ModelParams(learned, dataset.normalizer), segment, loss_key)
+
+                grads, metrics = jax.grad(loss, has_aux=True)(learned)
+                return grads, metrics["model/train_nll"]
+
+            if dynamics.loss_all_backtracks:
+                grads, nll = gradient(dynamics.max_backtrack)
+            else:
+                branches = [lambda k=k: gradient(k) for k in range(1, dynamics.max_backtrack + 1)]
+                grads, nll = jax.lax.switch(length - 1, branches)
+            direction, opt_state = _ADAM.update(grads, opt_state)
+            rate = learning_rate(state.epoch * config.fit_steps_per_epoch + index, config)
+            learned = jax.tree.map(lambda p, d: p - rate * d, learned, direction)
+            return (learned, opt_state), nll
+
+        num_steps = config.fit_steps_per_epoch
+        xs = (jnp.arange(num_steps), lengths, jax.random.split(key, num_steps))
+        (learned, opt_state), nll = jax.lax.scan(step, (state.learned, state.opt_state), xs)
+        return _select(dynamics, config, state, learned, opt_state, dataset, holdout, nll.mean())
+
+    # a select, not a cond: a cond over members would make the lengths per-member too under vmap, and every
+    # minibatch would then run all m branches of the switch
+    new_state, metrics = run(state)
+    new_state = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), new_state, state)
+    return new_state, jax.tree.map(lambda x: jnp.where(state.active, x, jnp.nan), metrics)
+
+
+def _select(
+    dynamics: Dynamics,
+    config: FitConfig,
+    state: FitState,
+    learned: Params,
+    opt_state: optax.OptState,
+    dataset: Dataset,
+    holdout: Segment,
+    train_nll: Array,
+) -> tuple[FitState, dict[str, Array]]:
+    """Keeps the parameters if their held-out error is the lowest so far; stops when patience is out."""
+    # a held-out part of short episodes may have no segment of the longest lengths: those don't count
+    known = holdout.valid.any(axis=0)
+    errors = dynamics.validate(ModelParams(learned, dataset.normalizer), holdout)
+    mse, nll = (jnp.where(known, x.mean(axis=0), jnp.nan) for x in errors)  # [m]
+    error = jnp.mean(nll if config.selection_metric == "nll" else mse, where=known)
+    better = error < state.best_error  # never true of NaN
+    since_best = jnp.where(better, 0, state.epochs_since_best + 1)
+    epoch = state.epoch + 1
+    new_state = FitState(
+        learned=learned,
+        opt_state=opt_state,
+        best=jax.tree.map(lambda new, old: jnp.where(better, new, old), learned, state.best),
+        best_error=jnp.where(better, error, state.best_error),
+        epochs_since_best=since_best,
+        epoch=epoch,
+        active=(since_best < config.fit_patience) & (epoch < config.fit_max_epochs),
+    )
+    metrics = {
+        "model/train_nll": train_nll,
+        "model/holdout_nll": jnp.mean(nll, where=known),
+        "model/holdout_mse": jnp.mean(mse, where=known),
+        "model/holdout_nll_per_k": nll,
+        "model/holdout_mse_per_k": mse,
+        "model/best_error": new_state.best_error,
+    }
+    return new_state, metrics
+
+
+def best_params(dynamics: Dynamics, state: FitState, dataset: Dataset, holdout: Segment) -> ModelParams:
+    """The parameters with the lowest held-out error, finalised by the model."""
+    return dynamics.finalise(ModelParams(state.best, dataset.normalizer), holdout)

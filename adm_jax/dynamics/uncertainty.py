@@ -1,0 +1,41 @@
+"""Uncertainties of a prediction: functions of the spread of its units, [U, B, D + 1] to [B].
+
+The reward's dimension takes no part. Units that are not valid are left out.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from adm_jax.types import Array, Prediction
+
+
+def _mean_and_variance(prediction: Prediction) -> tuple[Array, Array, Array]:
+    """Mean [B, D] and population variance [B, D] of the valid units' means; their weights [U, B, 1]."""
+    means = prediction.means[..., :-1]
+    weight = prediction.valid.astype(means.dtype)
+    weight = (weight / jnp.maximum(weight.sum(axis=0, keepdims=True), 1.0))[..., None]
+    center = jnp.sum(weight * means, axis=0)
+    return center, jnp.sum(weight * jnp.square(means - center[None]), axis=0), weight
+
+
+def std_of_means(prediction: Prediction) -> Array:
+    """``sqrt(mean over dims of Var_k(mean_k))`` [B]: the penalty of the authors' code.
+
+    The published penalty coefficients belong to this form. One valid unit gives zero.
+    """
+    _, variance, _ = _mean_and_variance(prediction)
+    return jnp.sqrt(variance.mean(axis=-1))
+
+
+def total_variance(prediction: Prediction) -> Array:
+    """L1 norm over dims of ``E_k[sigma_k^2] + Var_k[mu_k]`` [B]: Eq. 4 of the ADM paper."""
+    _, variance, weight = _mean_and_variance(prediction)
+    aleatoric = jnp.sum(weight * jnp.exp(prediction.logvars[..., :-1]), axis=0)
+    return jnp.sum(aleatoric + variance, axis=-1)
+
+
+UNCERTAINTIES: dict[str, Callable[[Prediction], Array]] = {
+    "std_of_means": std_of_means,
+    "total_variance": total_variance,
+}
