@@ -1,0 +1,175 @@
+"""Soft actor-critic (Haarnoja et al., 2018; settings of the ADM paper, Table 3) as pure functions."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from adm_jax.config import Hyper, SACConfig
+from adm_jax.nn import squashed_gaussian
+from adm_jax.nn.layers import MLP, apply
+from adm_jax.types import Array, Key, Params, Transition
+
+Metrics = dict[str, Array]
+NUM_CRITICS = 2
+_ADAM = optax.scale_by_adam()
+
+
+class SACState(NamedTuple):
+    """Everything that changes while SAC learns."""
+
+    actor_params: Params
+    critic_params: Params  # leaves [NUM_CRITICS, ...]
+    target_critic_params: Params
+    log_alpha: Array  # []
+    actor_opt: optax.OptState
+    critic_opt: optax.OptState
+    alpha_opt: optax.OptState
+
+
+class SAC(NamedTuple):
+    """SAC for given dimensions: pure functions that close over nothing but static settings."""
+
+    init: Callable[[Key], SACState]
+    update: Callable[[SACState, Transition, Key, Hyper], tuple[SACState, Metrics]]
+    sample_action: Callable[[Params, Array, Key], Array]
+    mode_action: Callable[[Params, Array], Array]
+    critic_loss: Callable[..., tuple[Array, Metrics]]
+    actor_loss: Callable[..., tuple[Array, Metrics]]
+
+
+def make_hyper(config: SACConfig, penalty_coef: float = 0.0) -> Hyper:
+    """The traced scalars of a configuration."""
+    values = (penalty_coef, config.entropy_weight, config.actor_lr, config.critic_lr, config.tau)
+    return Hyper(*(jnp.asarray(value, jnp.float32) for value in values))
+
+
+def make_actor(action_dim: int, config: SACConfig) -> MLP:
+    """The actor's network ``[..., D] -> [..., 2 A]``; also what behaviour cloning trains."""
+    return MLP(config.policy_hidden_dim, config.policy_hidden_layers, 2 * action_dim)
+
+
+class _Spec(NamedTuple):
+    """What is static about an agent."""
+
+    obs_dim: int
+    action_dim: int
+    action_scale: float
+    config: SACConfig
+    actor: MLP
+    critic: MLP
+
+
+def make_sac(obs_dim: int, action_dim: int, action_scale: float, config: SACConfig) -> SAC:
+    """SAC over observations [B, D] and actions [B, A] within +-action_scale.
+
+    One update moves the critics, then (on the critics as updated) the actor, then alpha where it
+    is adapted, then the targets. A learning rate multiplies Adam's direction, so that it may be
+    traced.
+    """
+    critic = MLP(config.policy_hidden_dim, config.policy_hidden_layers, 1)
+    spec = _Spec(obs_dim, action_dim, action_scale, config, make_actor(action_dim, config), critic)
+    return SAC(
+        init=partial(_init, spec),
+        update=partial(_update, spec),
+        sample_action=lambda actor_params, obs, key: _sample(spec, actor_params, obs, key)[0],
+        mode_action=lambda actor_params, obs: squashed_gaussian.mode(
+            apply(spec.actor, actor_params, obs), action_scale
+        ),
+        critic_loss=partial(_critic_loss, spec),
+        actor_loss=partial(_actor_loss, spec),
+    )
+
+
+def _init(spec: _Spec, key: Key) -> SACState:
+    actor_key, critic_key = jax.random.split(key)
+    actor_params = spec.actor.init(actor_key, jnp.zeros((1, spec.obs_dim)))
+    q_input = jnp.zeros((1, spec.obs_dim + spec.action_dim))
+    critic_keys = jax.random.split(critic_key, NUM_CRITICS)
+    critic_params = jax.vmap(lambda one_key: spec.critic.init(one_key, q_input))(critic_keys)
+    log_alpha = jnp.log(jnp.asarray(spec.config.entropy_weight, jnp.float32))
+    return SACState(
+        actor_params=actor_params,
+        critic_params=critic_params,
+        # a copy: the same buffer may not be donated twice
+        target_critic_params=jax.tree.map(jnp.copy, critic_params),
+        log_alpha=log_alpha,
+        actor_opt=_ADAM.init(actor_params),
+        critic_opt=_ADAM.init(critic_params),
+        alpha_opt=_ADAM.init(log_alpha),
+    )
+
+
+def _sample(spec: _Spec, actor_params: Params, obs: Array, key: Key) -> tuple[Array, Array]:
+    """The policy's action [B, A] and its log-density [B]."""
+    head = apply(spec.actor, actor_params, obs)
+    return squashed_gaussian.sample_and_log_prob(head, key, spec.action_scale)
+
+
+def _q_values(spec: _Spec, critic_params: Params, obs: Array, action: Array) -> Array:
+    """All critics' values [NUM_CRITICS, B]."""
+    q_input = jnp.concatenate([obs, action], axis=-1)
+    return jax.vmap(lambda one: apply(spec.critic, one, q_input))(critic_params)[..., 0]
+
+
+def _critic_loss(
+    spec: _Spec, critic_params: Params, state: SACState, batch: Transition, key: Key, alpha: Array
+) -> tuple[Array, Metrics]:
+    next_action, next_log_prob = _sample(spec, state.actor_params, batch.next_obs, key)
+    next_q = _q_values(spec, state.target_critic_params, batch.next_obs, next_action).min(axis=0)
+    not_done = 1.0 - batch.terminated.astype(jnp.float32)
+    chex.assert_equal_shape([batch.reward, not_done, next_q, next_log_prob])
+    target = batch.reward + spec.config.gamma * not_done * (next_q - alpha * next_log_prob)
+    q = _q_values(spec, critic_params, batch.obs, batch.action)
+    chex.assert_shape(q, (NUM_CRITICS, *target.shape))
+    error = q - jax.lax.stop_gradient(target)[None]
+    loss = jnp.sum(jnp.mean(jnp.square(error), axis=-1))  # each critic has its own mean squared error
+    return loss, {"critic/loss": loss, "critic/q": q.mean()}
+
+
+def _actor_loss(
+    spec: _Spec, actor_params: Params, critic_params: Params, obs: Array, key: Key, alpha: Array
+) -> tuple[Array, Metrics]:
+    action, log_prob = _sample(spec, actor_params, obs, key)
+    q = _q_values(spec, critic_params, obs, action).min(axis=0)
+    chex.assert_equal_shape([q, log_prob])
+    loss = jnp.mean(alpha * log_prob - q)
+    return loss, {"actor/loss": loss, "actor/entropy": -log_prob.mean()}
+
+
+def _update(
+    spec: _Spec, state: SACState, batch: Transition, key: Key, hyper: Hyper
+) -> tuple[SACState, Metrics]:
+    config = spec.config
+    critic_key, actor_key = jax.random.split(key)
+    alpha = jnp.exp(state.log_alpha) if config.auto_entropy else hyper.entropy_weight
+
+    gradient_fn = jax.grad(partial(_critic_loss, spec), has_aux=True)
+    grads, critic_metrics = gradient_fn(state.critic_params, state, batch, critic_key, alpha)
+    direction, critic_opt = _ADAM.update(grads, state.critic_opt)
+    critic_params = _descend(state.critic_params, direction, hyper.critic_lr)
+
+    gradient_fn = jax.grad(partial(_actor_loss, spec), has_aux=True)
+    grads, actor_metrics = gradient_fn(state.actor_params, critic_params, batch.obs, actor_key, alpha)
+    direction, actor_opt = _ADAM.update(grads, state.actor_opt)
+    actor_params = _descend(state.actor_params, direction, hyper.actor_lr)
+
+    log_alpha, alpha_opt = state.log_alpha, state.alpha_opt
+    if config.auto_entropy:
+        target_entropy = -float(spec.action_dim) if config.target_entropy is None else config.target_entropy
+        # gradient of -log_alpha * (log_prob + target_entropy), averaged over the batch
+        gradient = actor_metrics["actor/entropy"] - target_entropy
+        direction, alpha_opt = _ADAM.update(gradient, alpha_opt)
+        log_alpha = _descend(log_alpha, direction, jnp.asarray(config.entropy_lr))
+
+    targets = jax.tree.map(lambda t, p: t + hyper.tau * (p - t), state.target_critic_params, critic_params)
+    new_state = SACState(actor_params, critic_params, targets, log_alpha, actor_opt, critic_opt, alpha_opt)
+    return new_state, {**critic_metrics, **actor_metrics, "actor/alpha": alpha}
+
+
+def _descend(params: Params, direction: Params, learning_rate: Array) -> Params:
+    return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction)

@@ -1,0 +1,96 @@
+"""Roll-outs of a policy in a dynamics model (ADM paper, Algorithm 1), penalised, in chunks of rows."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from adm_jax.data.dataset import Dataset, sample_windows
+from adm_jax.dynamics.interface import Dynamics, ModelParams
+from adm_jax.types import Array, Key, Prediction, Transition
+
+PolicyFn = Callable[[Array, Key], Array]  # (obs [B, D], key) -> action [B, A]
+
+
+class Rollout(NamedTuple):
+    """Rows of a batch of roll-outs, R = starts x length, in no order that matters."""
+
+    transitions: Transition  # leaves [R, ...]; the reward is penalised
+    valid: Array  # [R] bool; False after termination
+    metrics: dict[str, Array]
+
+
+def rollout(
+    dynamics: Dynamics,
+    params: ModelParams,
+    dataset: Dataset,
+    policy_fn: PolicyFn,
+    termination_fn: Callable[[Array], Array],
+    uncertainty_fn: Callable[[Prediction], Array],
+    penalty_coef: Array,
+    key: Key,
+    *,
+    num_starts: int,
+    length: int,
+    chunk: int,
+    min_history: int | None = None,
+) -> Rollout:
+    """Rolls ``policy_fn`` out from ``num_starts`` windows of the dataset for ``length`` steps.
+
+    Rows are rolled out ``chunk`` at a time, which bounds the memory and keeps it in the cache. A row ends
+    after the step whose next state terminates; a step that is not finite ends its row and is not kept.
+
+    Args:
+      dynamics: the model.
+      params: its parameters.
+      dataset: where windows are drawn.
+      policy_fn: the policy.
+      termination_fn: next observations [B, D] to terminated [B].
+      uncertainty_fn: a prediction to its uncertainty [B].
+      penalty_coef: beta [], reward <- reward - beta * uncertainty.
+      key: consumed.
+      num_starts: rows.
+      length: steps H.
+      chunk: rows rolled out at a time.
+      min_history: transitions before a start at least; m - 1 when None.
+    """
+    batch_key, chunks_key = jax.random.split(key)
+
+    def run_chunk(index: Array) -> tuple[Transition, Array, Array]:
+        window_key, steps_key = jax.random.split(jax.random.fold_in(chunks_key, index))
+        window, obs = sample_windows(dataset, window_key, chunk, dynamics.max_backtrack, min_history)
+        alive = index * chunk + jnp.arange(chunk) < num_starts  # the last chunk may be padded
+
+        def body(state: tuple[Any, Array, Array], step: Array) -> tuple[Any, tuple[Transition, Array, Array]]:
+            carry, obs, alive = state
+            policy_key, model_key = jax.random.split(jax.random.fold_in(steps_key, step))
+            action = policy_fn(obs, policy_key)
+            carry, prediction = dynamics.step(
+                params, carry, obs, action, model_key, jax.random.fold_in(batch_key, step)
+            )
+            uncertainty = uncertainty_fn(prediction)
+            reward = prediction.reward - penalty_coef * uncertainty
+            terminated = termination_fn(prediction.next_obs)
+            kept = alive & jnp.isfinite(prediction.next_obs).all(axis=-1) & jnp.isfinite(reward)
+            row = Transition(obs, action, reward, prediction.next_obs, terminated)
+            next_obs = jnp.where(kept[:, None], prediction.next_obs, obs)
+            return (carry, next_obs, kept & ~terminated), (row, kept, uncertainty)
+
+        start = (dynamics.begin(params, window), obs, alive)
+        return jax.lax.scan(body, start, jnp.arange(length))[1]
+
+    num_chunks = -(-num_starts // chunk)
+    rows = jax.lax.map(run_chunk, jnp.arange(num_chunks))
+    transitions, valid, uncertainty = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
+    metrics = {
+        "rollout/valid_fraction": valid.sum().astype(jnp.float32) / (num_starts * length),
+        "rollout/uncertainty": _mean(uncertainty, valid),
+        "rollout/penalized_reward": _mean(transitions.reward, valid),
+        "rollout/terminated_fraction": _mean(transitions.terminated.astype(jnp.float32), valid),
+    }
+    return Rollout(transitions, valid, metrics)
+
+
+def _mean(values: Array, valid: Array) -> Array:
+    return jnp.sum(jnp.where(valid, values, 0.0)) / jnp.maximum(valid.sum().astype(values.dtype), 1.0)

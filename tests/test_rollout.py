@@ -1,0 +1,327 @@
+"""Roll-outs: every row against a NumPy loop over hand-made dynamics whose answers are known."""
+
+import functools
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adm_jax.agents.sac import make_sac
+from adm_jax.config import DynamicsConfig, SACConfig
+from adm_jax.data import ring_buffer
+from adm_jax.data.dataset import make_dataset
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.dynamics.adm import make_adm
+from adm_jax.dynamics.interface import Dynamics
+from adm_jax.dynamics.uncertainty import std_of_means
+from adm_jax.rollout import rollout
+from adm_jax.types import Prediction, Window
+
+M, LENGTH, STARTS, CHUNK = 3, 6, 23, 5
+NUM_ROWS = 40
+SPREAD = 0.25
+# obs = (x, which row of the dataset the roll-out began at, steps since)
+X, START, STEP = range(3)
+
+
+def make_data():
+    rng = np.random.default_rng(0)
+    obs = np.stack([rng.uniform(-1, 1, NUM_ROWS), np.arange(NUM_ROWS), np.zeros(NUM_ROWS)], axis=-1)
+    action = rng.uniform(-1, 1, (NUM_ROWS, 1))
+    truncated = np.arange(NUM_ROWS) % 10 == 9
+    obs, action = np.float32(obs), np.float32(action)
+    return EpisodeData(obs, action, action[:, 0], obs, np.zeros(NUM_ROWS, bool), truncated)
+
+
+DATA = make_data()
+
+
+def known_dynamics(broken_field=None):
+    """x' = 1.3 x + 0.5 a + 0.1 history, r = x + a; two units SPREAD to either side.
+
+    ``history`` is the sum of the window's actions, which only ``begin`` has seen.
+
+    With ``broken_field`` a step from x > 1 gives an infinite ``next_obs`` or NaN for a ``reward``.
+    """
+
+    def begin(params, window: Window):
+        return jnp.where(window.valid, window.action[..., 0], 0.0).sum(axis=-1)
+
+    def step(params, carry, obs, action, key, batch_key):
+        x, start, time = jnp.moveaxis(obs, -1, 0)
+        reward = x + action[:, 0]
+        moved = params["gain"] * x + 0.5 * action[:, 0] + 0.1 * carry
+        if broken_field == "next_obs":
+            moved = jnp.where(x > 1.0, jnp.inf, moved)
+        if broken_field == "reward":
+            reward = jnp.where(x > 1.0, jnp.nan, reward)
+        next_obs = jnp.stack([moved, start, time + 1.0], axis=-1)
+        mean = jnp.concatenate([next_obs, reward[:, None]], axis=-1)
+        means = jnp.stack([mean - SPREAD, mean + SPREAD])
+        prediction = Prediction(
+            next_obs, reward, means, jnp.zeros_like(means), jnp.ones(means.shape[:2], bool)
+        )
+        return carry, prediction
+
+    unused = [None] * 4
+    return Dynamics(*unused, begin, step, M, False)
+
+
+def policy(obs, key):
+    return -0.2 * obs[:, :1] + 0.01 * obs[:, STEP:]
+
+
+def terminates(next_obs):
+    return jnp.abs(next_obs[:, X]) > 2.0
+
+
+@functools.cache
+def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS):
+    dataset = make_dataset(DATA, M)
+
+    @jax.jit
+    def run(key, penalty_coef):
+        return rollout(
+            known_dynamics(broken_field),
+            {"gain": jnp.float32(1.3)},
+            dataset,
+            policy,
+            terminates,
+            std_of_means,
+            penalty_coef,
+            key,
+            num_starts=num_starts,
+            length=LENGTH,
+            chunk=chunk,
+            min_history=min_history,
+        )
+
+    return run
+
+
+def run(seed=0, penalty_coef=0.5, **options):
+    return jax.device_get(compiled(**options)(jax.random.key(seed), jnp.float32(penalty_coef)))
+
+
+def numpy_trajectory(start, penalty_coef, broken_field=None):
+    """Valid rows of the roll-out begun at a dataset's row: (obs, action, reward, next_obs, terminated)."""
+    time_in_episode = start % 10
+    history = DATA.action[start - min(time_in_episode, M - 1) : start, 0].sum()
+    x, rows = float(DATA.obs[start, X]), []
+    for step in range(LENGTH):
+        action = -0.2 * x + 0.01 * step
+        next_x = 1.3 * x + 0.5 * action + 0.1 * history
+        if broken_field and x > 1.0:
+            break
+        # all dimensions of both units lie SPREAD from their mean
+        reward = x + action - penalty_coef * SPREAD
+        rows.append(((x, start, step), action, reward, (next_x, start, step + 1), abs(next_x) > 2.0))
+        if rows[-1][-1]:
+            break
+        x = next_x
+    return rows
+
+
+def assert_rows_equal_numpy(result, penalty_coef, broken_field=None):
+    """Every valid row is the one of the NumPy loop, and none of the loop's rows is missing."""
+    rows = jax.tree.map(lambda x: x[result.valid], result.transitions)
+    begun = Counter(rows.obs[rows.obs[:, STEP] == 0, START].astype(int).tolist())
+    expected = {start: numpy_trajectory(start, penalty_coef, broken_field) for start in begun}
+    seen = Counter()
+    for obs, action, reward, next_obs, terminated in zip(*rows, strict=True):
+        start, step = int(obs[START]), int(obs[STEP])
+        seen[start, step] += 1
+        row = expected[start][step]
+        np.testing.assert_allclose(obs, row[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(action, [row[1]], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(reward, row[2], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(next_obs, row[3], rtol=1e-5, atol=1e-5)
+        assert terminated == row[4]
+    assert seen == Counter({(s, t): n for s, n in begun.items() for t in range(len(expected[s]))})
+    return begun, expected
+
+
+@pytest.mark.parametrize("penalty_coef", [0.0, 0.5])
+def test_equals_a_numpy_loop(penalty_coef):
+    begun, expected = assert_rows_equal_numpy(run(penalty_coef=penalty_coef), penalty_coef)
+    assert sum(begun.values()) == STARTS
+    lengths = {len(expected[start]) for start in begun}
+    # some roll-outs end early, some never, or there would be nothing to see
+    assert min(lengths) < LENGTH
+    assert LENGTH in {len(rows) for rows in expected.values() if not rows[-1][-1]}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_starts_have_full_windows_unless_shorter_ones_are_allowed(seed):
+    for min_history, least in ((None, M - 1), (0, 0)):
+        result = run(seed, min_history=min_history)
+        begun, _ = assert_rows_equal_numpy(result, 0.5)
+        times = np.array([start % 10 for start in begun])
+        assert times.min() >= least
+        assert (times < M - 1).any() == (least == 0)
+
+
+def test_nothing_after_termination_reaches_the_buffer():
+    result = run()
+    buffer = ring_buffer.init(result.valid.size, 3, 1)
+    buffer = jax.jit(ring_buffer.add)(buffer, result.transitions, result.valid)
+    size = int(buffer.size)
+    assert size == result.valid.sum() < STARTS * LENGTH
+    stored = jax.tree.map(lambda x: np.asarray(x)[:size], buffer.data)
+    ended = {(row[START], row[STEP]) for row in stored.next_obs[stored.terminated]}
+    assert ended
+    assert not ended & {(row[START], row[STEP]) for row in stored.obs}
+    # and only what terminated is flagged: the roll-out's own end is not a termination
+    np.testing.assert_array_equal(stored.terminated, np.abs(stored.next_obs[:, X]) > 2.0)
+    assert not stored.terminated[stored.next_obs[:, STEP] == LENGTH].all()
+
+
+@pytest.mark.parametrize("broken_field", ["next_obs", "reward"])
+def test_predictions_that_are_not_finite_end_their_row_unseen(broken_field):
+    result = run(broken_field=broken_field, num_starts=40)
+    begun, expected = assert_rows_equal_numpy(result, 0.5, broken_field)
+    assert any(len(expected[s]) < LENGTH and not expected[s][-1][-1] for s in begun)
+    kept = jax.tree.map(lambda x: x[result.valid], result.transitions)
+    assert all(np.isfinite(leaf).all() for leaf in kept)
+    assert all(np.isfinite(value) for value in result.metrics.values())
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 23])
+def test_every_row_is_rolled_whatever_the_chunk(chunk):
+    """The last chunk is padded up to its size, and the padding is not valid."""
+    result = run(chunk=chunk)
+    begun, _ = assert_rows_equal_numpy(result, 0.5)
+    assert sum(begun.values()) == STARTS
+    assert result.valid.size == -(-STARTS // chunk) * chunk * LENGTH
+
+
+def test_metrics_are_means_over_valid_rows():
+    result = run()
+    valid, rows = result.valid, result.transitions
+    assert result.metrics["rollout/valid_fraction"] == pytest.approx(valid.sum() / (STARTS * LENGTH))
+    assert result.metrics["rollout/uncertainty"] == pytest.approx(SPREAD, rel=1e-5)
+    assert result.metrics["rollout/penalized_reward"] == pytest.approx(rows.reward[valid].mean(), rel=1e-4)
+    assert result.metrics["rollout/terminated_fraction"] == pytest.approx(
+        rows.terminated[valid].mean(), rel=1e-5
+    )
+
+
+def test_the_key_decides_the_starts():
+    first, again, other = run(3), run(3), run(4)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert not np.array_equal(first.transitions.obs, other.transitions.obs)
+
+
+def test_keys_of_rows_differ_and_the_batch_key_does_not():
+    """What the model draws: fresh in every chunk and step, or one per step for all chunks."""
+
+    def begin(params, window):
+        return ()
+
+    def step(params, carry, obs, action, key, batch_key):
+        own, shared = jax.random.uniform(key), jax.random.uniform(batch_key)
+        next_obs = (
+            jnp.broadcast_to(jnp.stack([own, shared, 0.0]), obs.shape).at[:, STEP].set(obs[:, STEP] + 1.0)
+        )
+        means = jnp.zeros((1, obs.shape[0], 4))
+        return (), Prediction(next_obs, action[:, 0], means, means, jnp.ones((1, obs.shape[0]), bool))
+
+    dynamics = known_dynamics()._replace(begin=begin, step=step)
+
+    def noisy_policy(obs, key):
+        return jnp.broadcast_to(jax.random.uniform(key), (obs.shape[0], 1))
+
+    def never(next_obs):
+        return jnp.zeros(next_obs.shape[0], bool)
+
+    dataset = make_dataset(DATA, M)
+    result = jax.jit(
+        lambda key: rollout(
+            dynamics,
+            {},
+            dataset,
+            noisy_policy,
+            never,
+            std_of_means,
+            jnp.float32(0.0),
+            key,
+            num_starts=4 * CHUNK,
+            length=LENGTH,
+            chunk=CHUNK,
+        )
+    )(jax.random.key(0))
+    rows = jax.device_get(result.transitions)
+    own, shared, step_number = rows.next_obs.T
+    num_draws = 4 * LENGTH
+    assert len(np.unique(own)) == num_draws
+    assert len(np.unique(shared)) == LENGTH
+    assert len({*zip(step_number, shared, strict=True)}) == LENGTH
+    assert len(np.unique(rows.action)) == num_draws
+    # policy and model draw from keys of their own
+    assert not set(rows.action[:, 0]) & (set(own) | set(shared))
+
+
+# --- the compiled program -----------------------------------------------------------------------------------
+
+
+def ways_back_to_python(lowered):
+    return set(
+        re.findall(r"\w*callback\w*|infeed|outfeed|stablehlo\.send|stablehlo\.recv", lowered.as_text())
+    )
+
+
+@pytest.fixture(scope="module")
+def real_program():
+    """The any-step model and SAC's policy, as the offline loop runs them."""
+    dynamics = make_adm(
+        3, 1, DynamicsConfig(max_backtrack=M, model_hidden_dim=8, num_gru_layers=1, num_residual_blocks=1)
+    )
+    dataset = make_dataset(DATA, M)
+    agent = make_sac(3, 1, 1.0, SACConfig(policy_hidden_dim=8))
+    params = jax.jit(dynamics.init)(jax.random.key(0), dataset.normalizer)
+    actor_params = jax.jit(agent.init)(jax.random.key(1)).actor_params
+
+    def run(params, actor_params, dataset, penalty_coef, key):
+        return rollout(
+            dynamics,
+            params,
+            dataset,
+            functools.partial(agent.sample_action, actor_params),
+            terminates,
+            std_of_means,
+            penalty_coef,
+            key,
+            num_starts=STARTS,
+            length=LENGTH,
+            chunk=CHUNK,
+        )
+
+    return jax.jit(run), (params, actor_params, dataset)
+
+
+def test_one_program_without_a_way_back_to_python(real_program):
+    run, args = real_program
+    assert not ways_back_to_python(run.lower(*args, jnp.float32(1.0), jax.random.key(0)))
+    # the search would find one
+    assert ways_back_to_python(jax.jit(lambda x: jax.debug.print("{}", x)).lower(1.0))
+
+
+def test_real_trajectories_are_continuous(real_program):
+    """Without episodes' ends each step starts where the one before led."""
+    run, args = real_program
+    result = jax.device_get(run(*args, jnp.float32(1.0), jax.random.key(0)))
+    run(*args, jnp.float32(2.0), jax.random.key(1))
+    assert run._cache_size() == 1
+    assert result.valid.any()
+    rows = jax.tree.map(lambda x: x[result.valid], result.transitions)
+    led_to = {row.tobytes() for row in rows.next_obs[~rows.terminated]}
+    dataset_states = {row.tobytes() for row in DATA.obs}
+    begun = [row.tobytes() in dataset_states for row in rows.obs]
+    assert sum(begun) == STARTS
+    assert all(first or row.tobytes() in led_to for first, row in zip(begun, rows.obs, strict=True))
+    jax.tree.map(
+        np.testing.assert_array_equal, result, jax.device_get(run(*args, jnp.float32(1.0), jax.random.key(0)))
+    )
