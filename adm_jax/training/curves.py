@@ -1,0 +1,140 @@
+"""Learning curves of a run, drawn from its logged lines."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+Rows = Sequence[Mapping[str, Any]]
+
+# Okabe and Ito's palette: tells members apart for colour-blind readers too
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+_PANELS = (  # key of metrics.jsonl, title
+    ("critic/loss", "critic loss"),
+    ("critic/q", "mean Q value"),
+    ("actor/entropy", "policy entropy"),
+    ("rollout/uncertainty", "uncertainty in roll-outs"),
+)
+
+
+def draw(
+    path: str | os.PathLike[str],
+    metrics: Rows,
+    evals: Rows,
+    title: str,
+    seeds: Sequence[int] | None,
+    references: Mapping[str, float],
+) -> None:
+    """Writes a PNG with the returns, the held-out errors and the learners' curves.
+
+    Args:
+      path: the file to write; its name's ending does not matter.
+      metrics: lines of metrics.jsonl.
+      evals: lines of eval.jsonl.
+      title: what was run.
+      seeds: the members' seeds, in the order of the population's axis.
+      references: label -> return, drawn as horizontal lines.
+    """
+    figure = Figure(figsize=(13, 7), layout="constrained", dpi=110)
+    figure.suptitle(title, fontsize=13, fontweight="bold")
+    grid = figure.add_gridspec(2, 4)
+    fit = [row for row in metrics if row["phase"] == "fit"]
+    train = [row for row in metrics if row["phase"] == "train"]
+    _draw_returns(figure.add_subplot(grid[0, :2]), evals, seeds, references)
+    _draw_members(figure.add_subplot(grid[0, 2]), fit, "epoch", "model/holdout_nll", "held-out NLL per seed")
+    _draw_backtracks(figure.add_subplot(grid[0, 3]), fit)
+    for column, (key, name) in enumerate(_PANELS):
+        _draw_members(figure.add_subplot(grid[1, column]), train, "updates", key, name)
+    figure.savefig(Path(path), format="png")
+
+
+def finite_mean(values: Any) -> float:
+    """Mean of an array's (or nested lists') finite values; NaN if there are none."""
+    array = np.array(values, float)
+    array = array[np.isfinite(array)]
+    return float(array.mean()) if array.size else float("nan")
+
+
+def _draw_returns(
+    axes: Axes, evals: Rows, seeds: Sequence[int] | None, references: Mapping[str, float]
+) -> None:
+    rows = [row for row in evals if row["phase"] == "train"]
+    updates = [row["updates"] for row in rows]
+    values = _array([[finite_mean(episodes) for episodes in row["eval/return"]] for row in rows])
+    num_members = values.shape[1]
+    for member in range(num_members):
+        label = f"seed {seeds[member]}" if seeds and num_members <= len(_COLORS) else None
+        _plot(axes, updates, values[:, member], color=_color(member, num_members), label=label, linewidth=1.2)
+    if num_members > 1:
+        mean = [finite_mean(row) for row in values]
+        _plot(axes, updates, mean, color="black", linewidth=2.4, label=f"mean of {num_members} seeds")
+    for number, (label, value) in enumerate(references.items()):
+        style = ("--", ":", "-.")[number % 3]
+        axes.axhline(value, color="#555555", linestyle=style, linewidth=1.5, label=f"{label} ({value:,.0f})")
+    _finish(axes, "return in the real environment", "updates", bool(rows))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="best", framealpha=0.8)
+
+
+def _draw_members(axes: Axes, rows: Rows, x_key: str, y_key: str, title: str) -> None:
+    """One line per member of a key whose values are [P]."""
+    rows = [row for row in rows if y_key in row and x_key in row]
+    values = _array([row[y_key] for row in rows])
+    for member in range(values.shape[1]):
+        x = [row[x_key] for row in rows]
+        _plot(axes, x, values[:, member], color=_color(member, values.shape[1]), linewidth=1.2)
+    _finish(axes, title, x_key if x_key == "updates" else "fitting epoch", bool(rows))
+
+
+def _draw_backtracks(axes: Axes, rows: Rows) -> None:
+    """Held-out error of each backtracking length, a mean over the members for legibility."""
+    key = "model/holdout_nll_per_k"
+    rows = [row for row in rows if key in row]
+    per_k = [
+        [finite_mean(member) for member in zip(*row[key], strict=True)] for row in rows
+    ]  # rows hold [P][m]
+    values = _array(per_k)
+    num_backtracks = values.shape[1]
+    for index in range(num_backtracks):
+        shade = 0.15 + 0.7 * index / max(num_backtracks - 1, 1)
+        label = f"k = {index + 1}" if index in (0, num_backtracks - 1) or num_backtracks <= 6 else None
+        x = [row["epoch"] for row in rows]
+        _plot(axes, x, values[:, index], color=(shade, 0.25, 1 - shade), linewidth=1.2, label=label)
+    _finish(axes, "held-out NLL per k, mean of seeds", "fitting epoch", bool(rows))
+    if num_backtracks:
+        axes.legend(fontsize=8, loc="best", framealpha=0.8)
+
+
+def _plot(axes: Axes, x: Any, y: Any, **style: Any) -> None:
+    # A single point would be invisible as a line.
+    axes.plot(x, y, marker="o" if len(y) < 30 else None, markersize=3, **style)
+
+
+def _finish(axes: Axes, title: str, x_label: str, has_data: bool) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x_label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # epochs and updates are whole
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if not has_data:
+        axes.text(
+            0.5, 0.5, "no data yet", ha="center", va="center", color="#888888", transform=axes.transAxes
+        )
+
+
+def _color(member: int, num_members: int) -> str:
+    return _COLORS[member] if num_members <= len(_COLORS) else "#7FA9CC"
+
+
+def _array(rows: Sequence[Any]) -> np.ndarray:
+    """Rows of numbers or nulls as [rows, P]; a scalar row counts as one member."""
+    if not rows:
+        return np.zeros((0, 0))
+    return np.array([np.atleast_1d(np.array(row, float)) for row in rows])

@@ -1,0 +1,173 @@
+"""How much memory a run needs, known before it is allocated."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from adm_jax.types import InputError
+
+_GIB = 2**30
+_CGROUP = Path("/sys/fs/cgroup")
+_LOWER = {  # what takes the memory -> the fields that make it smaller
+    "state": "retain_epochs, rollout_batch_size or the number of seeds",
+    "data": "the dataset's size",
+    "fit": "fit_batch_size, holdout_batch_size or the number of seeds",
+    "rollout": "rollout_chunk or the number of seeds",
+    "update": "batch_size or the number of seeds",
+}
+
+
+class MemoryEstimate(NamedTuple):
+    """Bytes a run needs; programs run one after the other, so only the hungriest one's temporaries count."""
+
+    state: int  # learned arrays, optimisers, buffers
+    data: int  # the dataset; on the device already when the estimate is made
+    checkpoint: int  # the copy that is written; 0 on an accelerator, where it is made in the host's memory
+    temporaries: Mapping[str, int]  # program -> temporaries and results that reuse no argument
+
+    @property
+    def total(self) -> int:
+        """Everything, at the worst moment."""
+        return self.data + self.to_allocate
+
+    @property
+    def to_allocate(self) -> int:
+        """What is not there yet: all but the dataset."""
+        return self.state + max([self.checkpoint, *self.temporaries.values()])
+
+    def largest(self) -> str:
+        """The part that takes most: ``state``, ``data`` or a program's name."""
+        parts = {"state": self.state, "data": self.data, **self.temporaries}
+        return max(parts, key=parts.__getitem__)
+
+    def line(self) -> str:
+        """What is needed, in one line."""
+        programs = ", ".join(f"{name} {_gib(size)}" for name, size in self.temporaries.items())
+        return (
+            f"memory: about {_gib(self.total)} GiB: state and buffers {_gib(self.state)}, "
+            f"data {_gib(self.data)}, and one at a time: checkpoint {_gib(self.checkpoint)}, {programs}"
+        )
+
+
+def estimate(compiled: Mapping[str, Any], state: Any, resident: Any = ()) -> MemoryEstimate:
+    """Adds up what a run's programs and arrays take.
+
+    Args:
+      compiled: name -> ``jax.stages.Compiled``; where the backend tells nothing, it counts as 0.
+      state: pytree of (abstract) arrays that live as long as the run and go into the checkpoint.
+      resident: pytree of arrays that are on the device already.
+    """
+    temporaries = {name: temporary_bytes(program) for name, program in compiled.items()}
+    size = tree_bytes(state)
+    checkpoint = size if jax.default_backend() == "cpu" else 0
+    return MemoryEstimate(size, tree_bytes(resident), checkpoint, temporaries)
+
+
+def temporary_bytes(program: Any) -> int:
+    """Bytes a compiled program takes beside its arguments: temporaries, and results that reuse none."""
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return 0
+    results = max(analysis.output_size_in_bytes - analysis.alias_size_in_bytes, 0)
+    return analysis.temp_size_in_bytes + results
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all (abstract) arrays of a pytree; typed keys count as their data."""
+    return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def require(need: MemoryEstimate, limit_gib: float | None = None, device: Any = None) -> None:
+    """Refuses a run that does not fit, before anything of it is allocated.
+
+    Args:
+      need: what the run needs.
+      limit_gib: what it may use in all; what is free where None.
+      device: a JAX device, the default one where None.
+
+    Raises:
+      InputError: it does not fit; the message says what to lower.
+    """
+    lower = _LOWER.get(need.largest(), "the number of seeds")
+    if limit_gib is not None and need.total > limit_gib * _GIB:
+        needed = f"about {_gib(need.total)} GiB are needed"
+        raise InputError(f"memory: {needed} and memory_limit_gib is {limit_gib:g}; lower {lower}")
+    free = free_bytes(device)
+    if limit_gib is None and free is not None and need.to_allocate > free:
+        needed = f"about {_gib(need.to_allocate)} GiB more are needed"
+        raise InputError(f"memory: {needed} and {_gib(free)} GiB are free; lower {lower}")
+
+
+def free_bytes(device: Any = None) -> int | None:
+    """Bytes that can still be allocated on a device; None where its backend does not tell."""
+    device = device or jax.devices()[0]
+    if device.platform == "cpu":
+        return min(psutil.virtual_memory().available, *cgroup_free_bytes(_CGROUP, _own_cgroup()))
+    stats = device.memory_stats()
+    if not stats or "bytes_limit" not in stats:
+        return None
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+
+
+def cgroup_free_bytes(root: Path, own: str) -> list[int]:
+    """What Linux control groups (containers, batch systems) leave, one number per limit; often none.
+
+    Args:
+      root: where they are mounted.
+      own: this process's group, as in ``/proc/self/cgroup``; limits of those above it hold too.
+    """
+    free = []
+    group = root / own.lstrip("/")
+    for folder in [group, *group.parents]:
+        if folder != root and root not in folder.parents:
+            break
+        used, limit = _number(folder / "memory.current"), _number(folder / "memory.max")
+        if used is not None and limit is not None:
+            free.append(max(limit - used + _reclaimable(folder / "memory.stat"), 0))
+    old = root / "memory"  # version 1; "no limit" is a huge number there
+    used, limit = _number(old / "memory.usage_in_bytes"), _number(old / "memory.limit_in_bytes")
+    if used is not None and limit is not None:
+        free.append(max(limit - used + _reclaimable(old / "memory.stat"), 0))
+    return free
+
+
+def _own_cgroup() -> str:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None  # "max": no limit
+
+
+def _reclaimable(path: Path) -> int:
+    """File caches count as used but are given back under pressure."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    values = dict(line.split() for line in lines if len(line.split()) == 2)
+    return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
+
+
+def _leaf_bytes(leaf: Any) -> int:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.2f}" if size >= 0.005 * _GIB else f"{size / _GIB:.4f}"

@@ -1,0 +1,296 @@
+"""ADMPO-OFF (ADM paper, Algorithm 3): fit, then epochs of roll-outs and policy updates, evaluated for real.
+
+``run`` takes a configuration to a result; ``resume`` takes a run's folder on from its newest
+checkpoint, bit-identically on the same machine: every random number is a function of a member's
+seed, the phase and the epoch.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adm_jax.config import OfflineConfig, replace_flat, to_flat
+from adm_jax.dynamics import fitting
+from adm_jax.tasks import get_task
+from adm_jax.training import programs, results
+from adm_jax.training.checkpoint import Checkpointer, Restored
+from adm_jax.training.metrics import RunFolder, require_writable
+from adm_jax.training.population import shared_key
+from adm_jax.training.progress import print_result
+from adm_jax.training.session import Session, Stream, abstract_fit, abstract_train, load_data, open_session
+from adm_jax.types import InputError, Params
+
+ALGORITHM = "admpo_off"
+_DATA_DIGESTS = "dataset_sha256"  # in config.json: a resumed run must see the same data
+
+
+def run(config: OfflineConfig) -> dict[str, Any]:
+    """Trains and evaluates every member; returns what ``result.json`` holds.
+
+    Raises:
+      InputError: the configuration, the dataset, the folder or the memory does not serve; nothing
+        has been computed then.
+    """
+    task = get_task(config.task)
+    require_writable(config.workdir)
+    data = load_data(config, task)
+    folder = RunFolder.create(
+        config.workdir,
+        ALGORITHM,
+        task.name,
+        to_flat(config),
+        {"env_id": task.env_id, _DATA_DIGESTS: data.digests()},
+    )
+    try:
+        session = open_session(config, task, data, folder)
+    except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
+        folder.discard()
+        raise
+    return _drive(session, None)
+
+
+def resume(path: str) -> dict[str, Any]:
+    """Continues the run in a folder from its newest checkpoint.
+
+    Raises:
+      InputError: the folder holds no run, or its checkpoints are damaged.
+    """
+    folder = RunFolder.open(path, to_flat(OfflineConfig()))
+    config = replace_flat(OfflineConfig(), folder.config["config"])
+    task = get_task(config.task)
+    data = load_data(config, task)
+    if data.digests() != folder.config.get(_DATA_DIGESTS):
+        raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
+    finished = folder.read_result()
+    latest = Checkpointer(folder.checkpoints).latest()
+    if finished is not None and latest == ("train", config.num_epochs):
+        print(f"{folder.path}: this run is finished")
+        print_result(finished)
+        return finished
+    session = open_session(config, task, data, folder)
+    restored = None
+    if latest is None:
+        session.progress.note("there is no checkpoint yet: the run begins anew")
+    else:
+        restored = session.checkpointer.restore_latest(
+            {"fit": lambda: abstract_fit(session), "train": lambda: abstract_train(session)}
+        )
+        session.clock.add(restored.extra["clock"])
+    folder.truncate(restored and restored.phase, restored.epoch if restored else 0)
+    return _drive(session, restored)
+
+
+def _drive(session: Session, restored: Restored | None) -> dict[str, Any]:
+    """From wherever the run is to its end."""
+    with session.progress:
+        if restored is None or restored.phase == "fit":
+            fit = _fit(session, restored)
+            state = session.compiled["init_train"](
+                fit, session.dataset, session.holdout, session.keys(Stream.INIT_AGENT)
+            )
+            _clone(session)
+            epoch = 0
+        else:
+            state, epoch = restored.state, restored.epoch
+        _train(session, state, epoch)
+    session.evaluator.close()
+    return _finish(session)
+
+
+def _fit(session: Session, restored: Restored | None) -> fitting.FitState:
+    """Fits every member's model until all have stopped."""
+    config = session.config
+    if restored is None:
+        state = session.compiled["init_fit"](session.dataset, session.keys(Stream.INIT_FIT))
+    else:
+        state = restored.state
+    epoch = int(state.epoch.max())
+    session.progress.begin("fit", config.fit.fit_max_epochs, epoch)
+    while bool(state.active.any()):
+        fitting_members = np.asarray(state.active)
+        with session.clock.phase("fit"):
+            state, metrics = session.compiled["fit"](
+                state,
+                session.keys(Stream.FIT, epoch),
+                session.dataset,
+                session.holdout,
+                shared_key(config.fit.split_seed, epoch),
+            )
+            metrics = jax.device_get(metrics)
+        epoch += 1
+        metrics["model/active"] = np.asarray(state.active)
+        _record(session, "fit", epoch, metrics, fitting_members)
+        if epoch % config.checkpoint_every == 0 or not bool(state.active.any()):
+            _save(session, "fit", epoch, state)
+    session.progress.end()
+    return state
+
+
+def _clone(session: Session) -> None:
+    """Behaviour cloning on the same data and seeds, evaluated once."""
+    if not session.config.bc_steps:
+        return
+    with session.clock.phase("update"):
+        actor_params, metrics = session.compiled["clone"](session.keys(Stream.CLONE), session.dataset)
+        metrics = jax.device_get(metrics)
+    _record(session, "bc", 0, metrics)
+    _evaluate(session, "bc", 0, actor_params)
+
+
+def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
+    """Epochs of roll-outs and updates, with evaluations and checkpoints between."""
+    config, hyper = session.config, programs.population_hyper(session.config)
+    agent, buffer, model = state
+    session.progress.begin("train", config.num_epochs, epoch)
+    while epoch < config.num_epochs:
+        with session.clock.phase("rollout"):
+            buffer, rollout_metrics = session.compiled["rollout"](
+                buffer, agent.actor_params, model, hyper, session.keys(Stream.ROLLOUT, epoch), session.dataset
+            )
+            rollout_metrics = jax.device_get(rollout_metrics)
+        with session.clock.phase("update"):
+            factor = jnp.asarray(actor_lr_factor(config, epoch), jnp.float32)
+            agent, update_metrics = session.compiled["update"](
+                agent, buffer, hyper, session.keys(Stream.UPDATE, epoch), session.dataset, factor
+            )
+            update_metrics = jax.device_get(update_metrics)
+        epoch += 1
+        size = np.asarray(buffer.size)
+        metrics = {**rollout_metrics, **update_metrics, "rollout/buffer_size": size}
+        if epoch == 1 and not size.all():
+            empty = [seed for seed, rows in zip(config.seeds, size, strict=True) if not rows]
+            session.progress.note(
+                f"warning: seeds {empty} have an empty model buffer: no prediction was finite"
+            )
+        _record(session, "train", epoch, metrics)
+        last = epoch == config.num_epochs
+        if epoch % config.eval_every == 0 or last:
+            _evaluate(session, "train", epoch, agent.actor_params)
+        if epoch % config.checkpoint_every == 0 or last:
+            _save(session, "train", epoch, programs.TrainState(agent, buffer, model))
+    session.progress.end()
+
+
+def actor_lr_factor(config: OfflineConfig, epoch: int) -> float:
+    """What the actor's rate is multiplied with in an epoch: cosine annealing, stepped once an epoch."""
+    if config.sac.actor_lr_schedule == "none":
+        return 1.0
+    return 0.5 * (1.0 + math.cos(math.pi * epoch / config.num_epochs))
+
+
+def _updates(session: Session, phase: str, epoch: int) -> int:
+    """Optimiser steps of a member in a phase up to the end of an epoch."""
+    config = session.config
+    return {
+        "fit": epoch * config.fit.fit_steps_per_epoch,
+        "bc": config.bc_steps,
+        "train": epoch * config.updates_per_epoch,
+    }[phase]
+
+
+def _record(
+    session: Session, phase: str, epoch: int, metrics: dict[str, Any], running: np.ndarray | None = None
+) -> None:
+    """A line of metrics.jsonl, and a word on a member's first number that is not finite.
+
+    ``running`` [P] says whose numbers count: a member that has stopped fitting reports NaN.
+    """
+    line = {"phase": phase, "epoch": epoch, "updates": _updates(session, phase, epoch), **metrics}
+    session.folder.log_metrics({**line, "time": session.clock.to_dict()})
+    _show(session, phase, metrics)
+    seeds = session.config.seeds
+    running = np.ones(len(seeds), bool) if running is None else running
+    for name, values in metrics.items():
+        if name.endswith("_per_k"):  # its mean is looked at; a length without held-out segments has none
+            continue
+        finite = np.isfinite(np.asarray(values))
+        for member in np.flatnonzero(running & ~finite):
+            if member not in session.reported:
+                session.reported.add(int(member))
+                session.progress.note(
+                    f"warning: {name} of seed {seeds[member]} is not finite in {phase} epoch {epoch}"
+                )
+
+
+def _show(session: Session, phase: str, metrics: dict[str, Any]) -> None:
+    config, num_members = session.config, len(session.config.seeds)
+    if phase == "fit":
+        steps = int(metrics["model/active"].sum()) * config.fit.fit_steps_per_epoch
+        info = {"held-out NLL": float(np.nanmean(metrics["model/best_error"]))}
+        session.progress.advance(fit_steps=steps, info=info)
+    elif phase == "train":
+        kept = metrics["rollout/valid_fraction"].sum() * config.rollout.rollout_batch_size
+        session.progress.advance(
+            updates=num_members * config.updates_per_epoch,
+            imagined_transitions=float(kept * config.rollout.rollout_length),
+            info={
+                name.split("/")[1]: float(metrics[name].mean())
+                for name in ("critic/q", "rollout/uncertainty")
+            },
+        )
+
+
+def _draw(session: Session) -> None:
+    references = {"dataset mean": session.data.return_statistics()["episode_return_mean"]}
+    for line in session.folder.read_eval():
+        if line["phase"] == "bc":
+            references["behaviour cloning"] = float(np.mean(np.asarray(line["eval/return"], np.float64)))
+    session.folder.draw_curves(references)
+
+
+def _evaluate(session: Session, phase: str, epoch: int, actor_params: Params) -> None:
+    """Real episodes of every member's deterministic policy; one that is not finite scores NaN."""
+    act = session.compiled["act"]
+    finite = jax.vmap(lambda p: jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(p)])))(
+        actor_params
+    )
+    finite = np.asarray(finite)
+    # a broken policy must not take the others down: it acts zero, and its returns are struck out
+    safe = jax.tree.map(lambda x: jnp.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), actor_params)
+    with session.clock.phase("evaluate"):
+        outcome = session.evaluator.evaluate(lambda obs: act(safe, obs), evaluation=epoch)
+    returns = np.where(finite[:, None], outcome.returns, np.nan)
+    line = {
+        "phase": phase,
+        "epoch": epoch,
+        "updates": _updates(session, phase, epoch),
+        "eval/return": returns,
+        "eval/length": outcome.lengths,
+        "eval/normalized_score": [session.task.normalized_score(x) for x in returns.mean(axis=1)],
+        **session.evaluator.describe(),
+    }
+    session.folder.log_eval(line)
+    _draw(session)
+    means = ", ".join(
+        f"{seed}: {x:.1f}" for seed, x in zip(session.config.seeds, returns.mean(axis=1), strict=True)
+    )
+    session.progress.note(f"{phase} epoch {epoch}: mean return of each seed {means}")
+
+
+def _save(session: Session, phase: str, epoch: int, state: Any) -> None:
+    session.checkpointer.save(phase, epoch, state, extra={"clock": session.clock.to_dict()})
+
+
+def _finish(session: Session) -> dict[str, Any]:
+    """Puts the result together from the run's own files, writes and shows it."""
+    result = {
+        "algorithm": ALGORITHM,
+        "task": session.task.name,
+        "dataset_id": session.config.dataset or session.task.dataset,
+        "evaluation": session.evaluator.describe(),
+        **results.summarize(
+            session.config,
+            session.task,
+            session.data,
+            session.folder.read_metrics(),
+            session.folder.read_eval(),
+        ),
+        "wall_clock": session.clock.to_dict(),
+    }
+    _draw(session)
+    session.folder.write_result(result)
+    print_result(result)
+    return result

@@ -1,0 +1,211 @@
+"""The compiled programs of offline policy optimisation, each over the whole population.
+
+One iteration of ADMPO-OFF (ADM paper, Algorithm 3) is two programs: ``roll out, penalise, insert``
+and ``updates_per_epoch`` SAC updates. They are written for one member and mapped over the
+population here, outermost, with the buffers donated.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from adm_jax.agents.behaviour_cloning import clone
+from adm_jax.agents.sac import SAC, SACState, make_hyper, make_sac
+from adm_jax.config import Hyper, OfflineConfig
+from adm_jax.data import ring_buffer
+from adm_jax.data.dataset import Dataset, sample_transitions
+from adm_jax.data.ring_buffer import RingBuffer
+from adm_jax.dynamics import fitting
+from adm_jax.dynamics.adm import make_adm
+from adm_jax.dynamics.interface import Dynamics, ModelParams
+from adm_jax.dynamics.uncertainty import UNCERTAINTIES
+from adm_jax.rollout import rollout
+from adm_jax.training.population import over_members
+from adm_jax.types import Array, Key, Params, Segment, Transition
+
+
+class OfflineParts(NamedTuple):
+    """What the programs are made of, settled by the configuration and the task."""
+
+    dynamics: Dynamics
+    agent: SAC
+    termination_fn: Callable[[Array], Array]
+    obs_dim: int
+    action_dim: int
+    action_scale: float
+    members: str  # vmap or map
+
+
+class TrainState(NamedTuple):
+    """Everything that changes, or is needed, while policies are optimised; leaves [P, ...]."""
+
+    agent: SACState
+    buffer: RingBuffer
+    model: ModelParams
+
+
+def make_parts(
+    config: OfflineConfig,
+    obs_dim: int,
+    action_dim: int,
+    action_scale: float,
+    termination_fn: Callable[[Array], Array],
+    members: str,
+) -> OfflineParts:
+    """The dynamics model and the agent of a configuration."""
+    return OfflineParts(
+        dynamics=make_adm(obs_dim, action_dim, config.model),
+        agent=make_sac(obs_dim, action_dim, action_scale, config.sac),
+        termination_fn=termination_fn,
+        obs_dim=obs_dim,
+        action_dim=action_dim,
+        action_scale=action_scale,
+        members=members,
+    )
+
+
+def population_hyper(config: OfflineConfig) -> Hyper:
+    """The traced scalars of every member, [P] each."""
+    hyper = make_hyper(config.sac, config.penalty_coef)
+    return jax.tree.map(lambda x: jnp.full((len(config.seeds),), x), hyper)
+
+
+def buffer_capacity(config: OfflineConfig) -> int:
+    """Rows of one member's model buffer: all that ``retain_epochs`` epochs can roll out."""
+    rollout_config = config.rollout
+    return rollout_config.rollout_batch_size * rollout_config.rollout_length * rollout_config.retain_epochs
+
+
+def init_fit(parts: OfflineParts, dataset: Dataset, keys: Key) -> fitting.FitState:
+    """Fits that have not begun, leaves [P, ...]."""
+    return over_members(lambda key: fitting.init(parts.dynamics, dataset, key), parts.members)(keys)
+
+
+def init_train(
+    parts: OfflineParts,
+    config: OfflineConfig,
+    fit: fitting.FitState,
+    dataset: Dataset,
+    holdout: Segment,
+    keys: Key,
+) -> TrainState:
+    """Fresh agents and empty buffers beside the fitted models, leaves [P, ...]."""
+
+    def init_member(member: tuple[Key, fitting.FitState]) -> TrainState:
+        key, fit = member
+        return TrainState(
+            agent=parts.agent.init(key),
+            buffer=ring_buffer.init(buffer_capacity(config), parts.obs_dim, parts.action_dim),
+            model=fitting.best_params(parts.dynamics, fit, dataset, holdout),
+        )
+
+    return over_members(init_member, parts.members)((keys, fit))
+
+
+def fit_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
+    """``(FitState [P], keys [P], dataset, holdout, shared_key) -> (FitState, metrics [P])``."""
+
+    def fit_member(
+        member: tuple[fitting.FitState, Key], dataset: Dataset, holdout: Segment, shared_key: Key
+    ) -> tuple[fitting.FitState, dict[str, Array]]:
+        state, key = member
+
+        def fit(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
+            return fitting.fit_epoch(parts.dynamics, config.fit, state, dataset, holdout, key, shared_key)
+
+        def rest(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
+            shapes = jax.eval_shape(fit, state)[1]
+            return state, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+
+        # one after the other, a member that has stopped need not compute; side by side it would anyway
+        return jax.lax.cond(state.active, fit, rest, state) if parts.members == "map" else fit(state)
+
+    mapped = over_members(fit_member, parts.members)
+    return lambda state, keys, dataset, holdout, shared_key: mapped(
+        (state, keys), dataset, holdout, shared_key
+    )
+
+
+def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
+    """``(RingBuffer [P], actor_params, model, hyper, keys, dataset) -> (RingBuffer, metrics [P])``."""
+
+    def rollout_member(
+        member: tuple[RingBuffer, Params, ModelParams, Hyper, Key], dataset: Dataset
+    ) -> tuple[RingBuffer, dict[str, Array]]:
+        buffer, actor_params, model, hyper, key = member
+        rows = rollout(
+            parts.dynamics,
+            model,
+            dataset,
+            lambda obs, action_key: parts.agent.sample_action(actor_params, obs, action_key),
+            parts.termination_fn,
+            UNCERTAINTIES[config.rollout.uncertainty],
+            hyper.penalty_coef,
+            key,
+            num_starts=config.rollout.rollout_batch_size,
+            length=config.rollout.rollout_length,
+            chunk=min(config.rollout.rollout_chunk, config.rollout.rollout_batch_size),
+        )
+        return ring_buffer.add(buffer, rows.transitions, rows.valid), rows.metrics
+
+    mapped = over_members(rollout_member, parts.members)
+    return lambda buffer, actor_params, model, hyper, keys, dataset: mapped(
+        (buffer, actor_params, model, hyper, keys), dataset
+    )
+
+
+def update_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
+    """``(SACState [P], RingBuffer, hyper, keys, dataset, lr_factor []) -> (SACState, metrics [P])``.
+
+    A batch holds ``int(real_ratio * batch_size)`` real transitions, the rest comes from the model
+    buffer. ``lr_factor`` scales the actor's rate.
+    """
+    num_real = int(config.sac.batch_size * config.real_ratio)
+    num_model = config.sac.batch_size - num_real
+
+    def update_member(
+        member: tuple[SACState, RingBuffer, Hyper, Key], dataset: Dataset, lr_factor: Array
+    ) -> tuple[SACState, dict[str, Array]]:
+        state, buffer, hyper, key = member
+        hyper = hyper._replace(actor_lr=hyper.actor_lr * lr_factor)
+
+        def step(state: SACState, step_key: Key) -> tuple[SACState, dict[str, Array]]:
+            real_key, model_key, update_key = jax.random.split(step_key, 3)
+            parts_of_batch: list[Transition] = []
+            if num_real:
+                parts_of_batch.append(sample_transitions(dataset, real_key, num_real))
+            if num_model:
+                parts_of_batch.append(ring_buffer.sample(buffer, model_key, num_model))
+            batch = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts_of_batch)
+            return parts.agent.update(state, batch, update_key, hyper)
+
+        state, metrics = jax.lax.scan(step, state, jax.random.split(key, config.updates_per_epoch))
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    mapped = over_members(update_member, parts.members)
+    return lambda state, buffer, hyper, keys, dataset, lr_factor: mapped(
+        (state, buffer, hyper, keys), dataset, lr_factor
+    )
+
+
+def clone_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
+    """``(keys [P], dataset) -> (actor_params [P], metrics [P])``: behaviour cloning of every member."""
+
+    def clone_member(key: Key, dataset: Dataset) -> tuple[Params, dict[str, Array]]:
+        return clone(
+            dataset,
+            key,
+            num_steps=config.bc_steps,
+            learning_rate=config.bc_lr,
+            action_scale=parts.action_scale,
+            config=config.sac,
+        )
+
+    return over_members(clone_member, parts.members)
+
+
+def act_program(parts: OfflineParts) -> Callable[[Params, Array], Array]:
+    """``(actor_params [P], obs [P, E, D]) -> action [P, E, A]``: the deterministic policies, one call."""
+    return jax.vmap(parts.agent.mode_action)

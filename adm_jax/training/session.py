@@ -1,0 +1,180 @@
+"""What a run of offline policy optimisation has at hand: data on the device, compiled programs, a folder."""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adm_jax.config import OfflineConfig
+from adm_jax.data import minari_io
+from adm_jax.data.dataset import Dataset, count_short_episodes, make_dataset
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.validation import check_dims
+from adm_jax.dynamics import fitting
+from adm_jax.envs import environment
+from adm_jax.envs.evaluation import Evaluator
+from adm_jax.envs.termination import get_termination
+from adm_jax.tasks import Task
+from adm_jax.training import memory, programs
+from adm_jax.training.checkpoint import Checkpointer
+from adm_jax.training.metrics import RunFolder
+from adm_jax.training.population import compile_program, fold_epoch, member_keys, resolve_members, shared_key
+from adm_jax.training.progress import Progress
+from adm_jax.training.wall_clock import WallClock
+from adm_jax.types import InputError, Key, Segment
+
+
+class Stream(enum.IntEnum):
+    """What a member's random numbers are for; each has a key of its own."""
+
+    INIT_FIT = 0
+    FIT = 1
+    INIT_AGENT = 2
+    ROLLOUT = 3
+    UPDATE = 4
+    CLONE = 5
+
+
+@dataclass
+class Session:
+    """What a run needs at hand; nothing here is random or learned."""
+
+    config: OfflineConfig
+    task: Task
+    data: EpisodeData
+    dataset: Dataset
+    holdout: Segment
+    parts: programs.OfflineParts
+    folder: RunFolder
+    checkpointer: Checkpointer
+    clock: WallClock
+    progress: Progress
+    evaluator: Evaluator
+    compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    reported: set[int] = field(default_factory=set)  # members whose numbers were said to be not finite
+
+    def keys(self, stream: Stream, epoch: int | None = None) -> Key:
+        """Every member's key [P] of a stream, and of an epoch in it."""
+        keys = member_keys(self.config.seeds, stream)
+        return keys if epoch is None else fold_epoch(keys, epoch)
+
+
+def load_data(config: OfflineConfig, task: Task) -> EpisodeData:
+    """The run's dataset, checked against the task."""
+    dataset_id = config.dataset or task.dataset
+    if dataset_id is None:
+        raise InputError(
+            f"dataset: task {task.name} has none of its own; give --dataset=<minari id>, e.g. one made by "
+            f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={task.name}-v0"
+        )
+    data = minari_io.load(dataset_id)
+    check_dims(data, task.obs_dim, task.action_dim, f"task {task.name}", env_id=task.env_id)
+    return data
+
+
+def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
+    """Puts the data on the device, compiles the programs and makes sure that they fit into memory."""
+    dataset = make_dataset(
+        data,
+        config.model.max_backtrack,
+        holdout=config.fit.holdout,
+        holdout_fraction=config.fit.holdout_fraction,
+        holdout_max_size=config.fit.holdout_max_size,
+        split_seed=config.fit.split_seed,
+    )
+    parts = programs.make_parts(
+        config,
+        task.obs_dim,
+        task.action_dim,
+        environment.action_scale(task.env_id),
+        get_termination(config.rollout.termination or task.termination),
+        resolve_members(config.members),
+    )
+    session = Session(
+        config=config,
+        task=task,
+        data=data,
+        dataset=dataset,
+        holdout=fitting.holdout_segments(dataset, config.model.max_backtrack, config.fit),
+        parts=parts,
+        folder=folder,
+        checkpointer=Checkpointer(folder.checkpoints),
+        clock=WallClock(),
+        progress=Progress(),
+        evaluator=Evaluator(task.env_id, config.seeds, config.eval_episodes),
+    )
+    _describe_data(session)
+    session.progress.note(f"run folder: {folder.path}\ncompiling ...")
+    with session.clock.phase("compile"):
+        _compile(session)
+    return session
+
+
+def _describe_data(session: Session) -> None:
+    data, m = session.data, session.config.model.max_backtrack
+    statistics = data.return_statistics()
+    session.progress.note(
+        f"{data.source}: {len(data.reward)} transitions, {len(data.episode_ends)} episodes, returns: "
+        f"episode mean {statistics['episode_return_mean']:.1f}, transition-weighted "
+        f"{statistics['transition_weighted_return_mean']:.1f}, best {statistics['episode_return_max']:.1f}"
+    )
+    short = count_short_episodes(data, m)
+    if short:
+        session.progress.note(
+            f"{short} episodes are shorter than a window of max_backtrack={m} and start no roll-out"
+        )
+
+
+def abstract_fit(session: Session) -> fitting.FitState:
+    """Shapes of the fits' state [P, ...], as a checkpoint is restored into."""
+    return jax.eval_shape(
+        partial(programs.init_fit, session.parts, session.dataset), session.keys(Stream.INIT_FIT)
+    )
+
+
+def abstract_train(session: Session) -> programs.TrainState:
+    """Shapes of the state of policy optimisation [P, ...]."""
+    init = partial(programs.init_train, session.parts, session.config)
+    return jax.eval_shape(
+        init, abstract_fit(session), session.dataset, session.holdout, session.keys(Stream.INIT_AGENT)
+    )
+
+
+def _compile(session: Session) -> None:
+    """Compiles fit, roll-out and update ahead of time and checks the memory they and the state take."""
+    config, parts, dataset = session.config, session.parts, session.dataset
+    fit, train = abstract_fit(session), abstract_train(session)
+    resident = (dataset, session.holdout)
+    # The arrays alone, before the programs: compiling them takes a while.
+    memory.require(memory.estimate({}, state=(fit, train), resident=resident), config.memory_limit_gib)
+    hyper, keys = programs.population_hyper(config), session.keys(Stream.FIT)
+    agent, buffer = train.agent, train.buffer
+    holdout, num_members = session.holdout, len(config.seeds)
+    obs = jax.ShapeDtypeStruct((num_members, config.eval_episodes, parts.obs_dim), jnp.float32)
+    jobs: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...]]] = {
+        "init_fit": (partial(programs.init_fit, parts), (dataset, keys), ()),
+        "fit": (programs.fit_program(parts, config), (fit, keys, dataset, holdout, shared_key(0, 0)), (0,)),
+        "init_train": (partial(programs.init_train, parts, config), (fit, dataset, holdout, keys), ()),
+        "rollout": (
+            programs.rollout_program(parts, config),
+            (buffer, agent.actor_params, train.model, hyper, keys, dataset),
+            (0,),
+        ),
+        "update": (
+            programs.update_program(parts, config),
+            (agent, buffer, hyper, keys, dataset, jnp.ones(())),
+            (0,),
+        ),
+        "act": (programs.act_program(parts), (agent.actor_params, obs), ()),
+    }
+    if config.bc_steps:
+        jobs["clone"] = (programs.clone_program(parts, config), (keys, dataset), ())
+    compiled = {name: compile_program(fn, *args, donate=donate) for name, (fn, args, donate) in jobs.items()}
+    session.compiled.update(compiled)
+    need = memory.estimate(compiled, state=(fit, train), resident=resident)
+    session.progress.note(need.line())
+    memory.require(need, config.memory_limit_gib)

@@ -1,0 +1,229 @@
+"""The offline loop as a whole: what it leaves behind, and that stopping it changes nothing."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from adm_jax.config import OfflineConfig, replace_flat, to_flat
+from adm_jax.data import minari_io
+from adm_jax.envs.evaluation import Evaluator
+from adm_jax.training import offline
+from adm_jax.training import session as session_module
+from adm_jax.types import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_folder(config: OfflineConfig) -> Path:
+    (folder,) = (Path(config.workdir) / "admpo_off" / config.task).iterdir()
+    return folder
+
+
+def lines(path: Path) -> list[dict]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "time"} for row in rows]
+
+
+def newest_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint."""
+    newest = max((folder / "checkpoints").glob("train-*"))
+    return {name: np.asarray(array) for name, array in ocp.load(newest / "arrays").items()}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert lines(one / "metrics.jsonl") == lines(other / "metrics.jsonl")
+    assert lines(one / "eval.jsonl") == lines(other / "eval.jsonl")
+    ours, theirs = newest_arrays(one), newest_arrays(other)
+    assert ours.keys() == theirs.keys()
+    assert {"agent/log_alpha", "buffer/data/obs"} <= ours.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory):
+    """A run from beginning to end: ``(config, folder, result)``."""
+    from tests.training.conftest import TINY
+
+    workdir = str(tmp_path_factory.mktemp("whole"))
+    config = replace_flat(OfflineConfig(), {**TINY, "workdir": workdir})
+    result = offline.run(config)
+    return config, run_folder(config), result
+
+
+def test_folder_and_result_hold_what_is_promised(uninterrupted) -> None:
+    config, folder, result = uninterrupted
+    assert {"config.json", "metrics.jsonl", "eval.jsonl", "checkpoints", "curves.png", "result.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    written = json.loads((folder / "result.json").read_text())
+    statistics = minari_io.load(config.dataset).return_statistics()
+    assert {name: written["dataset"][name] for name in statistics} == pytest.approx(statistics)
+    assert set(written["wall_clock"]) == {"compile", "fit", "rollout", "update", "evaluate", "total"}
+    assert sum(v for k, v in written["wall_clock"].items() if k != "total") <= written["wall_clock"]["total"]
+    evals = lines(folder / "eval.jsonl")
+    assert [(row["phase"], row["epoch"]) for row in evals] == [("bc", 0), ("train", 2), ("train", 4)]
+    for kind, row in (("members", evals[-1]), ("bc", evals[0])):
+        assert [member["seed"] for member in written[kind]] == [0, 1]
+        for member, returns in zip(written[kind], row["eval/return"], strict=True):
+            assert member["return_mean"] == pytest.approx(np.mean(returns))
+            assert member["return_std"] == pytest.approx(np.std(returns))
+            assert member["num_episodes"] == 2
+    assert written["evaluation"]["env_id"] == "Hopper-v4"
+    assert "mujoco" in written["evaluation"]
+    assert len(written["model"][0]["holdout_mse_per_k"]) == 3
+    assert result["members"] == written["members"]
+
+
+def test_metrics_are_kept_per_member_and_epoch(uninterrupted) -> None:
+    _, folder, _ = uninterrupted
+    rows = lines(folder / "metrics.jsonl")
+    assert [row["epoch"] for row in rows if row["phase"] == "train"] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in rows if row["phase"] == "fit"] == [1, 2, 3, 4]
+    last = rows[-1]
+    assert len(last["critic/loss"]) == 2
+    assert last["critic/loss"][0] != last["critic/loss"][1]
+    # two epochs of 60 starts and 3 steps are retained: the buffer is full or short of terminated rows only
+    assert all(0 < size <= 60 * 3 * 2 for size in last["rollout/buffer_size"])
+
+
+def test_evaluation_is_of_the_member_s_own_policy(uninterrupted) -> None:
+    """A member's logged returns are those of its checkpointed actor, in fresh environments."""
+    config, folder, result = uninterrupted
+    data = minari_io.load(config.dataset)
+    from adm_jax.tasks import get_task
+    from adm_jax.training.metrics import RunFolder
+
+    session = session_module.open_session(config, get_task(config.task), data, RunFolder.open(folder))
+    restored = session.checkpointer.restore_latest({"train": lambda: session_module.abstract_train(session)})
+    second = jax.tree.map(lambda x: x[1:], restored.state.agent.actor_params)
+    evaluator = Evaluator("Hopper-v4", [1], 2)
+    act = jax.jit(jax.vmap(session.parts.agent.mode_action))
+    returns = evaluator.evaluate(lambda obs: act(second, obs), evaluation=4).returns[0]
+    assert result["members"][1]["return_mean"] == pytest.approx(returns.mean(), rel=1e-6)
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("phase", "epoch"), [("fit", 3), ("train", 3)])
+def test_stopped_and_resumed_equals_never_stopped(
+    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int
+) -> None:
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    record = offline._record
+
+    def record_and_stop(session, at_phase, at_epoch, *rest) -> None:
+        record(session, at_phase, at_epoch, *rest)
+        if (at_phase, at_epoch) == (phase, epoch):
+            raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline, "_record", record_and_stop)
+        with pytest.raises(_Stop):
+            offline.run(config)
+    folder = run_folder(config)
+    assert lines(folder / "metrics.jsonl")[-1]["epoch"] == 3  # past the checkpoint: must be cut back to 2
+    offline.resume(str(folder))
+    assert_same_run(folder, uninterrupted[1])
+
+
+def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) -> None:
+    """SIGKILL once the first checkpoint of the updates stands, whatever is being written then."""
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    flags = [f"--{name}={_text(value)}" for name, value in to_flat(config).items() if value is not None]
+    command = [sys.executable, "-m", "experiments.admpo_off", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as run:
+        deadline = time.monotonic() + 300
+        while not list(tmp_path.glob("*/*/*/checkpoints/train-000002")):
+            assert run.poll() is None, run.stdout and run.stdout.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+    folder = run_folder(config)
+    offline.resume(str(folder))
+    assert_same_run(folder, uninterrupted[1])
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def test_finished_run_is_not_run_again(uninterrupted, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder, result = uninterrupted
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert offline.resume(str(folder))["members"] == result["members"]
+    assert "finished" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_resume_on_other_data_is_refused(uninterrupted, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(uninterrupted[1], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["dataset_sha256"]["reward"] = "0" * 64
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="not the data that the run"):
+        offline.resume(str(folder))
+
+
+def test_fit_that_diverges_is_told_and_does_not_end_the_run(
+    tiny_config: OfflineConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = offline.run(
+        replace_flat(tiny_config, {"fit_learning_rate": 1e30, "num_epochs": 1, "bc_steps": 0})
+    )
+    assert [model["best_epoch"] for model in result["model"]] == [None, None]
+    assert "of seed 0 is not finite in fit epoch" in capsys.readouterr().out
+
+
+def test_dataset_of_another_environment_is_refused(tiny_config: OfflineConfig) -> None:
+    config = replace_flat(tiny_config, {"task": "walker2d"})
+    with pytest.raises(InputError, match=r"obs has 11 and action 3 dimensions.*needs 17 and 6"):
+        offline.run(config)
+    assert not list(Path(config.workdir).iterdir())
+
+
+def test_task_without_dataset_says_how_to_get_one(tiny_config: OfflineConfig) -> None:
+    with pytest.raises(InputError, match="import_dataset"):
+        offline.run(replace_flat(tiny_config, {"task": "hopper-medium", "dataset": None}))
+
+
+def test_memory_that_does_not_suffice_is_told_before_it_is_used(tiny_config: OfflineConfig) -> None:
+    config = replace_flat(tiny_config, {"memory_limit_gib": 1e-4})
+    with pytest.raises(InputError, match="lower") as error:
+        offline.run(config)
+    assert "\n" not in str(error.value)
+
+
+def test_member_that_is_not_finite_leaves_the_others_alive(
+    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init = offline.programs.init_train
+
+    def poisoned(*args):
+        state = init(*args)
+        critic = jax.tree.map(lambda x: x.at[0].set(np.nan), state.agent.critic_params)
+        return state._replace(agent=state.agent._replace(critic_params=critic))
+
+    monkeypatch.setattr(offline.programs, "init_train", poisoned)
+    result = offline.run(tiny_config)
+    assert np.isnan(result["members"][0]["return_mean"])
+    assert np.isfinite(result["members"][1]["return_mean"])
+    assert "of seed 0 is not finite" in capsys.readouterr().out
+    written = json.loads((run_folder(tiny_config) / "result.json").read_text())
+    assert written["members"][0]["return_mean"] is None
