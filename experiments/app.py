@@ -1,0 +1,101 @@
+"""Runs an experiment's ``main`` so that whoever mistypes a flag reads one line, not a traceback."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from adm_jax.types import InputError
+
+Main = Callable[[list[str]], None]
+
+_BAD_INPUT, _INTERRUPTED = 2, 130
+
+
+def run(main: Main, argv: Sequence[str] | None = None, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Parses the flags, calls ``main(argv)`` and exits.
+
+    What a user can get wrong (flags, input, folders, disk, memory) ends in one line ``error: ...`` on
+    stderr and exit code 2; anything else is a bug and shows its traceback.
+
+    Args:
+      main: called with the command and what is left of its arguments.
+      argv: the command line; the process's own when None.
+      flag_values: the flags; absl's global ones unless a test says otherwise.
+    """
+    code = call(main, list(sys.argv if argv is None else argv), flag_values)
+    if code == _INTERRUPTED:
+        # XLA may still be compiling and orbax saving in threads of their own: an interpreter taken down under
+        # them crashes or prints tracebacks. A half-written checkpoint is recognised as such on resume.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def call(main: Main, argv: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> int:
+    """``run`` without the exit: returns the exit code."""
+    try:
+        return _call(main, argv, flag_values)
+    except BrokenPipeError:  # whoever read our output is gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BAD_INPUT
+    except (InputError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except MemoryError as error:
+        return _out_of_memory(str(error))
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # how XLA says that memory has run out
+            raise
+        return _out_of_memory(str(error).splitlines()[0])
+
+
+def _call(main: Main, argv: list[str], flag_values: flags.FlagValues) -> int:
+    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+        print(help_text(main, flag_values, argv[0]), flush=True)
+        return 0
+    try:
+        rest = flag_values(argv)
+    except flags.Error as error:
+        return _fail(f"{error} (--help lists all flags)")
+    if len(rest) > 1:
+        return _fail(f"{rest[1]!r} is not a flag; flags look like --name=value (--help lists them)")
+    main(rest)
+    sys.stdout.flush()
+    return 0
+
+
+def help_text(main: Main, flag_values: flags.FlagValues, command: str) -> str:
+    """What the script does, and every flag with its type, default and meaning, group by group."""
+    module = sys.modules[main.__module__]
+    lines = [(module.__doc__ or "").strip(), ""]
+    groups: dict[str, list[flags.Flag]] = {}
+    for flag in flag_values.get_key_flags_for_module(command):
+        groups.setdefault(getattr(flag, "group", ""), []).append(flag)
+    for group, members in groups.items():
+        lines.append(f"{group or 'flags'}:")
+        for flag in members:
+            lines += _describe(flag)
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _describe(flag: flags.Flag) -> list[str]:
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    shown = (flag.default_as_str or "").strip("'")
+    default = "" if flag.default is None else f" (default: {shown})"
+    return [f"  {name}{default}", flags.text_wrap(flag.help or "", length=100, indent=" " * 6)]
+
+
+def _out_of_memory(reason: str) -> int:
+    hint = "out of memory: lower batch sizes, buffer or number of seeds"
+    return _fail(f"{hint}: {reason}" if reason else hint)
+
+
+def _fail(message: str) -> int:
+    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    print(f"error: {line}", file=sys.stderr)
+    return _BAD_INPUT

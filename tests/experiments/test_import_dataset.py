@@ -1,0 +1,114 @@
+"""The import script as a user runs it: its output, its one-line errors, its exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from adm_jax.data import minari_io
+
+REPOSITORY = Path(__file__).parents[2]
+SHARED = REPOSITORY.parent / "shared" / "data" / "offline" / "hopper-replay.hdf5"
+ID = "hopper/tiny-v0"
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    """Two episodes of three rows; the second is cut by the file's end."""
+    path = tmp_path / "some file.hdf5"
+    observations = np.arange(24, dtype=np.float32).reshape(8, 3)
+    with h5py.File(path, "w") as file:
+        file["observations"] = observations[[0, 1, 2, 4, 5, 6]]
+        file["next_observations"] = observations[[1, 2, 3, 5, 6, 7]]
+        file["actions"] = np.linspace(-1, 1, 12, dtype=np.float32).reshape(6, 2)
+        file["rewards"] = np.arange(6, dtype=np.float32)
+        file["terminals"] = np.arange(6) == 2
+        file["timeouts"] = np.zeros(6, bool)
+        file.attrs["env_id"] = "Hopper-v4"
+    return path
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.import_dataset", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def failure(*arguments: str) -> str:
+    done = run(*arguments)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_imports_and_reports(path, store):
+    done = run("--source=d4rl", f"--path={path}", f"--dataset={ID}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"read 6 rows of {path} (Hopper-v4): 6 transitions, 2 episodes, 1 terminated, 1 truncated",
+        "the file ends in mid-episode: its last episode is truncated there",
+        "returns: mean 7.5, best 12.0, weighted by length 7.5",
+        f"saved as {ID} in {store / ID}",
+    ]
+    assert done.stderr == ""
+    data = minari_io.load(ID)
+    assert data.terminated.tolist() == [False, False, True, False, False, False]
+    assert data.metadata["command"] == (
+        f"python -m experiments.import_dataset --source=d4rl '--path={path}' --dataset={ID}"
+    )
+    assert f"{ID} exists in" in failure(f"--path={path}", f"--dataset={ID}")
+    assert run(f"--path={path}", f"--dataset={ID}", "--overwrite").returncode == 0
+
+
+def test_user_errors_are_one_line_and_leave_nothing(path, store, tmp_path):
+    good = [f"--path={path}", f"--dataset={ID}"]
+    assert "path: empty; give it" in failure(f"--dataset={ID}")
+    assert "dataset: 'hopper' is no Minari id" in failure(f"--path={path}", "--dataset=hopper")
+    assert f"{tmp_path}/no.hdf5: no such file" in failure(f"--path={tmp_path}/no.hdf5", f"--dataset={ID}")
+    assert "must lie in the action bounds [-0.4, 0.4]" in failure(
+        *good, "--action_low=-0.4", "--action_high=0.4"
+    )
+    assert "action_low must be a number below action_high" in failure(*good, "--action_low=nan")
+    assert "d4rl" in failure(*good, "--source=csv")
+    assert "max_episode_steps" in failure(*good, "--max_episode_steps=0")
+    assert "not a flag" in failure(*good, "extra")
+    os.truncate(path, path.stat().st_size // 2)
+    assert "cannot be read as HDF5, damaged or cut short" in failure(*good)
+    assert not store.exists()
+
+
+def test_unwritable_store(path, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file"))
+    assert "cannot be written to" in failure(f"--path={path}", f"--dataset={ID}")
+
+
+def test_shared_replay(store):
+    if not SHARED.exists():
+        pytest.skip(f"{SHARED} is absent")
+    done = run("--source=d4rl", f"--path={SHARED}", "--dataset=hopper/replay-v0")
+    assert done.returncode == 0, done.stderr
+    assert "198000 transitions, 984 episodes" in done.stdout
+    loaded = minari_io.load("hopper/replay-v0")
+    with h5py.File(SHARED) as file:
+        for ours, theirs in {"obs": "observations", "action": "actions", "reward": "rewards"}.items():
+            assert getattr(loaded, ours).tobytes() == file[theirs][()].tobytes()
+        assert loaded.next_obs.tobytes() == file["next_observations"][()].tobytes()
