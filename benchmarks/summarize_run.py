@@ -1,0 +1,47 @@
+"""One JSON of a run's folder, with means over seeds and their intervals: where README's figures come from.
+
+python -m benchmarks.summarize_run --run=runs/admpo_off/<task>/<run_id> --json=FILE
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from adm_jax.evaluation.statistics import mean_interval
+
+_RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
+_JSON = flags.DEFINE_string("json", None, "file the summary is written to", required=True)
+
+
+def summarize(folder: Path) -> dict[str, Any]:
+    """The run's command, surroundings, evaluations and result; intervals are Student's t over seeds, 95 %."""
+    config = json.loads((folder / "config.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
+    rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    config["config"].pop("workdir")  # a path of the machine that ran it
+    arguments = [argument for argument in config["command_line"][1:] if not argument.startswith("--workdir")]
+    means = {
+        kind: mean_interval([member["return_mean"] for member in result[kind]]) for kind in ("members", "bc")
+    }
+    return {
+        "command": " ".join(["python", *arguments]),
+        **{name: config[name] for name in ("git_commit", "created", "versions", "device", "config")},
+        "returns": {kind: interval._asdict() for kind, interval in means.items()},
+        "evaluations": [
+            {"phase": row["phase"], "updates": row["updates"], "eval/return": row["eval/return"]}
+            for row in rows
+        ],
+        "result": result,
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Writes the summary."""
+    del argv
+    Path(_JSON.value).write_text(json.dumps(summarize(Path(_RUN.value)), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
