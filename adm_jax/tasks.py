@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adm_jax.types import InputError
+from adm_jax.types import EnvSpec, InputError
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,13 @@ class Task:
     settings: Mapping[str, Any] = field(default_factory=dict)
     paper_settings: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""  # where the settings come from
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)  # of gymnasium.make
+    obs_limit: int | None = None  # entries of the observation that are kept; all when None
+
+    @property
+    def env(self) -> EnvSpec:
+        """The real environment, as adm_jax.envs makes it."""
+        return EnvSpec(self.env_id, self.env_kwargs, obs_limit=self.obs_limit)
 
     def normalized_score(self, episode_return: float) -> float | None:
         """D4RL's score, 100 for an expert and 0 for a random policy; None where there is no reference."""

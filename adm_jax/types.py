@@ -6,6 +6,8 @@ dimension, ``A`` action dimension, ``W`` hidden width, ``L`` GRU layers, ``U``
 units of a dynamics model (backtracking lengths, or networks of an ensemble).
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,17 @@ Params = Any  # a pytree of learned arrays
 
 class InputError(ValueError):
     """Something a user gave is wrong; the message is one line that says what would be right."""
+
+
+class EnvSpec(NamedTuple):
+    """Which real environment: how it is made, and what of its observation is kept."""
+
+    env_id: str  # Gymnasium's
+    kwargs: Mapping[str, Any] = MappingProxyType({})  # of gymnasium.make
+    spec_json: str | None = (
+        None  # a whole gymnasium EnvSpec, as Minari stores it; env_id and kwargs say the same
+    )
+    obs_limit: int | None = None  # the first entries of the observation that are kept; all when None
 
 
 class Transition(NamedTuple):

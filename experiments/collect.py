@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
         "final_policy_returns": info["eval_returns"],
     }
     data = dataclasses.replace(data, metadata=metadata)
-    scale = environment.action_scale(task.env_id)
+    scale = environment.action_scale(task.env)
     folder = minari_io.save(data, dataset, env_id=task.env_id, action_low=-scale, action_high=scale)
     returns = data.return_statistics()
     print(

@@ -5,7 +5,7 @@ import numpy as np
 
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs import environment
-from adm_jax.types import Transition
+from adm_jax.types import EnvSpec, Transition
 
 
 class Collector:
@@ -15,15 +15,15 @@ class Collector:
     from its recorded actions. Arrays are allocated once for ``num_steps`` transitions.
     """
 
-    def __init__(self, env_id: str, seed: int, num_steps: int):
+    def __init__(self, env: EnvSpec | str, seed: int, num_steps: int):
         """Makes the environment and begins its first episode.
 
         Raises:
           InputError: the environment doesn't exist or cannot be used (see environment.make_env).
         """
-        self.env_id = env_id
+        self.env_id = environment.as_spec(env).env_id
         self._seed = seed
-        self._env = environment.make_env(env_id)
+        self._env = environment.make_env(env)
         self._low, self._high = environment.action_bounds(self._env)
         obs_dim, action_dim = environment.obs_dim(self._env), self._low.size
         self._obs = np.zeros((num_steps, obs_dim), np.float32)

@@ -6,14 +6,22 @@ import warnings
 import gymnasium
 import mujoco
 import numpy as np
+from gymnasium.envs import registration
 
-from adm_jax.types import InputError
+from adm_jax.types import EnvSpec, InputError
 
 _log = logging.getLogger("adm_jax.mujoco")
 
 
-def make_env(env_id: str) -> gymnasium.Env:
-    """One Gymnasium environment with Box spaces and a step limit.
+def as_spec(env: EnvSpec | str) -> EnvSpec:
+    """A Gymnasium id alone as a specification."""
+    return EnvSpec(env) if isinstance(env, str) else env
+
+
+def make_env(env: EnvSpec | str) -> gymnasium.Env:
+    """One Gymnasium environment with vectors for observations and actions, and a step limit.
+
+    Dictionary observations are flattened (keys in alphabetical order, as Gymnasium and Minari have them).
 
     ``*-v4`` ids are meant: Gymnasium's advice to move to v5, whose scores don't compare with D4RL,
     is silenced. Gymnasium's own checks of every step (a tenth of the stepping time) are left out.
@@ -21,19 +29,49 @@ def make_env(env_id: str) -> gymnasium.Env:
     Raises:
       InputError: there is no such environment, or it has other spaces or no step limit.
     """
+    spec = as_spec(env)
     _route_mujoco_warnings()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
-        try:
-            env = gymnasium.make(env_id, disable_env_checker=True)
-        except gymnasium.error.Error as error:
-            raise InputError(f"environment {env_id}: {str(error).splitlines()[0]}") from error
-    spaces = (env.observation_space, env.action_space)
+        made = _make(spec)
+    if isinstance(made.observation_space, gymnasium.spaces.Dict):
+        made = gymnasium.wrappers.FlattenObservation(made)
+    spaces = (made.observation_space, made.action_space)
     if not all(isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 for space in spaces):
-        raise InputError(f"environment {env_id}: observations and actions must be vectors, got {spaces}")
-    if step_limit(env) is None:
-        raise InputError(f"environment {env_id}: it has no step limit, so its episodes need never end")
-    return env
+        raise InputError(f"environment {spec.env_id}: observations and actions must be vectors, got {spaces}")
+    if step_limit(made) is None:
+        raise InputError(f"environment {spec.env_id}: it has no step limit, so its episodes need never end")
+    return made if spec.obs_limit is None else _FirstEntries(made, spec.obs_limit)
+
+
+def _make(spec: EnvSpec) -> gymnasium.Env:
+    """The environment as Gymnasium makes it."""
+    try:
+        if spec.spec_json is not None:
+            whole = registration.EnvSpec.from_json(spec.spec_json)
+            return gymnasium.make(whole, disable_env_checker=True)
+        return gymnasium.make(spec.env_id, disable_env_checker=True, **spec.kwargs)
+    except (gymnasium.error.Error, TypeError, ImportError) as error:
+        raise InputError(f"environment {spec.env_id}: {str(error).splitlines()[0]}") from error
+
+
+class _FirstEntries(gymnasium.ObservationWrapper):
+    """The first entries of the observation: what "truncated" Ant and Humanoid observe."""
+
+    def __init__(self, env: gymnasium.Env, limit: int):
+        super().__init__(env)
+        space = env.observation_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        if space.shape[0] < limit:
+            raise InputError(
+                f"obs_limit: {limit} of {space.shape[0]} entries of the observation cannot be kept"
+            )
+        low, high, dtype = space.low[:limit], space.high[:limit], space.dtype.type
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=dtype)
+        self._limit = limit
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return observation[: self._limit]
 
 
 def step_limit(env: gymnasium.Env) -> int | None:
@@ -60,19 +98,20 @@ def action_bounds(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
     return space.low.astype(np.float32), space.high.astype(np.float32)
 
 
-def action_scale(env_id: str) -> float:
+def action_scale(env: EnvSpec | str) -> float:
     """The bound b of actions in [-b, b] in every dimension: what a tanh policy is multiplied with.
 
     Raises:
       InputError: the bounds aren't symmetric, or differ between dimensions.
     """
-    env = make_env(env_id)
-    low, high = action_bounds(env)
-    env.close()
+    made = make_env(env)
+    low, high = action_bounds(made)
+    made.close()
     scale = float(high[0])
     if not (np.all(high == scale) and np.all(low == -scale)):
         raise InputError(
-            f"environment {env_id}: action bounds {low} to {high} aren't one +-b for all dimensions"
+            f"environment {as_spec(env).env_id}: action bounds {low} to {high} aren't one +-b for all "
+            "dimensions"
         )
     return scale
 

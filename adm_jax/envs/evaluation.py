@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adm_jax.envs import environment
-from adm_jax.types import Array, InputError
+from adm_jax.types import Array, EnvSpec, InputError
 
 ActFn = Callable[[np.ndarray], Array | np.ndarray]  # obs [P, E, D] float32 -> action [P, E, A]
 
@@ -31,7 +31,9 @@ class Evaluator:
     ``reset_seed(root_seed, i, s, e)``: a member sees the same starts alone and among others.
     """
 
-    def __init__(self, env_id: str, member_seeds: Sequence[int], num_episodes: int, root_seed: int = 0):
+    def __init__(
+        self, env: EnvSpec | str, member_seeds: Sequence[int], num_episodes: int, root_seed: int = 0
+    ):
         """Makes the environments.
 
         Raises:
@@ -41,11 +43,11 @@ class Evaluator:
             raise InputError(
                 f"evaluation: {len(member_seeds)} members with {num_episodes} episodes leave nothing to run"
             )
-        self.env_id = env_id
+        self.env_id = environment.as_spec(env).env_id
         self.member_seeds = tuple(member_seeds)
         self.num_episodes = num_episodes
         self.root_seed = root_seed
-        self._envs = [[environment.make_env(env_id) for _ in range(num_episodes)] for _ in self.member_seeds]
+        self._envs = [[environment.make_env(env) for _ in range(num_episodes)] for _ in self.member_seeds]
         first = self._envs[0][0]
         self.action_low, self.action_high = environment.action_bounds(first)  # [A] each
         self.obs_dim = environment.obs_dim(first)

@@ -21,7 +21,7 @@ from adm_jax.envs import environment
 from adm_jax.envs.collection import Collector
 from adm_jax.envs.evaluation import Evaluator
 from adm_jax.tasks import get_task
-from adm_jax.types import Array, Key, Params
+from adm_jax.types import Array, EnvSpec, Key, Params
 
 _RECENT_EPISODES = 10  # finished episodes whose mean return is reported
 
@@ -77,13 +77,13 @@ def collect_replay(
       InputError: the task is unknown or its environment cannot be used.
     """
     task = get_task(config.task)
-    sac = make_sac(task.obs_dim, task.action_dim, environment.action_scale(task.env_id), config.sac)
+    sac = make_sac(task.obs_dim, task.action_dim, environment.action_scale(task.env), config.sac)
     programs = _make_programs(sac, config)
     init_key, act_key, update_key = jax.random.split(jax.random.key(config.seed), 3)
     state = sac.init(init_key)
     buffer = ring_buffer.init(config.num_steps, task.obs_dim, task.action_dim)
     warmup_rng = np.random.default_rng(config.seed)
-    collector = Collector(task.env_id, config.seed, config.num_steps)
+    collector = Collector(task.env, config.seed, config.num_steps)
     history: dict[str, list[float]] = {}
     while collector.num_steps < config.num_steps:
         warming_up = collector.num_steps < config.warmup_steps
@@ -105,12 +105,12 @@ def collect_replay(
         if progress is not None:
             progress(collector.num_steps, metrics)
     collector.close()
-    evaluation = _evaluate(task.env_id, sac, state.actor_params, config)
+    evaluation = _evaluate(task.env, sac, state.actor_params, config)
     return collector.episodes(), state.actor_params, {"metrics": history, **evaluation}
 
 
-def _evaluate(env_id: str, sac: SAC, actor_params: Params, config: OnlineConfig) -> dict[str, Any]:
-    evaluator = Evaluator(env_id, [config.seed], config.eval_episodes)
+def _evaluate(env: EnvSpec, sac: SAC, actor_params: Params, config: OnlineConfig) -> dict[str, Any]:
+    evaluator = Evaluator(env, [config.seed], config.eval_episodes)
     act = jax.jit(sac.mode_action)
     result = evaluator.evaluate(lambda obs: act(actor_params, obs))
     evaluator.close()

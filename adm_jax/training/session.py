@@ -90,7 +90,7 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
         config,
         task.obs_dim,
         task.action_dim,
-        environment.action_scale(task.env_id),
+        environment.action_scale(task.env),
         get_termination(config.rollout.termination or task.termination),
         resolve_members(config.members),
     )
@@ -105,7 +105,7 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
         checkpointer=Checkpointer(folder.checkpoints),
         clock=WallClock(),
         progress=Progress(),
-        evaluator=Evaluator(task.env_id, config.seeds, config.eval_episodes),
+        evaluator=Evaluator(task.env, config.seeds, config.eval_episodes),
     )
     _describe_data(session)
     session.progress.note(f"run folder: {folder.path}\ncompiling ...")

@@ -6,7 +6,7 @@ import pytest
 
 from adm_jax.envs import environment
 from adm_jax.envs.collection import Collector
-from adm_jax.types import InputError
+from adm_jax.types import EnvSpec, InputError
 
 
 def collect(env_id, seed, num_steps):
@@ -116,3 +116,31 @@ def test_an_environment_needs_a_step_limit(monkeypatch):
 
 def test_an_action_scale_other_than_one():
     assert environment.action_scale("Humanoid-v4") == pytest.approx(0.4)
+
+
+def test_only_the_first_entries_of_an_observation_are_kept():
+    """The truncated Humanoid: qpos[2:] and qvel, 45 of 376 numbers, and nothing else changes."""
+    env, whole = (
+        environment.make_env(EnvSpec("Humanoid-v4", obs_limit=45)),
+        environment.make_env("Humanoid-v4"),
+    )
+    assert environment.obs_dim(env) == 45
+    np.testing.assert_array_equal(env.reset(seed=0)[0], whole.reset(seed=0)[0][:45])
+    data = env.unwrapped.data
+    action = np.full(17, 0.1, np.float32)
+    (obs, reward, *_), (expected, expected_reward, *_) = env.step(action), whole.step(action)
+    np.testing.assert_array_equal(obs, expected[:45])
+    np.testing.assert_array_equal(obs, np.concatenate([data.qpos[2:], data.qvel]))
+    assert reward == expected_reward
+
+
+def test_an_environment_made_with_arguments_keeps_x():
+    spec = EnvSpec("Hopper-v4", {"exclude_current_positions_from_observation": False})
+    env = environment.make_env(spec)
+    obs, _ = env.reset(seed=0)
+    assert environment.obs_dim(env) == 12
+    assert obs[0] == env.unwrapped.data.qpos[0]
+    with pytest.raises(InputError, match=r"^environment Hopper-v4: .*no_such_argument"):
+        environment.make_env(EnvSpec("Hopper-v4", {"no_such_argument": 1}))
+    with pytest.raises(InputError, match=r"^obs_limit: 12 of 11 entries"):
+        environment.make_env(EnvSpec("Hopper-v4", obs_limit=12))
