@@ -20,11 +20,12 @@ import jax
 from absl import app, flags
 
 import adm_jax
-from adm_jax.config import OfflineConfig, replace_flat
+from adm_jax.config import OfflineConfig
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import Dataset, make_dataset
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.adm import make_adm
+from adm_jax.settings import replace_flat
 
 _DATASET = flags.DEFINE_string("dataset", "adm_jax/hopper-replay-v0", "Minari dataset id")
 _SECONDS = flags.DEFINE_float("seconds", 150.0, "processor seconds per setting")

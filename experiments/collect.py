@@ -13,9 +13,10 @@ from pathlib import Path
 
 from absl import flags as absl_flags
 
-from adm_jax.config import OnlineConfig, to_flat
+from adm_jax.config import OnlineConfig
 from adm_jax.data import builtin, minari_files, minari_io, minari_write
 from adm_jax.envs import environment
+from adm_jax.settings import to_flat
 from adm_jax.tasks import get_task
 from adm_jax.training.online import ProgressFn, collect_replay
 from adm_jax.types import InputError

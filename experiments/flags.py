@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from adm_jax.config import Leaf, base_type, check_leaf, leaves, range_text, replace_flat
+from adm_jax.settings import Leaf, base_type, check_leaf, leaves, range_text, replace_flat
 from adm_jax.types import InputError
 
 T = TypeVar("T")

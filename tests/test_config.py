@@ -2,16 +2,8 @@ import dataclasses
 
 import pytest
 
-from adm_jax.config import (
-    DynamicsConfig,
-    OfflineConfig,
-    OnlineConfig,
-    SACConfig,
-    config_for_task,
-    leaves,
-    replace_flat,
-    to_flat,
-)
+from adm_jax.config import DynamicsConfig, OfflineConfig, OnlineConfig, SACConfig, config_for_task
+from adm_jax.settings import leaves, replace_flat, to_flat
 from adm_jax.tasks import TASKS, get_task
 from adm_jax.types import InputError
 

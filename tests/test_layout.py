@@ -11,7 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    *("types", "tasks", "config", "nn", "data", "envs", "dynamics", "agents", "rollout", "training"),
+    *(
+        "types",
+        "settings",
+        "tasks",
+        "config",
+        "nn",
+        "data",
+        "envs",
+        "dynamics",
+        "agents",
+        "rollout",
+        "training",
+    ),
     "evaluation",
 )
 ONLY_IN = {  # library -> where it may be imported

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.config import OfflineConfig, replace_flat, to_flat
+from adm_jax.config import OfflineConfig
 from adm_jax.dynamics import fitting
+from adm_jax.settings import replace_flat, to_flat
 from adm_jax.tasks import get_task
 from adm_jax.training import programs, results
 from adm_jax.training.checkpoint import Checkpointer, Restored

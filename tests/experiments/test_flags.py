@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from absl import flags as absl_flags
 
-from adm_jax.config import OfflineConfig, OnlineConfig, config_for_task, leaves, to_flat
+from adm_jax.config import OfflineConfig, OnlineConfig, config_for_task
+from adm_jax.settings import leaves, to_flat
 from adm_jax.types import InputError
 from experiments import app, flags
 

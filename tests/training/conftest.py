@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from adm_jax.config import OfflineConfig, replace_flat
+from adm_jax.config import OfflineConfig
 from adm_jax.data import minari_io
 from adm_jax.envs.collection import Collector
+from adm_jax.settings import replace_flat
 
 TINY = {
     "task": "hopper",

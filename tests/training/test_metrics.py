@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import OfflineConfig, replace_flat, to_flat
+from adm_jax.config import OfflineConfig
+from adm_jax.settings import replace_flat, to_flat
 from adm_jax.training import curves
 from adm_jax.training.metrics import RunFolder, require_writable, to_json
 from adm_jax.types import InputError

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import OfflineConfig, replace_flat
+from adm_jax.config import OfflineConfig
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import make_dataset
 from adm_jax.dynamics import fitting
 from adm_jax.envs.termination import get_termination
+from adm_jax.settings import replace_flat
 from adm_jax.training import programs
 from adm_jax.training.population import fold_epoch, member_keys, over_members, resolve_members
 
