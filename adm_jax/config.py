@@ -5,12 +5,13 @@ Leaf names are unique across the nested dataclasses, so a configuration can be w
 and of ``config.json``.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
 
-from adm_jax.settings import check, replace_flat, setting
+from adm_jax.settings import Leaf, check, import_module, leaves, replace_flat, setting, to_flat
 from adm_jax.tasks import get_task
 from adm_jax.types import InputError
 
@@ -19,11 +20,22 @@ _MAX_ROWS = 2**30  # of a ring buffer: its index is int32
 
 
 @dataclass(frozen=True)
-class DynamicsConfig:
-    """The any-step dynamics model (ADM paper, section 3.1; architecture of the authors' code)."""
+class ModelConfig:
+    """What every dynamics model has; each adds its own settings."""
+
+    model_hidden_dim: int = setting(200, "width W of the model's hidden layers", low=1, high=16_384)
+    logvar_bound_coef: float = setting(0.01, "weight of the log-variance bounds in the loss", low=0.0)
+    shared_unit: bool = setting(
+        False,
+        "in roll-outs draw one unit (backtracking length, or network) for the whole batch, not one per row",
+    )
+
+
+@dataclass(frozen=True)
+class RecurrentConfig(ModelConfig):
+    """The any-step model (ADM paper, section 3.1; architecture of the authors' code) and its relatives."""
 
     max_backtrack: int = setting(5, "maximum backtracking length m", low=1, high=32)
-    model_hidden_dim: int = setting(200, "width W of the GRU and of the residual blocks", low=1, high=16_384)
     num_gru_layers: int = setting(3, "GRU layers L", low=1, high=16)
     num_residual_blocks: int = setting(4, "residual blocks of the head", low=0, high=64)
     dropout_rate: float = setting(0.0, "dropout in the residual blocks while fitting", low=0.0, high=0.9)
@@ -33,10 +45,35 @@ class DynamicsConfig:
     backtrack_sampling: Literal["one", "all"] = setting(
         "one", "fit one backtracking length per minibatch (drawn uniformly), or all m in one pass"
     )
-    shared_backtrack: bool = setting(
-        False, "in roll-outs draw one backtracking length for the whole batch, not one per row"
+
+    def __post_init__(self) -> None:
+        if self.rollout_dropout and self.dropout_rate == 0.0:
+            raise InputError("rollout_dropout: there is no dropout to keep on; set dropout_rate above 0")
+
+
+@dataclass(frozen=True)
+class EnsembleConfig(ModelConfig):
+    """The probabilistic ensemble (PETS; Chua et al., 2018) as MBPO and MOPO have it."""
+
+    num_networks: int = setting(7, "networks of the ensemble", low=2, high=256)
+    num_elites: int = setting(5, "networks with the lowest held-out errors that roll out", low=2, high=256)
+    num_hidden_layers: int = setting(4, "hidden layers of a network", low=1, high=16)
+    weight_decays: tuple[float, ...] = setting(
+        (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4),
+        "weight of half the squared weights in the loss, for each layer from the first to the last",
+        low=0.0,
     )
-    logvar_bound_coef: float = setting(0.01, "weight of the log-variance bounds in the loss", low=0.0)
+
+    def __post_init__(self) -> None:
+        if self.num_elites > self.num_networks:
+            raise InputError(
+                f"num_elites: {self.num_elites} of num_networks={self.num_networks} cannot be chosen"
+            )
+        if len(self.weight_decays) != self.num_hidden_layers + 1:
+            raise InputError(
+                f"weight_decays: {len(self.weight_decays)} numbers for num_hidden_layers="
+                f"{self.num_hidden_layers}; must be one for each and one for the last layer"
+            )
 
 
 @dataclass(frozen=True)
@@ -51,6 +88,12 @@ class FitConfig:
     fit_steps_per_epoch: int = setting(1000, "optimiser steps between two held-out evaluations", low=1)
     fit_max_epochs: int = setting(30, "fitting epochs at most", low=1)
     fit_patience: int = setting(10, "stop after this many epochs without a better held-out error", low=1)
+    fit_min_improvement: float = setting(
+        0.0,
+        "share of the held-out error by which a new one must be lower to count as better",
+        low=0.0,
+        high=1.0,
+    )
     selection_metric: Literal["nll", "mse"] = setting(
         "nll", "held-out error that selects the best parameters and stops"
     )
@@ -71,8 +114,10 @@ class RolloutConfig:
     rollout_batch_size: int = setting(50_000, "starts of roll-outs per epoch", low=1)
     rollout_chunk: int = setting(250, "rows rolled out at a time; bounds the memory of roll-outs", low=1)
     retain_epochs: int = setting(5, "epochs whose roll-outs the model buffer holds", low=1)
-    uncertainty: Literal["std_of_means", "total_variance"] = setting(
-        "std_of_means", "penalty: spread of the m means (authors' code) or the paper's Eq. 4"
+    uncertainty: Literal["std_of_means", "total_variance", "max_aleatoric", "max_deviation"] = setting(
+        "std_of_means",
+        "penalty: spread of the units' means (ADM's code), Eq. 4 of the ADM paper, the largest predicted "
+        "deviation (MOPO), or the largest distance of a unit's mean from all units' mean",
     )
     termination: str | None = setting(None, "termination function by name; the task's own when empty")
 
@@ -109,8 +154,14 @@ class SACConfig:
 
 @dataclass(frozen=True)
 class OfflineConfig:
-    """ADMPO-OFF (ADM paper, Algorithm 3): which data, how long, and the parts' configurations."""
+    """Offline policy optimisation in a learned model (ADMPO-OFF; ADM paper, Algorithm 3).
 
+    Which data, how long, and the parts' configurations.
+    """
+
+    dynamics: str = setting(
+        "adm", "dynamics model: a registered name, or module:name to import the module that registers it"
+    )
     task: str = setting("hopper-builtin", "task name; see adm_jax.tasks")
     dataset: str | None = setting(None, "Minari dataset id; the task's own when empty")
     preset: Literal["code", "paper"] = setting(
@@ -135,13 +186,18 @@ class OfflineConfig:
     memory_limit_gib: float | None = setting(
         None, "memory this run may use; what is free when empty", above=0.0
     )
-    model: DynamicsConfig = field(default_factory=DynamicsConfig)
+    model: ModelConfig = field(default_factory=RecurrentConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     sac: SACConfig = field(default_factory=SACConfig)
 
     def __post_init__(self) -> None:
         check(self)
+        wanted = get_model(self.dynamics).config_class
+        if not isinstance(self.model, wanted):
+            raise InputError(
+                f"model: dynamics={self.dynamics} needs a {wanted.__name__}, not {type(self.model).__name__}"
+            )
         if not self.seeds:
             raise InputError("seeds: empty; give at least one, as in --seeds=0,1,2")
         if len(set(self.seeds)) != len(self.seeds):
@@ -152,8 +208,6 @@ class OfflineConfig:
 
     def _check_contradictions(self) -> None:
         """Settings that say nothing together; silently ignoring one would mislead."""
-        if self.model.rollout_dropout and self.model.dropout_rate == 0.0:
-            raise InputError("rollout_dropout: there is no dropout to keep on; set dropout_rate above 0")
         rows = self.rollout.rollout_batch_size * self.rollout.rollout_length * self.rollout.retain_epochs
         if rows > _MAX_ROWS:
             raise InputError(
@@ -209,16 +263,139 @@ class Hyper(NamedTuple):
     tau: jax.Array
 
 
-def config_for_task(task: str = "hopper-builtin", preset: str = "code", **overrides: Any) -> OfflineConfig:
-    """A task's configuration: default < the task's published settings < ``overrides``.
+class Model(NamedTuple):
+    """What is known of a dynamics model before one is made."""
+
+    factory: str | Callable[..., Any]  # (obs_dim, action_dim, config) -> Dynamics; text: "module:function"
+    config_class: type[ModelConfig]
+    algorithm: str  # what the offline loop is called with it; names the folder of its runs
+    published: Literal["admpo", "mopo"]  # whose published settings of a task go with it
+    settings: Mapping[str, Any]  # flat settings that go with it, below the task's
+
+
+_MODELS: dict[str, Model] = {}
+
+
+def register_dynamics(
+    name: str,
+    factory: str | Callable[..., Any],
+    config_class: type[ModelConfig] = RecurrentConfig,
+    *,
+    algorithm: str | None = None,
+    published: Literal["admpo", "mopo"] = "admpo",
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Makes a dynamics model known under a name, for ``--dynamics``.
+
+    Args:
+      name: what it is chosen by.
+      factory: ``(obs_dim, action_dim, config) -> adm_jax.dynamics.interface.Dynamics``, or "module:function",
+        which is imported when the first one is made.
+      config_class: its settings, a frozen dataclass; every field is a flag.
+      algorithm: name of the folder of its runs; ``offline_<name>`` when None.
+      published: whose published settings of a task it takes, as far as it has such settings.
+      settings: flat settings of the loop that go with it; a task's published ones go before them.
+      overwrite: replace a model of this name.
+
+    Raises:
+      InputError: the name is taken.
+    """
+    if name in _MODELS and not overwrite:
+        raise InputError(
+            f"dynamics: {name} is registered already; choose another name or give overwrite=True"
+        )
+    _MODELS[name] = Model(
+        factory, config_class, algorithm or f"offline_{name}", published, dict(settings or {})
+    )
+
+
+def get_model(name: str) -> Model:
+    """The dynamics model registered under a name; ``module:name`` imports the module first.
+
+    Raises:
+      InputError: there is none; the message lists the known names and how to register one.
+    """
+    module, _, short = name.rpartition(":")
+    if module:
+        import_module(module, "dynamics")
+    if short not in _MODELS:
+        raise InputError(
+            f"dynamics: {name!r} is unknown; one of {', '.join(_MODELS)}, or module:name of a module that "
+            "calls adm_jax.config.register_dynamics"
+        )
+    return _MODELS[short]
+
+
+register_dynamics("adm", "adm_jax.dynamics.adm:make_adm", algorithm="admpo_off")
+register_dynamics(
+    "ensemble",
+    "adm_jax.dynamics.ensemble:make_ensemble",
+    EnsembleConfig,
+    algorithm="mopo",
+    published="mopo",
+    settings={
+        "uncertainty": "max_aleatoric",
+        "fit_batch_size": 256,
+        "fit_lr_decay": "none",
+        "fit_max_epochs": 100,
+        "fit_patience": 5,
+        "fit_min_improvement": 0.01,
+        "selection_metric": "mse",
+    },
+)
+
+
+def all_leaves(config_class: type) -> Iterator[Leaf]:
+    """The leaves of a configuration, and of every registered dynamics model that it could hold."""
+    seen = set()
+    for leaf in leaves(config_class):
+        seen.add(leaf.name)
+        yield leaf
+    if config_class is not OfflineConfig:
+        return
+    for model in _MODELS.values():
+        for leaf in leaves(model.config_class):
+            if leaf.name not in seen:
+                seen.add(leaf.name)
+                yield leaf._replace(group="model")
+
+
+def offline_from_flat(values: Mapping[str, Any]) -> OfflineConfig:
+    """The configuration that flat values describe; what they leave out takes its default.
+
+    Raises:
+      InputError: a name is no setting of this configuration, or a value is out of its range.
+    """
+    name = values.get("dynamics", "adm")
+    base = OfflineConfig(dynamics=name, model=get_model(name).config_class())
+    own = to_flat(base)
+    for field_name in values:
+        others = [other for other, model in _MODELS.items() if field_name in to_flat(model.config_class())]
+        if field_name not in own and others:
+            raise InputError(
+                f"{field_name}: the dynamics model {name} has no such setting; {', '.join(others)} has"
+            )
+    return replace_flat(base, values)
+
+
+def config_for_task(
+    task: str = "hopper-builtin", preset: str = "code", dynamics: str = "adm", **overrides: Any
+) -> OfflineConfig:
+    """A task's configuration: default < the model's settings < the task's published ones < ``overrides``.
 
     Args:
       task: a name in ``adm_jax.tasks``.
       preset: ``code`` for the settings of the authors' code, ``paper`` for the paper's tables.
+      dynamics: a registered dynamics model; published settings that it doesn't have are left out.
       overrides: fields in flat form, as ``num_epochs=50``.
 
     Raises:
-      InputError: the task, the preset or a field is unknown, or a value is out of its range.
+      InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
     """
-    settings = get_task(task).preset(preset)
-    return replace_flat(OfflineConfig(), {**settings, **overrides, "task": task, "preset": preset})
+    model = get_model(dynamics)
+    published = get_task(task).preset(preset, model.published)
+    own = to_flat(OfflineConfig(dynamics=dynamics, model=model.config_class()))
+    published = {name: value for name, value in published.items() if name in own}
+    chosen = {"task": task, "preset": preset, "dynamics": dynamics}
+    return offline_from_flat({**model.settings, **published, **overrides, **chosen})

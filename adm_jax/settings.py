@@ -5,11 +5,14 @@ such dataclasses. Leaf names are unique across the nested ones, so it can be wri
 """
 
 import dataclasses
+import importlib
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -50,8 +53,8 @@ def leaves(cls: type) -> Iterator[Leaf]:
     template = cls()
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[f.name]):
-            nested = getattr(template, f.name)
-            for leaf in leaves(hints[f.name]):
+            nested = getattr(template, f.name)  # may be of a class derived from the annotated one
+            for leaf in leaves(type(nested)):
                 yield leaf._replace(default=getattr(nested, leaf.name), group=f.name)
         else:
             yield Leaf(f.name, hints[f.name], getattr(template, f.name), f.metadata["help"], f.metadata)
@@ -125,7 +128,7 @@ def check_leaf(name: str, annotation: Any, value: Any, metadata: Mapping[str, An
         if not isinstance(value, tuple):
             raise InputError(f"{name}: {value!r} is not a tuple")
         for item in value:
-            check_leaf(name, int, item, metadata)
+            check_leaf(name, typing.get_args(kind)[0], item, metadata)
         return
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -155,3 +158,18 @@ def range_text(low: float | None, high: float | None, above: float | None) -> st
     """Bounds in words, "" where there are none: ``at least 0 and at most 1``."""
     parts = [f"at least {low}"] * (low is not None) + [f"above {above}"] * (above is not None)
     return " and ".join(parts + [f"at most {high}"] * (high is not None))
+
+
+def import_module(name: str, flag: str) -> types.ModuleType:
+    """A module of the user's, also from the current folder.
+
+    Raises:
+      InputError: it cannot be imported; the message names the flag that asked for it.
+    """
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever a user's module raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{flag}: module {name} cannot be imported ({reason})") from error

@@ -35,6 +35,7 @@ class Task:
     dataset: str | None = None  # default Minari dataset id
     settings: Mapping[str, Any] = field(default_factory=dict)
     paper_settings: Mapping[str, Any] = field(default_factory=dict)
+    mopo_settings: Mapping[str, Any] = field(default_factory=dict)  # for an ensemble as dynamics model
     source: str = ""  # where the settings come from
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)  # of gymnasium.make
     obs_limit: int | None = None  # entries of the observation that are kept; all when None
@@ -50,12 +51,20 @@ class Task:
             return None
         return 100.0 * (episode_return - self.reference_min) / (self.reference_max - self.reference_min)
 
-    def preset(self, name: str) -> dict[str, Any]:
+    def preset(self, name: str, family: str = "admpo") -> dict[str, Any]:
         """The flat settings of a preset: ``code``, or ``paper`` (the code's where the paper is silent).
+
+        Args:
+          name: ``code`` or ``paper``.
+          family: ``admpo``, or ``mopo`` for MOPO's settings, which are of the code alone.
 
         Raises:
           InputError: there is no preset of that name.
         """
+        if family == "mopo":
+            if name != "code":
+                raise InputError(f"preset: {name!r} is of ADMPO's settings; MOPO's are code")
+            return dict(self.mopo_settings)
         if name == "code":
             return dict(self.settings)
         if name == "paper" and not self.paper_settings:

@@ -20,11 +20,11 @@ import jax
 from absl import app, flags
 
 import adm_jax
-from adm_jax.config import OfflineConfig
+from adm_jax.config import OfflineConfig, RecurrentConfig
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import Dataset, make_dataset
 from adm_jax.dynamics import fitting
-from adm_jax.dynamics.adm import make_adm
+from adm_jax.dynamics.interface import make_dynamics
 from adm_jax.settings import replace_flat
 
 _DATASET = flags.DEFINE_string("dataset", "adm_jax/hopper-replay-v0", "Minari dataset id")
@@ -69,27 +69,26 @@ def fit(
     config: OfflineConfig, dataset: Dataset, obs_dim: int, action_dim: int, seconds: float, seed: int
 ) -> list:
     """One setting's curve: ``[processor seconds, held-out NLL, [MSE per k]]`` after each epoch."""
-    dynamics = make_adm(obs_dim, action_dim, config.model)
-    holdout = fitting.holdout_segments(dataset, config.model.max_backtrack, config.fit)
-    key, shared_key = jax.random.split(jax.random.key(seed))
+    dynamics = make_dynamics(config.dynamics, obs_dim, action_dim, config.model)
+    holdout = fitting.holdout_segments(dataset, dynamics.max_backtrack, config.fit)
+    keys = fitting.FitKeys(*jax.random.split(jax.random.key(seed), 3))
 
     def compiled(config: OfflineConfig) -> Any:
         epoch = functools.partial(fitting.fit_epoch, dynamics, config.fit)
-        return jax.jit(epoch).lower(state, dataset, holdout, key, shared_key).compile()
+        return jax.jit(epoch).lower(state, dataset, holdout, keys).compile()
 
-    state = fitting.init(dynamics, dataset, key)
+    state = fitting.init(dynamics, dataset, keys.epoch)
     program = compiled(config)
-    jax.block_until_ready(program(state, dataset, holdout, key, shared_key))
+    jax.block_until_ready(program(state, dataset, holdout, keys))
     start = time.process_time()
-    jax.block_until_ready(program(state, dataset, holdout, key, shared_key))
+    jax.block_until_ready(program(state, dataset, holdout, keys))
     num_epochs = max(1, int(seconds / (time.process_time() - start)))
     # no early end here: the curve is what is asked for
     program = compiled(replace_flat(config, {"fit_max_epochs": num_epochs, "fit_patience": num_epochs}))
     curve, start = [], time.process_time()
     for epoch in range(num_epochs):
-        state, metrics = program(
-            state, dataset, holdout, jax.random.fold_in(key, epoch), jax.random.fold_in(shared_key, epoch)
-        )
+        epoch_keys = jax.tree.map(lambda key, epoch=epoch: jax.random.fold_in(key, epoch), keys)
+        state, metrics = program(state, dataset, holdout, epoch_keys._replace(bootstrap=keys.bootstrap))
         nll = float(metrics["model/holdout_nll"])
         curve.append([time.process_time() - start, nll, metrics["model/holdout_mse_per_k"].tolist()])
     return curve
@@ -99,7 +98,7 @@ def main(argv: list[str]) -> None:
     """Runs every setting and writes the comparison."""
     del argv
     data = minari_io.load(_DATASET.value)
-    dataset = make_dataset(data, OfflineConfig().model.max_backtrack)
+    dataset = make_dataset(data, RecurrentConfig().max_backtrack)
     dims = data.obs.shape[1], data.action.shape[1]
     curves = {}
     for name, values in SETTINGS.items():

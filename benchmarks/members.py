@@ -36,9 +36,9 @@ _JSON = flags.DEFINE_string("json", None, "file the result is written to")
 
 def prepare(config: OfflineConfig, members: str) -> dict[str, tuple[Any, tuple, int]]:
     """Each program compiled, with its arguments and the seed-steps of a run."""
-    dataset = make_dataset(minari_io.load(builtin.BUILTIN_ID), config.model.max_backtrack)
-    holdout = fitting.holdout_segments(dataset, config.model.max_backtrack, config.fit)
     parts = programs.make_parts(config, 11, 3, 1.0, get_termination("hopper"), members)
+    dataset = make_dataset(minari_io.load(builtin.BUILTIN_ID), parts.dynamics.max_backtrack)
+    holdout = fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit)
     keys, hyper = member_keys(config.seeds, 0), programs.population_hyper(config)
     fit = jax.jit(lambda k: programs.init_fit(parts, dataset, k))(keys)
     agent, buffer, model = jax.jit(lambda f, k: programs.init_train(parts, config, f, dataset, holdout, k))(
@@ -47,7 +47,7 @@ def prepare(config: OfflineConfig, members: str) -> dict[str, tuple[Any, tuple, 
     rollout_args = (buffer, agent.actor_params, model, hyper, keys, dataset)
     roll_out = compile_program(programs.rollout_program(parts, config), *rollout_args)
     buffer, _ = roll_out(*rollout_args)  # updates need rows to sample
-    fit_args = (fit, keys, dataset, holdout, jax.random.key(0))
+    fit_args = (fit, keys, keys, dataset, holdout, jax.random.key(0))
     update_args = (agent, buffer, hyper, keys, dataset, jnp.ones(()))
     num_members, steps = len(config.seeds), config.updates_per_epoch
     transitions = config.rollout.rollout_batch_size * config.rollout.rollout_length

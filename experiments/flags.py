@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from adm_jax.settings import Leaf, base_type, check_leaf, leaves, range_text, replace_flat
+from adm_jax.config import all_leaves
+from adm_jax.settings import Leaf, base_type, check_leaf, range_text, replace_flat
 from adm_jax.types import InputError
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ def define(
       command: the script that ``--help`` shows them for; the one that runs when None.
     """
     command = command or sys.argv[0]
-    for leaf in leaves(config_class):
+    for leaf in all_leaves(config_class):
         flags.DEFINE_flag(_flag(leaf), flag_values, module_name=command)
 
 
@@ -41,7 +42,7 @@ def config(config_class: type[T], flag_values: flags.FlagValues = flags.FLAGS) -
 
 def explicit(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
     """The fields that were given on the command line, in flat form."""
-    names = [leaf.name for leaf in leaves(config_class)]
+    names = [leaf.name for leaf in all_leaves(config_class)]
     return {name: flag_values[name].value for name in names if flag_values[name].present}
 
 
@@ -57,7 +58,7 @@ def parse_leaf(leaf: Leaf, text: str) -> Any:
     value: Any
     try:
         if typing.get_origin(kind) is tuple:
-            value = tuple(int(item) for item in text.split(","))
+            value = tuple(typing.get_args(kind)[0](item) for item in text.split(","))
         elif kind in (int, float):
             value = kind(text)
         else:
@@ -119,5 +120,5 @@ def _kind_text(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return f"one of {', '.join(typing.get_args(kind))}"
     if typing.get_origin(kind) is tuple:
-        return "a comma-separated list of whole numbers, as 0,1,2"
+        return f"a comma-separated list of {'whole ' * (int in typing.get_args(kind))}numbers, as 0,1,2"
     return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from adm_jax.config import DynamicsConfig, OfflineConfig, OnlineConfig, SACConfig, config_for_task
+from adm_jax.config import OfflineConfig, OnlineConfig, RecurrentConfig, SACConfig, config_for_task
 from adm_jax.settings import leaves, replace_flat, to_flat
 from adm_jax.tasks import TASKS, get_task
 from adm_jax.types import InputError
@@ -68,7 +68,7 @@ def test_wrong_values_are_named_in_one_line(values, message):
 
 def test_nested_configurations_are_checked_too():
     with pytest.raises(InputError, match="max_backtrack"):
-        OfflineConfig(model=DynamicsConfig(max_backtrack=0))
+        OfflineConfig(model=RecurrentConfig(max_backtrack=0))
     assert SACConfig(auto_entropy=True, target_entropy=-3.0).target_entropy == -3.0
 
 

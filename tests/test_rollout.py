@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adm_jax.agents.sac import make_sac
-from adm_jax.config import DynamicsConfig, SACConfig
+from adm_jax.config import RecurrentConfig, SACConfig
 from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import make_dataset
 from adm_jax.data.episodes import EpisodeData
@@ -277,7 +277,7 @@ def ways_back_to_python(lowered):
 def real_program():
     """The any-step model and SAC's policy, as the offline loop runs them."""
     dynamics = make_adm(
-        3, 1, DynamicsConfig(max_backtrack=M, model_hidden_dim=8, num_gru_layers=1, num_residual_blocks=1)
+        3, 1, RecurrentConfig(max_backtrack=M, model_hidden_dim=8, num_gru_layers=1, num_residual_blocks=1)
     )
     dataset = make_dataset(DATA, M)
     agent = make_sac(3, 1, 1.0, SACConfig(policy_hidden_dim=8))

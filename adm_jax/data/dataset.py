@@ -136,16 +136,35 @@ def _normalizer(data: EpisodeData) -> Normalizer:
     return Normalizer(*moments(data.obs), *moments(data.action))
 
 
-def _draw(starts: Starts, key: Key, batch_size: int, min_depth: int) -> Array:
-    return starts.index[jax.random.randint(key, (batch_size,), 0, starts.count[min_depth])]
+def _draw(
+    starts: Starts, key: Key, batch_size: int, min_depth: int, bootstrap_key: Key | None = None
+) -> Array:
+    count = starts.count[min_depth]
+    rank = jax.random.randint(key, (batch_size,), 0, count)
+    if bootstrap_key is not None:
+        # the bootstrap sample's member of a rank is a fixed random function of the rank: no table is needed
+        rank = jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(bootstrap_key, i), (), 0, count))(
+            rank
+        )
+    return starts.index[rank]
 
 
 def sample_segments(
-    dataset: Dataset, starts: Starts, key: Key, batch_size: int, length: int, min_length: int | None = None
+    dataset: Dataset,
+    starts: Starts,
+    key: Key,
+    batch_size: int,
+    length: int,
+    min_length: int | None = None,
+    bootstrap_key: Key | None = None,
 ) -> Segment:
-    """Segments of ``length`` transitions, the first ``min_length`` (None: all) inside the episode."""
-    index = _draw(starts, key, batch_size, (length if min_length is None else min_length) - 1)
-    return gather_segments(dataset, index, length)
+    """Segments of ``length`` transitions, the first ``min_length`` (None: all) inside the episode.
+
+    They are drawn uniformly from all starts; with a ``bootstrap_key`` from the bootstrap sample of the starts
+    (as many, drawn with replacement) which that key stands for.
+    """
+    min_depth = (length if min_length is None else min_length) - 1
+    return gather_segments(dataset, _draw(starts, key, batch_size, min_depth, bootstrap_key), length)
 
 
 def gather_segments(dataset: Dataset, index: Array, length: int) -> Segment:

@@ -26,11 +26,19 @@ class FitState(NamedTuple):
 
     learned: Params
     opt_state: optax.OptState
-    best: Params  # with the lowest held-out error so far
-    best_error: Array  # []
+    best: Params  # with the lowest held-out error so far, of each network
+    best_error: Array  # [U]
     epochs_since_best: Array  # [] int32
     epoch: Array  # [] int32, epochs done
     active: Array  # [] bool; False once stopped: nothing changes any more
+
+
+class FitKeys(NamedTuple):
+    """What an epoch draws from."""
+
+    epoch: Key  # this member's and this epoch's
+    bootstrap: Key  # this member's, the same in all epochs
+    shared: Key  # this epoch's, the same for all members
 
 
 def init(dynamics: Dynamics, dataset: Dataset, key: Key) -> FitState:
@@ -40,7 +48,7 @@ def init(dynamics: Dynamics, dataset: Dataset, key: Key) -> FitState:
         learned=learned,
         opt_state=_ADAM.init(learned),
         best=jax.tree.map(jnp.copy, learned),
-        best_error=jnp.asarray(jnp.inf, jnp.float32),
+        best_error=jnp.full((dynamics.num_networks,), jnp.inf, jnp.float32),
         epochs_since_best=jnp.zeros((), jnp.int32),
         epoch=jnp.zeros((), jnp.int32),
         active=jnp.ones((), bool),
@@ -73,8 +81,7 @@ def fit_epoch(
     state: FitState,
     dataset: Dataset,
     holdout: Segment,
-    key: Key,
-    shared_key: Key,
+    keys: FitKeys,
 ) -> tuple[FitState, dict[str, Array]]:
     """``fit_steps_per_epoch`` optimiser steps, then the held-out errors.
 
@@ -84,52 +91,71 @@ def fit_epoch(
       state: the member's fit; returned as it came once it is not ``active``.
       dataset: the data.
       holdout: from holdout_segments.
-      key: this member's and this epoch's.
-      shared_key: this epoch's, the same for all members.
+      keys: consumed, but for the bootstrap's.
 
     Returns:
       ``(state, metrics)``; metrics hold the errors of the *current* parameters, per k and averaged.
     """
-    lengths = jax.random.randint(shared_key, (config.fit_steps_per_epoch,), 1, dynamics.max_backtrack + 1)
+    num_steps = config.fit_steps_per_epoch
+    lengths = jax.random.randint(keys.shared, (num_steps,), 1, dynamics.max_backtrack + 1)
 
-    def run(state: FitState) -> tuple[FitState, dict[str, Array]]:
-        def step(carry: tuple[Params, optax.OptState], xs: tuple[Array, Array, Array]):
-            learned, opt_state = carry
-            index, length, step_key = xs
-            segment_key, loss_key = jax.random.split(step_key)
+    def step(carry: tuple[Params, optax.OptState], xs: tuple[Array, Array, Array]):
+        learned, opt_state = carry
+        index, length, step_key = xs
 
-            def gradient(length: int) -> tuple[Params, Array]:
-                min_length = 1 if dynamics.loss_all_backtracks else length
-                segment = sample_segments(
-                    dataset, dataset.train, segment_key, config.fit_batch_size, length, min_length
-                )
+        def gradient(length: int) -> tuple[Params, Array]:
+            return _gradient(dynamics, config, learned, dataset, length, step_key, keys.bootstrap)
 
-                def loss(learned: Params) -> tuple[Array, dict[str, Array]]:
-                    return dynamics.loss(ModelParams(learned, dataset.normalizer), segment, loss_key)
+        if dynamics.loss_all_backtracks:
+            grads, nll = gradient(dynamics.max_backtrack)
+        else:
+            branches = [lambda k=k: gradient(k) for k in range(1, dynamics.max_backtrack + 1)]
+            grads, nll = jax.lax.switch(length - 1, branches)
+        direction, opt_state = _ADAM.update(grads, opt_state)
+        rate = learning_rate(state.epoch * num_steps + index, config)
+        learned = jax.tree.map(lambda p, d: p - rate * d, learned, direction)
+        return (learned, opt_state), nll
 
-                grads, metrics = jax.grad(loss, has_aux=True)(learned)
-                return grads, metrics["model/train_nll"]
-
-            if dynamics.loss_all_backtracks:
-                grads, nll = gradient(dynamics.max_backtrack)
-            else:
-                branches = [lambda k=k: gradient(k) for k in range(1, dynamics.max_backtrack + 1)]
-                grads, nll = jax.lax.switch(length - 1, branches)
-            direction, opt_state = _ADAM.update(grads, opt_state)
-            rate = learning_rate(state.epoch * config.fit_steps_per_epoch + index, config)
-            learned = jax.tree.map(lambda p, d: p - rate * d, learned, direction)
-            return (learned, opt_state), nll
-
-        num_steps = config.fit_steps_per_epoch
-        xs = (jnp.arange(num_steps), lengths, jax.random.split(key, num_steps))
-        (learned, opt_state), nll = jax.lax.scan(step, (state.learned, state.opt_state), xs)
-        return _select(dynamics, config, state, learned, opt_state, dataset, holdout, nll.mean())
-
+    xs = (jnp.arange(num_steps), lengths, jax.random.split(keys.epoch, num_steps))
+    (learned, opt_state), nll = jax.lax.scan(step, (state.learned, state.opt_state), xs)
+    new_state, metrics = _select(dynamics, config, state, learned, opt_state, dataset, holdout, nll.mean())
     # a select, not a cond: a cond over members would make the lengths per-member too under vmap, and every
     # minibatch would then run all m branches of the switch
-    new_state, metrics = run(state)
     new_state = jax.tree.map(lambda new, old: jnp.where(state.active, new, old), new_state, state)
     return new_state, jax.tree.map(lambda x: jnp.where(state.active, x, jnp.nan), metrics)
+
+
+def _gradient(
+    dynamics: Dynamics,
+    config: FitConfig,
+    learned: Params,
+    dataset: Dataset,
+    length: int,
+    key: Key,
+    bootstrap_key: Key,
+) -> tuple[Params, Array]:
+    """The loss's gradient and the NLL on a minibatch of segments of a length, one for each network."""
+    segment_key, loss_key = jax.random.split(key)
+    min_length = 1 if dynamics.loss_all_backtracks else length
+
+    def sample(key: Key, bootstrap_key: Key | None = None) -> Segment:
+        return sample_segments(
+            dataset, dataset.train, key, config.fit_batch_size, length, min_length, bootstrap_key
+        )
+
+    if dynamics.num_networks == 1:
+        segment = sample(segment_key)
+    else:
+        segment_keys, bootstrap_keys = (
+            jax.random.split(key, dynamics.num_networks) for key in (segment_key, bootstrap_key)
+        )
+        segment = jax.vmap(sample)(segment_keys, bootstrap_keys)
+
+    def loss(learned: Params) -> tuple[Array, dict[str, Array]]:
+        return dynamics.loss(ModelParams(learned, dataset.normalizer), segment, loss_key)
+
+    grads, metrics = jax.grad(loss, has_aux=True)(learned)
+    return grads, metrics["model/train_nll"]
 
 
 def _select(
@@ -142,31 +168,39 @@ def _select(
     holdout: Segment,
     train_nll: Array,
 ) -> tuple[FitState, dict[str, Array]]:
-    """Keeps the parameters if their held-out error is the lowest so far; stops when patience is out."""
+    """Keeps each network's parameters if their held-out error is its lowest; stops when patience is out."""
     # a held-out part of short episodes may have no segment of the longest lengths: those don't count
     known = holdout.valid.any(axis=0)
     errors = dynamics.validate(ModelParams(learned, dataset.normalizer), holdout)
-    mse, nll = (jnp.where(known, x.mean(axis=0), jnp.nan) for x in errors)  # [m]
-    error = jnp.mean(nll if config.selection_metric == "nll" else mse, where=known)
-    better = error < state.best_error  # never true of NaN
-    since_best = jnp.where(better, 0, state.epochs_since_best + 1)
+    mse, nll = (jnp.where(known, x, jnp.nan) for x in errors)  # [U, m]
+    error = jnp.mean(nll if config.selection_metric == "nll" else mse, axis=1, where=known[None])  # [U]
+    lowest = state.best_error
+    least_gain = jnp.where(jnp.isinf(lowest), 0.0, config.fit_min_improvement * jnp.abs(lowest))
+    better = error < lowest - least_gain  # never true of NaN
+    since_best = jnp.where(better.any(), 0, state.epochs_since_best + 1)
     epoch = state.epoch + 1
+
+    def keep(new: Array, old: Array) -> Array:
+        chosen = better[0] if dynamics.num_networks == 1 else better.reshape(-1, *(1,) * (new.ndim - 1))
+        return jnp.where(chosen, new, old)
+
     new_state = FitState(
         learned=learned,
         opt_state=opt_state,
-        best=jax.tree.map(lambda new, old: jnp.where(better, new, old), learned, state.best),
-        best_error=jnp.where(better, error, state.best_error),
+        best=jax.tree.map(keep, learned, state.best),
+        best_error=jnp.where(better, error, lowest),
         epochs_since_best=since_best,
         epoch=epoch,
         active=(since_best < config.fit_patience) & (epoch < config.fit_max_epochs),
     )
+    mse, nll = mse.mean(axis=0), nll.mean(axis=0)
     metrics = {
         "model/train_nll": train_nll,
         "model/holdout_nll": jnp.mean(nll, where=known),
         "model/holdout_mse": jnp.mean(mse, where=known),
         "model/holdout_nll_per_k": nll,
         "model/holdout_mse_per_k": mse,
-        "model/best_error": new_state.best_error,
+        "model/best_error": new_state.best_error.mean(),
     }
     return new_state, metrics
 

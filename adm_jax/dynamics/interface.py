@@ -6,7 +6,9 @@ Fitting, roll-outs, policy optimisation and every measurement are written once a
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from adm_jax.types import Array, Key, Normalizer, Params, Prediction, Segment, Window
+from adm_jax.config import ModelConfig, get_model
+from adm_jax.settings import import_module
+from adm_jax.types import Array, InputError, Key, Normalizer, Params, Prediction, Segment, Window
 
 Carry = Any
 
@@ -19,7 +21,7 @@ class ModelParams(NamedTuple):
 
 
 class HoldoutErrors(NamedTuple):
-    """Held-out errors per unit U and backtracking length K, in the environment's units."""
+    """Held-out errors per network U and backtracking length K, in the environment's units."""
 
     mse: Array  # [U, K] squared error of the means, averaged over next-state displacement and reward
     nll: Array  # [U, K] see adm_jax.nn.gaussian.nll
@@ -41,6 +43,9 @@ class Dynamics(NamedTuple):
       max_backtrack: m, the longest segment; windows have m - 1 steps.
       loss_all_backtracks: whether one loss covers every backtracking length up to the segment's,
         or the segment's own only.
+      num_networks: 1; or U networks fitted side by side, every learned leaf [U, ...], each on a bootstrap
+        sample of its own (``loss`` gets segments [U, B, ...]) and kept at its own best epoch.
+      uncertainties: those of ``adm_jax.dynamics.uncertainty`` that say something of its predictions.
     """
 
     init: Callable[[Key, Normalizer], ModelParams]
@@ -50,4 +55,24 @@ class Dynamics(NamedTuple):
     begin: Callable[[ModelParams, Window], Carry]
     step: Callable[[ModelParams, Carry, Array, Array, Key, Key], tuple[Carry, Prediction]]
     max_backtrack: int
-    loss_all_backtracks: bool
+    loss_all_backtracks: bool = False
+    num_networks: int = 1
+    uncertainties: tuple[str, ...] = ("std_of_means", "total_variance", "max_aleatoric", "max_deviation")
+
+
+def make_dynamics(name: str, obs_dim: int, action_dim: int, config: ModelConfig) -> Dynamics:
+    """The dynamics model registered under a name, for observations [B, D] and actions [B, A].
+
+    Raises:
+      InputError: there is none, or what is registered makes none.
+    """
+    factory = get_model(name).factory
+    if isinstance(factory, str):
+        module, _, function = factory.partition(":")
+        factory = getattr(import_module(module, "dynamics"), function, factory)
+    if not callable(factory):
+        raise InputError(f"dynamics: {name}: {factory} is no function; must be module:function")
+    dynamics = factory(obs_dim, action_dim, config)
+    if not isinstance(dynamics, Dynamics):
+        raise InputError(f"dynamics: {name}: made {type(dynamics).__name__}; must make a Dynamics")
+    return dynamics

@@ -1,6 +1,6 @@
 """Uncertainties of a prediction: functions of the spread of its units, [U, B, D + 1] to [B].
 
-The reward's dimension takes no part. Units that are not valid are left out.
+The reward's dimension takes no part unless stated. Units that are not valid are left out.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,28 @@ def total_variance(prediction: Prediction) -> Array:
     return jnp.sum(aleatoric + variance, axis=-1)
 
 
+def max_aleatoric(prediction: Prediction) -> Array:
+    """Largest over units of the L2 norm of the predicted standard deviations [B]: MOPO's penalty.
+
+    The reward's deviation takes part here (MOPO, Yu et al., 2020; OfflineRL-Kit's ``aleatoric``).
+    """
+    norm = jnp.linalg.norm(jnp.exp(0.5 * prediction.logvars), axis=-1)  # [U, B]
+    return jnp.max(jnp.where(prediction.valid, norm, 0.0), axis=0)
+
+
+def max_deviation(prediction: Prediction) -> Array:
+    """Largest over units of the L2 distance of a unit's mean from the mean of all units [B].
+
+    OfflineRL-Kit's ``pairwise-diff``. One valid unit gives zero.
+    """
+    center, _, _ = _mean_and_variance(prediction)
+    distance = jnp.linalg.norm(prediction.means[..., :-1] - center[None], axis=-1)  # [U, B]
+    return jnp.max(jnp.where(prediction.valid, distance, 0.0), axis=0)
+
+
 UNCERTAINTIES: dict[str, Callable[[Prediction], Array]] = {
     "std_of_means": std_of_means,
     "total_variance": total_variance,
+    "max_aleatoric": max_aleatoric,
+    "max_deviation": max_deviation,
 }

@@ -67,6 +67,15 @@ class ResidualHead(nn.Module):
         return linear(x.shape[-1], self.out_dim)(x)
 
 
+def truncated_normal_init(fan_in: int) -> nn.initializers.Initializer:
+    """Initialiser of the ensembles of PETS and MBPO: standard deviation 1/(2 sqrt(fan_in)), cut at two."""
+
+    def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
+        return 0.5 * fan_in**-0.5 * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+
+    return init
+
+
 class MLP(nn.Module):
     """ReLU network ``[..., in_dim] -> [..., out_dim]``."""
 

@@ -98,8 +98,7 @@ class RunFolder:
 
         Args:
           path: the folder.
-          required: names that the flat configuration in config.json must hold, as
-            ``to_flat(OfflineConfig())``: a leaf it lacks would silently take its default.
+          required: see ``require``.
 
         Raises:
           InputError: the folder holds no run, or cannot be written.
@@ -111,12 +110,17 @@ class RunFolder:
             raise InputError(f"{path} holds no run: {_CONFIG}: {error.strerror}") from error
         except ValueError as error:
             raise InputError(f"{path} holds no run: {_CONFIG} is damaged") from error
-        lacking = _lacking(config, required)
-        if lacking:
-            raise InputError(f"{path} holds no run: {_CONFIG} lacks {', '.join(lacking)}")
+        _require(path, config, required)
         if not os.access(path, os.W_OK):
             raise InputError(f"{path} cannot be written")
         return cls(path, config)
+
+    def require(self, names: Collection[str]) -> None:
+        """Raises InputError if the flat configuration in config.json lacks a name.
+
+        A leaf that it lacks would silently take its default.
+        """
+        _require(self.path, self.config, names)
 
     def discard(self) -> None:
         """Removes the folder and those ``create`` made above it: a run failed before it computed anything."""
@@ -243,6 +247,12 @@ def _resolve(name: str, path: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"{name}: {os.fspath(path)}: there is no such user; write ./~ for a folder ~"
         ) from error
+
+
+def _require(path: Path, config: Any, names: Collection[str]) -> None:
+    lacking = _lacking(config, names)
+    if lacking:
+        raise InputError(f"{path} holds no run: {_CONFIG} lacks {', '.join(lacking)}")
 
 
 def _lacking(config: Any, required: Collection[str]) -> list[str]:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.config import OfflineConfig
+from adm_jax.config import OfflineConfig, get_model, offline_from_flat
 from adm_jax.dynamics import fitting
-from adm_jax.settings import replace_flat, to_flat
+from adm_jax.settings import to_flat
 from adm_jax.tasks import get_task
 from adm_jax.training import programs, results
 from adm_jax.training.checkpoint import Checkpointer, Restored
@@ -24,7 +24,6 @@ from adm_jax.training.progress import print_result
 from adm_jax.training.session import Session, Stream, abstract_fit, abstract_train, load_data, open_session
 from adm_jax.types import InputError, Params
 
-ALGORITHM = "admpo_off"
 _DATA_DIGESTS = "dataset_sha256"  # in config.json: a resumed run must see the same data
 
 
@@ -40,7 +39,7 @@ def run(config: OfflineConfig) -> dict[str, Any]:
     data = load_data(config, task)
     folder = RunFolder.create(
         config.workdir,
-        ALGORITHM,
+        get_model(config.dynamics).algorithm,
         task.name,
         to_flat(config),
         {"env_id": task.env_id, _DATA_DIGESTS: data.digests()},
@@ -59,8 +58,10 @@ def resume(path: str) -> dict[str, Any]:
     Raises:
       InputError: the folder holds no run, or its checkpoints are damaged.
     """
-    folder = RunFolder.open(path, to_flat(OfflineConfig()))
-    config = replace_flat(OfflineConfig(), folder.config["config"])
+    folder = RunFolder.open(path, ["dynamics"])
+    stored = folder.config["config"]
+    folder.require(to_flat(offline_from_flat({"dynamics": stored["dynamics"]})))
+    config = offline_from_flat(stored)
     task = get_task(config.task)
     data = load_data(config, task)
     if data.digests() != folder.config.get(_DATA_DIGESTS):
@@ -116,6 +117,7 @@ def _fit(session: Session, restored: Restored | None) -> fitting.FitState:
             state, metrics = session.compiled["fit"](
                 state,
                 session.keys(Stream.FIT, epoch),
+                session.keys(Stream.BOOTSTRAP),
                 session.dataset,
                 session.holdout,
                 shared_key(config.fit.split_seed, epoch),
@@ -278,7 +280,7 @@ def _save(session: Session, phase: str, epoch: int, state: Any) -> None:
 def _finish(session: Session) -> dict[str, Any]:
     """Puts the result together from the run's own files, writes and shows it."""
     result = {
-        "algorithm": ALGORITHM,
+        "algorithm": session.folder.config["algorithm"],
         "task": session.task.name,
         "dataset_id": session.config.dataset or session.task.dataset,
         "evaluation": session.evaluator.describe(),
@@ -286,6 +288,7 @@ def _finish(session: Session) -> dict[str, Any]:
             session.config,
             session.task,
             session.data,
+            session.parts.dynamics.max_backtrack,
             session.folder.read_metrics(),
             session.folder.read_eval(),
         ),

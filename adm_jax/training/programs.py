@@ -18,12 +18,11 @@ from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import Dataset, sample_transitions
 from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
-from adm_jax.dynamics.adm import make_adm
-from adm_jax.dynamics.interface import Dynamics, ModelParams
+from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.rollout import rollout
 from adm_jax.training.population import over_members
-from adm_jax.types import Array, Key, Params, Segment, Transition
+from adm_jax.types import Array, InputError, Key, Params, Segment, Transition
 
 
 class OfflineParts(NamedTuple):
@@ -54,9 +53,19 @@ def make_parts(
     termination_fn: Callable[[Array], Array],
     members: str,
 ) -> OfflineParts:
-    """The dynamics model and the agent of a configuration."""
+    """The dynamics model and the agent of a configuration.
+
+    Raises:
+      InputError: the model doesn't offer the uncertainty that the configuration penalises.
+    """
+    dynamics = make_dynamics(config.dynamics, obs_dim, action_dim, config.model)
+    if config.rollout.uncertainty not in dynamics.uncertainties:
+        raise InputError(
+            f"uncertainty: {config.rollout.uncertainty} says nothing of the predictions of {config.dynamics} "
+            f"with these settings; one of {', '.join(dynamics.uncertainties)}"
+        )
     return OfflineParts(
-        dynamics=make_adm(obs_dim, action_dim, config.model),
+        dynamics=dynamics,
         agent=make_sac(obs_dim, action_dim, action_scale, config.sac),
         termination_fn=termination_fn,
         obs_dim=obs_dim,
@@ -105,15 +114,20 @@ def init_train(
 
 
 def fit_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(FitState [P], keys [P], dataset, holdout, shared_key) -> (FitState, metrics [P])``."""
+    """One epoch of every member's fit.
+
+    ``(FitState [P], keys [P], bootstrap_keys [P], dataset, holdout, shared_key) -> (FitState, metrics [P])``;
+    ``keys`` and ``shared_key`` are of an epoch, ``bootstrap_keys`` of the whole fit.
+    """
 
     def fit_member(
-        member: tuple[fitting.FitState, Key], dataset: Dataset, holdout: Segment, shared_key: Key
+        member: tuple[fitting.FitState, Key, Key], dataset: Dataset, holdout: Segment, shared_key: Key
     ) -> tuple[fitting.FitState, dict[str, Array]]:
-        state, key = member
+        state, key, bootstrap_key = member
+        fit_keys = fitting.FitKeys(key, bootstrap_key, shared_key)
 
         def fit(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
-            return fitting.fit_epoch(parts.dynamics, config.fit, state, dataset, holdout, key, shared_key)
+            return fitting.fit_epoch(parts.dynamics, config.fit, state, dataset, holdout, fit_keys)
 
         def rest(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
             shapes = jax.eval_shape(fit, state)[1]
@@ -123,8 +137,8 @@ def fit_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any
         return jax.lax.cond(state.active, fit, rest, state) if parts.members == "map" else fit(state)
 
     mapped = over_members(fit_member, parts.members)
-    return lambda state, keys, dataset, holdout, shared_key: mapped(
-        (state, keys), dataset, holdout, shared_key
+    return lambda state, keys, bootstrap_keys, dataset, holdout, shared_key: mapped(
+        (state, keys, bootstrap_keys), dataset, holdout, shared_key
     )
 
 

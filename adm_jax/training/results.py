@@ -14,7 +14,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def summarize(
-    config: OfflineConfig, task: Task, data: EpisodeData, metrics: Rows, evals: Rows
+    config: OfflineConfig, task: Task, data: EpisodeData, max_backtrack: int, metrics: Rows, evals: Rows
 ) -> dict[str, Any]:
     """The dataset, each member's returns, behaviour cloning's and the fits' held-out errors.
 
@@ -22,6 +22,7 @@ def summarize(
       config: the run's configuration.
       task: the run's task, for its reference scores.
       data: the dataset.
+      max_backtrack: m of the dynamics model.
       metrics: lines of metrics.jsonl.
       evals: lines of eval.jsonl.
     """
@@ -31,7 +32,7 @@ def summarize(
         "dataset": {
             "num_transitions": len(data.reward),
             "num_episodes": len(data.episode_ends),
-            "num_short_episodes": count_short_episodes(data, config.model.max_backtrack),
+            "num_short_episodes": count_short_episodes(data, max_backtrack),
             **data.return_statistics(),
         },
         "updates": config.num_epochs * config.updates_per_epoch,

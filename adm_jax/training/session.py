@@ -37,6 +37,7 @@ class Stream(enum.IntEnum):
     ROLLOUT = 3
     UPDATE = 4
     CLONE = 5
+    BOOTSTRAP = 6
 
 
 @dataclass
@@ -78,14 +79,6 @@ def load_data(config: OfflineConfig, task: Task) -> EpisodeData:
 
 def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
     """Puts the data on the device, compiles the programs and makes sure that they fit into memory."""
-    dataset = make_dataset(
-        data,
-        config.model.max_backtrack,
-        holdout=config.fit.holdout,
-        holdout_fraction=config.fit.holdout_fraction,
-        holdout_max_size=config.fit.holdout_max_size,
-        split_seed=config.fit.split_seed,
-    )
     parts = programs.make_parts(
         config,
         task.obs_dim,
@@ -94,12 +87,20 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
         get_termination(config.rollout.termination or task.termination),
         resolve_members(config.members),
     )
+    dataset = make_dataset(
+        data,
+        parts.dynamics.max_backtrack,
+        holdout=config.fit.holdout,
+        holdout_fraction=config.fit.holdout_fraction,
+        holdout_max_size=config.fit.holdout_max_size,
+        split_seed=config.fit.split_seed,
+    )
     session = Session(
         config=config,
         task=task,
         data=data,
         dataset=dataset,
-        holdout=fitting.holdout_segments(dataset, config.model.max_backtrack, config.fit),
+        holdout=fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit),
         parts=parts,
         folder=folder,
         checkpointer=Checkpointer(folder.checkpoints),
@@ -115,7 +116,7 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
 
 
 def _describe_data(session: Session) -> None:
-    data, m = session.data, session.config.model.max_backtrack
+    data, m = session.data, session.parts.dynamics.max_backtrack
     statistics = data.return_statistics()
     session.progress.note(
         f"{data.source}: {len(data.reward)} transitions, {len(data.episode_ends)} episodes, returns: "
@@ -157,7 +158,11 @@ def _compile(session: Session) -> None:
     obs = jax.ShapeDtypeStruct((num_members, config.eval_episodes, parts.obs_dim), jnp.float32)
     jobs: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...]]] = {
         "init_fit": (partial(programs.init_fit, parts), (dataset, keys), ()),
-        "fit": (programs.fit_program(parts, config), (fit, keys, dataset, holdout, shared_key(0, 0)), (0,)),
+        "fit": (
+            programs.fit_program(parts, config),
+            (fit, keys, keys, dataset, holdout, shared_key(0, 0)),
+            (0,),
+        ),
         "init_train": (partial(programs.init_train, parts, config), (fit, dataset, holdout, keys), ()),
         "rollout": (
             programs.rollout_program(parts, config),

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.dynamics.adm import ADMParams
 from adm_jax.dynamics.interface import ModelParams
+from adm_jax.dynamics.recurrent import RecurrentParams
 from adm_jax.nn.gru import GRULayer
 from adm_jax.types import Normalizer, Segment
 
 NUM_LAYERS, NUM_BLOCKS = 3, 4
 
 
-def from_torch(arrays, prefix) -> ADMParams:
+def from_torch(arrays, prefix) -> RecurrentParams:
     """Arrays under PyTorch's names, which keeps weights as [out, in], as the model's parameters."""
 
     def get(name):
@@ -34,7 +34,7 @@ def from_torch(arrays, prefix) -> ADMParams:
     for i in range(NUM_BLOCKS):
         norm = {"scale": get(f"norms.{i}.weight"), "bias": get(f"norms.{i}.bias")}
         head[f"ResidualBlock_{i}"] = {"Dense_0": dense(f"linears.{i}"), "LayerNorm_0": norm}
-    return ADMParams(tuple(layers), {"params": head}, get("min_logvar"), get("max_logvar"))
+    return RecurrentParams(tuple(layers), {"params": head}, get("min_logvar"), get("max_logvar"))
 
 
 @pytest.fixture(scope="session")

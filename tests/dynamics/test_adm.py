@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import DynamicsConfig
+from adm_jax.config import RecurrentConfig
 from adm_jax.dynamics import uncertainty
-from adm_jax.dynamics.adm import draw_unit, make_adm
+from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import ModelParams
+from adm_jax.dynamics.prediction import draw_unit
 from adm_jax.types import Normalizer, Segment, Window
 
-GOLDEN = DynamicsConfig(max_backtrack=5, model_hidden_dim=12, num_gru_layers=3, num_residual_blocks=4)
+GOLDEN = RecurrentConfig(max_backtrack=5, model_hidden_dim=12, num_gru_layers=3, num_residual_blocks=4)
 OBS_DIM, ACTION_DIM = 3, 2
 KEY = jax.random.key(0)
 
 
-SMALL = DynamicsConfig(model_hidden_dim=8, num_gru_layers=2, num_residual_blocks=1)
+SMALL = RecurrentConfig(model_hidden_dim=8, num_gru_layers=2, num_residual_blocks=1)
 
 
 @functools.cache
@@ -239,7 +240,7 @@ def test_draws_follow_the_key():
 
 
 def test_shared_draw_is_one_for_the_batch_and_its_chunks():
-    dynamics, params = small(4, shared_backtrack=True)
+    dynamics, params = small(4, shared_unit=True)
     params = nearly_deterministic(params)
     rng = np.random.default_rng(4)
     step = first_step(dynamics)

@@ -9,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import DynamicsConfig, FitConfig
+from adm_jax.config import FitConfig, RecurrentConfig
 from adm_jax.data.dataset import make_dataset
-from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.types import Segment
+from tests.dynamics.random_walk import OBS_NOISE, REWARD_NOISE, keys_of, random_walk, trees_equal
 
 M = 2
-OBS_NOISE, REWARD_NOISE = 0.3, 0.5
-MODEL = DynamicsConfig(max_backtrack=M, model_hidden_dim=16, num_gru_layers=1, num_residual_blocks=1)
+MODEL = RecurrentConfig(max_backtrack=M, model_hidden_dim=16, num_gru_layers=1, num_residual_blocks=1)
 CONFIG = FitConfig(
     fit_batch_size=64,
     fit_learning_rate=3e-3,
@@ -30,23 +29,6 @@ CONFIG = FitConfig(
     holdout_fraction=0.2,
 )
 OBS_DIM, ACTION_DIM = 2, 1
-
-
-def random_walk(num_episodes=60, length=100):
-    """s' = s + (a, 0) + noise, r = 2 a + noise: the best prediction of k steps is known.
-
-    Its displacement has variance k OBS_NOISE^2 in both dimensions, the last reward REWARD_NOISE^2.
-    """
-    rng = np.random.default_rng(0)
-    shape = (num_episodes, length)
-    action = rng.uniform(-1, 1, (*shape, 1))
-    step = np.concatenate([action, np.zeros((*shape, 1))], axis=-1) + OBS_NOISE * rng.normal(size=(*shape, 2))
-    path = np.concatenate([rng.normal(size=(num_episodes, 1, 2)), step], axis=1).cumsum(axis=1)
-    reward = 2 * action[..., 0] + REWARD_NOISE * rng.normal(size=shape)
-    truncated = np.zeros(shape, bool)
-    truncated[:, -1] = True
-    flat = [np.float32(x).reshape(-1, *x.shape[2:]) for x in (path[:, :-1], action, reward, path[:, 1:])]
-    return EpisodeData(*flat, np.zeros(num_episodes * length, bool), truncated.ravel())
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +47,7 @@ def fitted(problem):
     states = [jax.jit(functools.partial(fitting.init, dynamics))(dataset, jax.random.key(0))]
     metrics = []
     while states[-1].active:
-        keys = jax.random.split(jax.random.key(len(states)))
-        state, measured = epoch(states[-1], dataset, holdout, *keys)
+        state, measured = epoch(states[-1], dataset, holdout, keys_of(len(states)))
         states.append(state)
         metrics.append(jax.device_get(measured))
     return states, metrics
@@ -80,10 +61,6 @@ def best_mse():
 def best_nll():
     """Of the optimal prediction, per k: one plus the mean of the logarithms of the variances."""
     return np.array([1 + (2 * math.log(k * OBS_NOISE**2) + math.log(REWARD_NOISE**2)) / 3 for k in (1, 2)])
-
-
-def trees_equal(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def test_reaches_the_known_optimum(problem, fitted):
@@ -139,13 +116,13 @@ def test_the_normaliser_is_the_datas_and_not_learned(problem, fitted):
 
 def test_the_same_epoch_twice_is_bitwise_equal(problem, fitted):
     _, dataset, holdout, epoch = problem
-    keys = jax.random.split(jax.random.key(2))
-    assert trees_equal(epoch(fitted[0][1], dataset, holdout, *keys)[0], fitted[0][2])
-    assert not trees_equal(
-        epoch(fitted[0][1], dataset, holdout, keys[1], keys[0])[0].learned, fitted[0][2].learned
-    )
+    keys = keys_of(2)
+    assert trees_equal(epoch(fitted[0][1], dataset, holdout, keys)[0], fitted[0][2])
+    other = keys._replace(epoch=keys.shared, shared=keys.epoch)
+    assert not trees_equal(epoch(fitted[0][1], dataset, holdout, other)[0].learned, fitted[0][2].learned)
 
 
+EPOCH_KEY_OF_EACH = fitting.FitKeys(0, None, None)
 SHORT = dataclasses.replace(CONFIG, fit_steps_per_epoch=5, fit_patience=2, fit_learning_rate=1e-3)
 
 
@@ -161,19 +138,19 @@ def members(problem, fitted, short_epoch):
     stopped = fitted[0][3]._replace(active=jnp.bool_(False))
     fresh = jax.jit(functools.partial(fitting.init, dynamics))(dataset, jax.random.key(1))
     before = [fitted[0][0], fresh, stopped]
-    keys, shared_key = jax.random.split(jax.random.key(3), 3), jax.random.key(4)
+    keys = fitting.FitKeys(jax.random.split(jax.random.key(3), 3), jax.random.key(99), jax.random.key(4))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *before)
-    epoch = jax.jit(jax.vmap(short_epoch, in_axes=(0, None, None, 0, None)))
-    after, metrics = jax.device_get(epoch(stacked, dataset, holdout, keys, shared_key))
-    return before, [jax.tree.map(lambda x, i=i: x[i], after) for i in range(3)], metrics, (keys, shared_key)
+    epoch = jax.jit(jax.vmap(short_epoch, in_axes=(0, None, None, EPOCH_KEY_OF_EACH)))
+    after, metrics = jax.device_get(epoch(stacked, dataset, holdout, keys))
+    return before, [jax.tree.map(lambda x, i=i: x[i], after) for i in range(3)], metrics, keys
 
 
 def test_members_under_vmap_equal_each_alone(problem, short_epoch, members):
     """Five steps: rounding only."""
     _, dataset, holdout, _ = problem
-    before, after, _, (keys, shared_key) = members
+    before, after, _, keys = members
     for i in range(2):
-        alone, _ = short_epoch(before[i], dataset, holdout, keys[i], shared_key)
+        alone, _ = short_epoch(before[i], dataset, holdout, keys._replace(epoch=keys.epoch[i]))
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
             after[i].learned,
@@ -186,23 +163,23 @@ def test_members_under_vmap_equal_each_alone(problem, short_epoch, members):
 def test_members_under_vmap_run_one_length_per_minibatch(problem, short_epoch, members):
     """The choice of the length stays a branch: batched, it would run all m lengths and select one."""
     _, dataset, holdout, _ = problem
-    before, _, _, (keys, shared_key) = members
+    before, _, _, keys = members
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *before)
-    epoch = jax.vmap(short_epoch, in_axes=(0, None, None, 0, None))
-    program = str(jax.make_jaxpr(epoch)(stacked, dataset, holdout, keys, shared_key))
+    epoch = jax.vmap(short_epoch, in_axes=(0, None, None, EPOCH_KEY_OF_EACH))
+    program = str(jax.make_jaxpr(epoch)(stacked, dataset, holdout, keys))
     assert program.count("= cond[") == 1
 
 
 def test_a_stopped_member_no_longer_changes(problem, short_epoch, members):
     """Bit for bit, alone and beside members that go on; its metrics are NaN."""
     _, dataset, holdout, _ = problem
-    before, after, metrics, (keys, shared_key) = members
+    before, after, metrics, keys = members
     assert trees_equal(after[2], before[2])
     assert after[0].epoch == before[0].epoch + 1
     for value in metrics.values():
         assert np.isfinite(value[:2]).all()
         assert np.isnan(value[2]).all()
-    alone, metrics = short_epoch(before[2], dataset, holdout, keys[2], shared_key)
+    alone, metrics = short_epoch(before[2], dataset, holdout, keys._replace(epoch=keys.epoch[2]))
     assert trees_equal(alone, before[2])
     assert all(np.isnan(value).all() for value in metrics.values())
 
@@ -210,11 +187,11 @@ def test_a_stopped_member_no_longer_changes(problem, short_epoch, members):
 def test_stops_when_patience_is_out(problem, fitted, short_epoch):
     _, dataset, holdout, _ = problem
     # an error that no epoch reaches
-    state = fitted[0][0]._replace(best_error=jnp.float32(-1e9))
+    state = fitted[0][0]._replace(best_error=jnp.float32([-1e9]))
     active = []
     for i in range(3):
         before = state
-        state, _ = short_epoch(state, dataset, holdout, *jax.random.split(jax.random.key(i)))
+        state, _ = short_epoch(state, dataset, holdout, keys_of(i))
         active.append(bool(state.active))
         assert trees_equal(state.best, before.best)
     assert active == [True, False, False]
@@ -225,7 +202,7 @@ def test_a_fit_that_diverges_keeps_its_best_parameters(problem, fitted, short_ep
     _, dataset, holdout, _ = problem
     state = fitted[0][1]
     broken = state._replace(learned=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.learned))
-    after, metrics = short_epoch(broken, dataset, holdout, *jax.random.split(jax.random.key(1)))
+    after, metrics = short_epoch(broken, dataset, holdout, keys_of(1))
     assert np.isnan(metrics["model/holdout_nll"])
     assert trees_equal(after.best, state.best)
     assert after.best_error == state.best_error
@@ -334,7 +311,7 @@ def test_all_lengths_in_one_pass_learn_too(all_lengths, problem, fitted):
     epoch = jax.jit(functools.partial(fitting.fit_epoch, dynamics, CONFIG))
     state = fitted[0][0]
     for i in range(6):
-        state, metrics = epoch(state, dataset, holdout, *jax.random.split(jax.random.key(i)))
+        state, metrics = epoch(state, dataset, holdout, keys_of(i))
     np.testing.assert_allclose(metrics["model/holdout_nll_per_k"], best_nll(), atol=0.08)
 
 
@@ -343,7 +320,6 @@ def test_length_without_held_out_segments_does_not_count(problem):
     dynamics, dataset, holdout, epoch = problem
     short = holdout._replace(valid=holdout.valid.at[:, -1].set(False))
     state = jax.jit(functools.partial(fitting.init, dynamics))(dataset, jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1))
-    state, metrics = epoch(state, dataset, short, *keys)
+    state, metrics = epoch(state, dataset, short, keys_of(1))
     assert np.isnan(metrics["model/holdout_nll_per_k"][-1])
     assert metrics["model/holdout_nll"] == metrics["model/holdout_nll_per_k"][0] == state.best_error

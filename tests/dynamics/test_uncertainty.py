@@ -1,9 +1,15 @@
-"""Both uncertainties against plain NumPy, and in cases that can be solved by hand."""
+"""The uncertainties against plain NumPy, and in cases that can be solved by hand."""
 
 import numpy as np
 import pytest
 
-from adm_jax.dynamics.uncertainty import UNCERTAINTIES, std_of_means, total_variance
+from adm_jax.dynamics.uncertainty import (
+    UNCERTAINTIES,
+    max_aleatoric,
+    max_deviation,
+    std_of_means,
+    total_variance,
+)
 from adm_jax.types import Prediction
 
 UNITS, BATCH, OBS_DIM = 5, 7, 3
@@ -50,11 +56,28 @@ def test_total_variance_equals_numpy(prediction):
     np.testing.assert_allclose(total_variance(prediction), expected, rtol=1e-5)
 
 
+def test_max_aleatoric_equals_numpy(prediction):
+    expected = []
+    for row in range(BATCH):
+        logvars = np.float64(prediction.logvars[prediction.valid[:, row], row])
+        expected.append(max(np.sqrt(np.exp(unit).sum()) for unit in logvars))  # the reward's included
+    np.testing.assert_allclose(max_aleatoric(prediction), expected, rtol=1e-5)
+
+
+def test_max_deviation_equals_numpy(prediction):
+    expected = []
+    for row in range(BATCH):
+        means = np.float64(prediction.means[prediction.valid[:, row], row, :-1])
+        expected.append(max(np.linalg.norm(unit - means.mean(axis=0)) for unit in means))
+    np.testing.assert_allclose(max_deviation(prediction), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_one_valid_unit_has_no_spread():
     means = np.random.default_rng(1).normal(size=(3, 2, 3))
     valid = np.array([[True, True], [False, False], [False, False]])
     prediction = make_prediction(means, valid=valid)
     np.testing.assert_array_equal(std_of_means(prediction), [0.0, 0.0])
+    np.testing.assert_array_equal(max_deviation(prediction), [0.0, 0.0])
     # two dimensions of variance one each
     np.testing.assert_allclose(total_variance(prediction), [2.0, 2.0], rtol=1e-6)
 
@@ -66,19 +89,22 @@ def test_two_units_a_distance_apart():
     prediction = make_prediction(means, np.full(means.shape, np.log(0.25)))
     np.testing.assert_allclose(std_of_means(prediction), [np.sqrt(0.5)], rtol=1e-6)
     np.testing.assert_allclose(total_variance(prediction), [1.0 + 2 * 0.25], rtol=1e-6)
+    np.testing.assert_allclose(max_deviation(prediction), [1.0], rtol=1e-6)
+    np.testing.assert_allclose(max_aleatoric(prediction), [np.sqrt(3 * 0.25)], rtol=1e-6)
 
 
-def test_the_reward_takes_no_part():
+def test_the_reward_takes_part_in_mopos_penalty_only():
     rng = np.random.default_rng(2)
     means, logvars = rng.normal(size=(2, UNITS, BATCH, OBS_DIM + 1))
     changed_means, changed_logvars = means.copy(), logvars.copy()
     changed_means[..., -1] += 10 * rng.normal(size=(UNITS, BATCH))
     changed_logvars[..., -1] += 3.0
-    for uncertainty_fn in UNCERTAINTIES.values():
-        np.testing.assert_array_equal(
-            uncertainty_fn(make_prediction(means, logvars)),
-            uncertainty_fn(make_prediction(changed_means, changed_logvars)),
+    for name, uncertainty_fn in UNCERTAINTIES.items():
+        before, after = (
+            uncertainty_fn(make_prediction(*arrays))
+            for arrays in ((means, logvars), (changed_means, changed_logvars))
         )
+        assert np.array_equal(before, after) == (name != "max_aleatoric")
 
 
 def test_a_common_shift_of_large_observations_does_not_swamp_the_spread():

@@ -1,4 +1,4 @@
-"""Makes adm.npz and sac.npz: what PyTorch computes for given weights, inputs and noise.
+"""Makes adm.npz, ensemble.npz and sac.npz: what PyTorch computes for given weights, inputs and noise.
 
 Run ``python tests/golden/make_golden.py`` where PyTorch is installed; the tests read the files only. Written
 from the published description with PyTorch's own modules (``nn.GRU``, ``nn.LayerNorm``,
@@ -7,6 +7,7 @@ LayerNorm's affine part and the log-variance bounds are random: at their initial
 one would go unnoticed. Arrays are named as in PyTorch: ``param/gru.weight_ih_l0``, ``grad_one/head.weight``.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ HERE = Path(__file__).parent
 OBS_DIM, ACTION_DIM, WIDTH, LAYERS, BLOCKS, MAX_BACKTRACK, BATCH = 3, 2, 12, 3, 4, 5, 7
 ONE_BACKTRACK = 3  # the k of the one-k minibatch
 BOUND_COEF = 0.01
+
+NETWORKS, ENSEMBLE_WIDTH, DECAYS = 3, 9, (0.03, 0.05, 0.07)
 
 SAC_WIDTH, SAC_BATCH, SAC_UPDATES = 16, 24, 3
 SCALE, GAMMA, TAU, ALPHA = 0.4, 0.97, 0.05, 0.3
@@ -110,6 +113,60 @@ def make_adm() -> dict[str, torch.Tensor]:
         **{"loss_one": loss_one, "loss_all": loss_all, "one_backtrack": torch.tensor(ONE_BACKTRACK)},
         **gradients(model, loss_one, "grad_one/"),
         **gradients(model, loss_all, "grad_all/"),
+    }
+
+
+class Network(nn.Module):
+    """One network of an ensemble: Swish layers, Gaussian with soft-clamped log-variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [OBS_DIM + ACTION_DIM, *[ENSEMBLE_WIDTH] * (len(DECAYS) - 1), 2 * (OBS_DIM + 1)]
+        self.linears = nn.ModuleList([nn.Linear(*pair) for pair in itertools.pairwise(widths)])
+        self.min_logvar = nn.Parameter(torch.empty(OBS_DIM + 1))
+        self.max_logvar = nn.Parameter(torch.empty(OBS_DIM + 1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, D + A] normalised to mean and log-variance [B, D + 1]."""
+        for linear in self.linears[:-1]:
+            x = F.silu(linear(x))
+        mean, logvar = self.linears[-1](x).chunk(2, dim=-1)
+        logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
+        return mean, self.min_logvar + F.softplus(logvar - self.min_logvar)
+
+
+def make_ensemble() -> dict[str, torch.Tensor]:
+    torch.manual_seed(13)
+    ensemble = nn.ModuleList([Network() for _ in range(NETWORKS)])
+    for network in ensemble:
+        randomize(network)
+    obs = torch.randn(NETWORKS, BATCH, 2, OBS_DIM) * 2.0 + 1.0  # a bootstrap batch for each network
+    action = torch.rand(NETWORKS, BATCH, 1, ACTION_DIM) * 2.0 - 1.0
+    reward = torch.randn(NETWORKS, BATCH, 1)
+    obs_mean, obs_std = torch.randn(OBS_DIM), torch.rand(OBS_DIM) + 0.5
+    action_mean, action_std = torch.randn(ACTION_DIM) * 0.3, torch.rand(ACTION_DIM) + 0.3
+    inputs = torch.cat(
+        [(obs[:, :, 0] - obs_mean) / obs_std, (action[:, :, 0] - action_mean) / action_std], -1
+    )
+    target = torch.cat([obs[:, :, 1] - obs[:, :, 0], reward], dim=-1)
+    loss = torch.zeros(())
+    means, logvars = [], []
+    for i, network in enumerate(ensemble):
+        mean, logvar = network(inputs[i])
+        loss = loss + ((mean - target[i]) ** 2 * torch.exp(-logvar) + logvar).mean()
+        loss = loss + BOUND_COEF / NETWORKS * (network.max_logvar.sum() - network.min_logvar.sum())
+        for decay, linear in zip(DECAYS, network.linears, strict=True):
+            loss = loss + 0.5 * decay * linear.weight.square().sum()
+        # what a roll-out sees: every network at the first batch's states
+        mean, logvar = network(inputs[0])
+        means.append(mean)
+        logvars.append(logvar)
+    return {
+        **{f"param/{name}": param for name, param in ensemble.named_parameters()},
+        **{"obs": obs, "action": action, "reward": reward, "loss": loss},
+        **{"obs_mean": obs_mean, "obs_std": obs_std, "action_mean": action_mean, "action_std": action_std},
+        **{"mean": torch.stack(means), "logvar": torch.stack(logvars)},
+        **gradients(ensemble, loss, "grad/"),
     }
 
 
@@ -218,7 +275,7 @@ def make_sac() -> dict[str, torch.Tensor]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    for name, arrays in (("adm", make_adm()), ("sac", make_sac())):
+    for name, arrays in (("adm", make_adm()), ("ensemble", make_ensemble()), ("sac", make_sac())):
         np.savez_compressed(
             HERE / f"{name}.npz", **{key: value.detach().numpy() for key, value in arrays.items()}
         )

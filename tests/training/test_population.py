@@ -20,13 +20,13 @@ from adm_jax.training.population import fold_epoch, member_keys, over_members, r
 def run_all_programs(config: OfflineConfig, members: str):
     """One fit epoch, then two epochs of roll-outs and 25 updates: state with leading axis P."""
     data = minari_io.load(config.dataset)
-    dataset = make_dataset(data, config.model.max_backtrack)
-    holdout = fitting.holdout_segments(dataset, config.model.max_backtrack, config.fit)
     parts = programs.make_parts(config, 11, 3, 1.0, get_termination("hopper"), members)
+    dataset = make_dataset(data, parts.dynamics.max_backtrack)
+    holdout = fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit)
     shared_key = jax.random.key(3)
     fit = programs.init_fit(parts, dataset, member_keys(config.seeds, 0))
     fit_epoch = jax.jit(programs.fit_program(parts, config))
-    fit, _ = fit_epoch(fit, member_keys(config.seeds, 1), dataset, holdout, shared_key)
+    fit, _ = fit_epoch(fit, *(member_keys(config.seeds, i) for i in (1, 6)), dataset, holdout, shared_key)
     state = programs.init_train(parts, config, fit, dataset, holdout, member_keys(config.seeds, 2))
     roll_out = jax.jit(programs.rollout_program(parts, config))
     update = jax.jit(programs.update_program(parts, config))
