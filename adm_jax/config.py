@@ -328,6 +328,7 @@ def get_model(name: str) -> Model:
 
 
 register_dynamics("adm", "adm_jax.dynamics.adm:make_adm", algorithm="admpo_off")
+register_dynamics("bootstrapped_rnn", "adm_jax.dynamics.bootstrapped_rnn:make_bootstrapped_rnn")
 register_dynamics(
     "ensemble",
     "adm_jax.dynamics.ensemble:make_ensemble",

@@ -60,22 +60,25 @@ def golden():
     )
 
 
-def encode(params: ModelParams, start_obs: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One row's prediction of ``k = len(actions)`` steps, in float64, one gate at a time.
+def encode(params: ModelParams, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One row's prediction after ``k = len(actions)`` steps, in float64, one gate at a time.
 
     Args:
       params: the model's.
-      start_obs: [D].
+      states: the GRU reads them with the actions [k, D]; one [D] is read at every step. The displacement
+        starts from the last.
       actions: [k, A].
 
     Returns:
       Mean of next observation and reward, and log-variance, each [D + 1].
     """
     learned, norm = jax.tree.map(np.float64, params)
-    start = (np.float64(start_obs) - norm.obs_mean) / norm.obs_std
+    states = np.broadcast_to(np.float64(states), (len(actions), norm.obs_mean.size))
     hidden = [np.zeros(layer.w_hidden.shape[0]) for layer in learned.gru]
-    for action in (np.float64(actions) - norm.action_mean) / norm.action_std:
-        x = np.concatenate([start, action])
+    for state, action in zip(states, np.float64(actions), strict=True):
+        x = np.concatenate(
+            [(state - norm.obs_mean) / norm.obs_std, (action - norm.action_mean) / norm.action_std]
+        )
         for i, layer in enumerate(learned.gru):
             from_input = np.split(layer.w_input.T @ x + layer.b_input, 3)
             from_hidden = np.split(layer.w_hidden.T @ hidden[i] + layer.b_hidden, 3)
@@ -95,7 +98,7 @@ def encode(params: ModelParams, start_obs: np.ndarray, actions: np.ndarray) -> t
     low, high = learned.min_logvar, learned.max_logvar
     logvar = high - np.logaddexp(0.0, high - logvar)
     logvar = low + np.logaddexp(0.0, logvar - low)
-    return mean + np.append(start_obs, 0.0), logvar
+    return mean + np.append(states[-1], 0.0), logvar
 
 
 @pytest.fixture(scope="session")

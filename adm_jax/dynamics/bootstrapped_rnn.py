@@ -1,0 +1,120 @@
+"""The bootstrapping recurrent model: what ADM's network is without any-step prediction (ADM-v2's RDM).
+
+The network is ADM's, but it reads the state at every step of the history, true ones in fitting, and predicts
+the displacement from the last of them. With histories of k = 1..m steps a roll-out has m predictions of each
+next state, as ADM has; but every one of them stands on the model's own predictions.
+
+In a roll-out the m histories are m *streams*, as in ``adm_jax.dynamics.adm``: each step starts one and
+advances all with the same state and action, in one batched GRU call.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from adm_jax.config import RecurrentConfig
+from adm_jax.dynamics import recurrent
+from adm_jax.dynamics.interface import Dynamics, HoldoutErrors, ModelParams
+from adm_jax.dynamics.prediction import holdout_errors, normalize_action, normalize_obs, predict
+from adm_jax.dynamics.recurrent import Spec
+from adm_jax.nn import gru
+from adm_jax.types import Array, Key, Prediction, Segment, Window
+
+
+class Histories(NamedTuple):
+    """The m - 1 youngest streams, newest first: the one at index ``u`` has read ``u + 1`` states."""
+
+    hidden: Array  # [L, m - 1, B, W]
+    valid: Array  # [m - 1, B] bool
+
+
+def make_bootstrapped_rnn(obs_dim: int, action_dim: int, config: RecurrentConfig) -> Dynamics:
+    """The bootstrapping recurrent model for observations [B, D] and actions [B, A]."""
+    spec = recurrent.make_spec(obs_dim, action_dim, config)
+    return Dynamics(
+        init=partial(recurrent.init, spec),
+        loss=partial(_loss, spec),
+        validate=partial(_validate, spec),
+        finalise=lambda best, holdout: best,
+        begin=partial(_begin, spec),
+        step=partial(_step, spec),
+        max_backtrack=config.max_backtrack,
+        loss_all_backtracks=config.backtrack_sampling == "all",
+        uncertainties=spec.uncertainties,
+    )
+
+
+def _inputs(params: ModelParams, obs: Array, action: Array) -> Array:
+    """What the GRU reads [..., D + A]."""
+    normalizer = params.normalizer
+    return jnp.concatenate([normalize_obs(normalizer, obs), normalize_action(normalizer, action)], axis=-1)
+
+
+def _predict_segment(
+    spec: Spec, params: ModelParams, segment: Segment, dropout_key: Key | None, all_lengths: bool
+) -> tuple[Array, Array, Array, Array]:
+    """Means, log-variances, targets [K', B, D + 1] and valid [K', B]; K' is K, or 1 for the last k."""
+    inputs = _inputs(params, segment.obs[:, :-1], segment.action)
+    hidden = gru.unroll(params.learned.gru, jnp.moveaxis(inputs, 1, 0))
+    first = 0 if all_lengths else hidden.shape[0] - 1
+    mean, logvar = recurrent.decode(spec, params.learned, hidden[first:], dropout_key)
+    displacement = segment.obs[:, 1:] - segment.obs[:, :-1]
+    target = jnp.concatenate([displacement, segment.reward[..., None]], axis=-1)
+    return mean, logvar, jnp.moveaxis(target, 1, 0)[first:], segment.valid.T[first:]
+
+
+def _loss(spec: Spec, params: ModelParams, segment: Segment, key: Key) -> tuple[Array, dict[str, Array]]:
+    dropout_key = key if spec.config.dropout_rate > 0 else None
+    all_lengths = spec.config.backtrack_sampling == "all"
+    return recurrent.loss(
+        spec, params.learned, *_predict_segment(spec, params, segment, dropout_key, all_lengths)
+    )
+
+
+def _validate(spec: Spec, params: ModelParams, segment: Segment) -> HoldoutErrors:
+    """One-step errors after histories of k = 1..K true states."""
+    errors = holdout_errors(*_predict_segment(spec, params, segment, None, True))
+    return HoldoutErrors(errors.mse[None], errors.nll[None])
+
+
+def _advance(
+    spec: Spec, params: ModelParams, histories: Histories, obs: Array, action: Array
+) -> tuple[Histories, Array]:
+    """Starts a stream and lets all read ``obs`` [B, D] and ``action`` [B, A]; also top hidden states."""
+    num_rows, (num_layers, *_, width) = obs.shape[0], histories.hidden.shape
+    fresh = jnp.zeros((num_layers, 1, num_rows, width))
+    hidden = jnp.concatenate([fresh, histories.hidden], axis=1)
+    valid = jnp.concatenate([jnp.ones((1, num_rows), bool), histories.valid])
+    inputs = jnp.broadcast_to(_inputs(params, obs, action), (*valid.shape, spec.obs_dim + spec.action_dim))
+    hidden, top = gru.step(params.learned.gru, hidden, inputs)
+    return Histories(hidden, valid), top
+
+
+def _begin(spec: Spec, params: ModelParams, window: Window) -> Histories:
+    config, (num_rows, length) = spec.config, window.valid.shape
+    chex.assert_shape(window.obs, (num_rows, config.max_backtrack - 1, spec.obs_dim))
+    hidden = jnp.zeros((config.num_gru_layers, 0, num_rows, config.model_hidden_dim))
+    histories = Histories(hidden, jnp.zeros((0, num_rows), bool))
+    # unrolled, as the number of streams grows with the history
+    for i in range(length):
+        histories, _ = _advance(spec, params, histories, window.obs[:, i], window.action[:, i])
+    return histories._replace(valid=window.valid.T[::-1])
+
+
+def _step(
+    spec: Spec, params: ModelParams, carry: Histories, obs: Array, action: Array, key: Key, batch_key: Key
+) -> tuple[Histories, Prediction]:
+    config = spec.config
+    chex.assert_shape(obs, (None, spec.obs_dim))
+    chex.assert_shape(action, (obs.shape[0], spec.action_dim))
+    unit_key, sample_key, dropout_key = jax.random.split(key, 3)
+    histories, top = _advance(spec, params, carry, obs, action)
+    use_dropout = config.rollout_dropout and config.dropout_rate > 0
+    mean, logvar = recurrent.decode(spec, params.learned, top, dropout_key if use_dropout else None)
+    mean = mean.at[..., :-1].add(obs[None])
+    key = batch_key if config.shared_unit else unit_key
+    prediction = predict(mean, logvar, histories.valid, key, sample_key, config.shared_unit)
+    return Histories(histories.hidden[:, :-1], histories.valid[:-1]), prediction
