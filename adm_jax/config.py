@@ -270,7 +270,7 @@ class Model(NamedTuple):
     config_class: type[ModelConfig]
     algorithm: str  # what the offline loop is called with it; names the folder of its runs
     published: Literal["admpo", "mopo"]  # whose published settings of a task go with it
-    settings: Mapping[str, Any]  # flat settings that go with it, below the task's
+    settings: Mapping[str, Any]  # flat settings that go with it, above the task's published ones
 
 
 _MODELS: dict[str, Model] = {}
@@ -295,7 +295,7 @@ def register_dynamics(
       config_class: its settings, a frozen dataclass; every field is a flag.
       algorithm: name of the folder of its runs; ``offline_<name>`` when None.
       published: whose published settings of a task it takes, as far as it has such settings.
-      settings: flat settings of the loop that go with it; a task's published ones go before them.
+      settings: flat settings of the loop that go with it; they go before a task's published ones.
       overwrite: replace a model of this name.
 
     Raises:
@@ -339,7 +339,6 @@ register_dynamics(
         "uncertainty": "max_aleatoric",
         "fit_batch_size": 256,
         "fit_lr_decay": "none",
-        "fit_max_epochs": 100,
         "fit_patience": 5,
         "fit_min_improvement": 0.01,
         "selection_metric": "mse",
@@ -383,7 +382,7 @@ def offline_from_flat(values: Mapping[str, Any]) -> OfflineConfig:
 def config_for_task(
     task: str = "hopper-builtin", preset: str = "code", dynamics: str = "adm", **overrides: Any
 ) -> OfflineConfig:
-    """A task's configuration: default < the model's settings < the task's published ones < ``overrides``.
+    """A task's configuration: default < the task's published settings < the model's < ``overrides``.
 
     Args:
       task: a name in ``adm_jax.tasks``.
@@ -399,4 +398,4 @@ def config_for_task(
     own = to_flat(OfflineConfig(dynamics=dynamics, model=model.config_class()))
     published = {name: value for name, value in published.items() if name in own}
     chosen = {"task": task, "preset": preset, "dynamics": dynamics}
-    return offline_from_flat({**model.settings, **published, **overrides, **chosen})
+    return offline_from_flat({**published, **model.settings, **overrides, **chosen})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from adm_jax.data.dataset import Dataset, sample_windows
 from adm_jax.dynamics.interface import Dynamics, ModelParams
-from adm_jax.types import Array, Key, Prediction, Transition
+from adm_jax.types import Array, Key, Prediction, Segment, Transition, Window
 
 PolicyFn = Callable[[Array, Key], Array]  # (obs [B, D], key) -> action [B, A]
 
@@ -90,6 +90,40 @@ def rollout(
         "rollout/terminated_fraction": _mean(transitions.terminated.astype(jnp.float32), valid),
     }
     return Rollout(transitions, valid, metrics)
+
+
+def open_loop(dynamics: Dynamics, params: ModelParams, segment: Segment, key: Key) -> Array:
+    """Sampled next observations [B, K, D] on a segment's recorded actions, each fed back to the model.
+
+    They start at the segment's first state, with no history before it.
+    """
+    num_rows, history = segment.obs.shape[0], dynamics.max_backtrack - 1
+    window = Window(
+        obs=jnp.zeros((num_rows, history, segment.obs.shape[-1])),
+        action=jnp.zeros((num_rows, history, segment.action.shape[-1])),
+        valid=jnp.zeros((num_rows, history), bool),
+    )
+
+    def body(state: tuple[Any, Array], xs: tuple[Array, Key]) -> tuple[tuple[Any, Array], Array]:
+        carry, obs = state
+        action, step_key = xs
+        model_key, batch_key = jax.random.split(step_key)
+        carry, prediction = dynamics.step(params, carry, obs, action, model_key, batch_key)
+        return (carry, prediction.next_obs), prediction.next_obs
+
+    actions = jnp.moveaxis(segment.action, 1, 0)
+    start = (dynamics.begin(params, window), segment.obs[:, 0])
+    _, next_obs = jax.lax.scan(body, start, (actions, jax.random.split(key, len(actions))))
+    return jnp.moveaxis(next_obs, 0, 1)
+
+
+def open_loop_errors(dynamics: Dynamics, params: ModelParams, segment: Segment, key: Key) -> Array:
+    """Mean squared error [K] of the next observation after 1..K predictions fed back, over valid rows.
+
+    In the environment's units, averaged over dimensions; NaN for a length that no row has.
+    """
+    error = jnp.square(open_loop(dynamics, params, segment, key) - segment.obs[:, 1:]).mean(axis=-1)
+    return jnp.mean(error, axis=0, where=segment.valid)
 
 
 def _mean(values: Array, valid: Array) -> Array:

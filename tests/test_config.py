@@ -1,8 +1,21 @@
 import dataclasses
+import json
 
 import pytest
 
-from adm_jax.config import OfflineConfig, OnlineConfig, RecurrentConfig, SACConfig, config_for_task
+from adm_jax import config as config_module
+from adm_jax.config import (
+    EnsembleConfig,
+    OfflineConfig,
+    OnlineConfig,
+    RecurrentConfig,
+    SACConfig,
+    all_leaves,
+    config_for_task,
+    get_model,
+    offline_from_flat,
+    register_dynamics,
+)
 from adm_jax.settings import leaves, replace_flat, to_flat
 from adm_jax.tasks import TASKS, get_task
 from adm_jax.types import InputError
@@ -131,3 +144,65 @@ def test_fields_are_frozen():
 def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace_flat(OfflineConfig(), values)
+
+
+# --- dynamics models ----------------------------------------------------------------------------------------
+
+
+def test_a_models_settings_go_between_the_published_ones_and_overrides():
+    published = get_task("hopper-medium-replay").settings
+    config = config_for_task("hopper-medium-replay", dynamics="bootstrapped_rnn")
+    assert config.model.max_backtrack == published["max_backtrack"]  # as for ADM: the same network
+    assert config.penalty_coef == published["penalty_coef"]
+    ensemble = config_for_task("hopper-medium-replay", dynamics="ensemble")
+    assert isinstance(ensemble.model, EnsembleConfig)
+    assert (ensemble.rollout.uncertainty, ensemble.fit.fit_patience) == ("max_aleatoric", 5)
+    overridden = config_for_task("hopper-medium-replay", dynamics="ensemble", fit_patience=7, num_networks=6)
+    assert (overridden.fit.fit_patience, overridden.model.num_networks) == (7, 6)
+
+
+@pytest.mark.parametrize("dynamics", ["adm", "bootstrapped_rnn", "ensemble"])
+def test_every_models_configuration_survives_json(dynamics):
+    config = config_for_task("hopper-builtin", dynamics=dynamics)
+    flat = json.loads(json.dumps(to_flat(config)))
+    assert offline_from_flat(flat) == config
+    assert hash(offline_from_flat(flat)) == hash(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"dynamics": "gp"},
+            "dynamics: 'gp' is unknown; one of adm, bootstrapped_rnn, ensemble, or mod",
+        ),
+        ({"dynamics": "no_such_module:gp"}, "dynamics: module no_such_module cannot be imported"),
+        ({"num_networks": 5}, "num_networks: the dynamics model adm has no such setting; ensemble has"),
+        (
+            {"dynamics": "ensemble", "max_backtrack": 3},
+            "max_backtrack: the dynamics model ensemble has no such setting; adm, bootstrapped_rnn has",
+        ),
+        ({"dynamics": "ensemble", "preset": "paper"}, "preset: 'paper' is of ADMPO's settings"),
+    ],
+)
+def test_settings_that_no_or_another_model_has_are_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        config_for_task("hopper-medium", **values)
+
+
+def test_a_models_name_is_taken_once(monkeypatch):
+    monkeypatch.setattr(config_module, "_MODELS", dict(config_module._MODELS))
+    register_dynamics("mine", "module:function")
+    with pytest.raises(InputError, match="dynamics: mine is registered already"):
+        register_dynamics("mine", "module:function")
+    register_dynamics("mine", "module:function", EnsembleConfig, overwrite=True)
+    assert get_model("mine").config_class is EnsembleConfig
+    assert get_model("mine").algorithm == "offline_mine"
+
+
+def test_flags_cover_every_models_settings():
+    names = {leaf.name for leaf in all_leaves(OfflineConfig)}
+    assert {"max_backtrack", "num_elites", "weight_decays"} <= names
+    assert {leaf.name for leaf in all_leaves(OnlineConfig)} == set(to_flat(OnlineConfig()))
+    with pytest.raises(InputError, match="model: dynamics=adm needs a RecurrentConfig, not EnsembleConfig"):
+        OfflineConfig(model=EnsembleConfig())

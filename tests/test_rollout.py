@@ -17,8 +17,8 @@ from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import Dynamics
 from adm_jax.dynamics.uncertainty import std_of_means
-from adm_jax.rollout import rollout
-from adm_jax.types import Prediction, Window
+from adm_jax.rollout import open_loop, open_loop_errors, rollout
+from adm_jax.types import Prediction, Segment, Window
 
 M, LENGTH, STARTS, CHUNK = 3, 6, 23, 5
 NUM_ROWS = 40
@@ -325,3 +325,36 @@ def test_real_trajectories_are_continuous(real_program):
     jax.tree.map(
         np.testing.assert_array_equal, result, jax.device_get(run(*args, jnp.float32(1.0), jax.random.key(0)))
     )
+
+
+# --- open loop ----------------------------------------------------------------------------------------------
+
+
+def test_open_loop_feeds_predictions_back_on_the_recorded_actions():
+    """A model that adds the action and a known error to the state: the error grows with every step."""
+    error = jnp.asarray([0.1, -0.3])
+
+    def step(params, carry, obs, action, key, batch_key):
+        next_obs = obs + action + params[None]
+        means = jnp.append(next_obs, jnp.zeros((len(obs), 1)), axis=1)[None]
+        return carry + 1, Prediction(next_obs, means[0, :, -1], means, means, jnp.ones(means.shape[:2], bool))
+
+    def begin(params, window):
+        assert window.obs.shape == (3, 1, 2)  # m - 1 steps of history, none of them real
+        assert not window.valid.any()
+        return 0
+
+    unused = [None] * 4
+    dynamics = Dynamics(*unused, begin, step, 2)
+    rng = np.random.default_rng(0)
+    action = rng.normal(size=(3, 4, 2)).astype(np.float32)
+    obs = np.concatenate([np.zeros((3, 1, 2), np.float32), action], axis=1).cumsum(axis=1)
+    valid = np.arange(4)[None] < np.array([4, 2, 3])[:, None]
+    segment = Segment(*map(jnp.asarray, (obs, action, np.zeros((3, 4), np.float32), valid)))
+    predicted = open_loop(dynamics, error, segment, jax.random.key(0))
+    steps = np.arange(1, 5)[:, None]
+    np.testing.assert_allclose(predicted, obs[:, 1:] + steps * np.asarray(error), atol=1e-5)
+    errors = open_loop_errors(dynamics, error, segment, jax.random.key(0))
+    np.testing.assert_allclose(errors, (steps * np.asarray(error)) ** 2 @ [0.5, 0.5], rtol=1e-4)
+    none = segment._replace(valid=segment.valid.at[:, 3].set(False))
+    assert np.isnan(open_loop_errors(dynamics, error, none, jax.random.key(0))[3])

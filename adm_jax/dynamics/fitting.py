@@ -55,16 +55,16 @@ def init(dynamics: Dynamics, dataset: Dataset, key: Key) -> FitState:
     )
 
 
-def holdout_segments(dataset: Dataset, max_backtrack: int, config: FitConfig) -> Segment:
-    """A fixed random selection of held-out segments [holdout_batch_size at most, m, ...].
+def holdout_segments(dataset: Dataset, length: int, config: FitConfig) -> Segment:
+    """A fixed random selection of held-out segments [holdout_batch_size at most, length, ...].
 
-    Every backtracking length is evaluated on the starts with enough room for it.
+    Steps past an episode's end are not valid: every length is evaluated on the starts with room for it.
     """
     num_starts = int(dataset.holdout.count[0])
     size = min(config.holdout_batch_size, num_starts)
     chosen = np.sort(np.random.default_rng((config.split_seed, 1)).permutation(num_starts)[:size])
     chosen[0] = 0  # the deepest starts come first: with this one no length is empty that need not be
-    return gather_segments(dataset, dataset.holdout.index[chosen], max_backtrack)
+    return gather_segments(dataset, dataset.holdout.index[chosen], length)
 
 
 def learning_rate(step: Array, config: FitConfig) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from adm_jax.config import OfflineConfig, get_model, offline_from_flat
 from adm_jax.dynamics import fitting
+from adm_jax.dynamics.interface import ModelParams
 from adm_jax.settings import to_flat
 from adm_jax.tasks import get_task
 from adm_jax.training import programs, results
@@ -93,6 +94,7 @@ def _drive(session: Session, restored: Restored | None) -> dict[str, Any]:
             state = session.compiled["init_train"](
                 fit, session.dataset, session.holdout, session.keys(Stream.INIT_AGENT)
             )
+            _measure(session, state.model)
             _clone(session)
             epoch = 0
         else:
@@ -130,6 +132,15 @@ def _fit(session: Session, restored: Restored | None) -> fitting.FitState:
             _save(session, "fit", epoch, state)
     session.progress.end()
     return state
+
+
+def _measure(session: Session, model: ModelParams) -> None:
+    """What the fitted models' errors grow to when they are fed their own predictions."""
+    with session.clock.phase("fit"):
+        keys = session.keys(Stream.ERRORS)
+        metrics = session.compiled["errors"](model, keys, session.holdout, session.long_holdout)
+        metrics = jax.device_get(metrics)
+    _record(session, "model", 0, metrics)
 
 
 def _clone(session: Session) -> None:
@@ -189,6 +200,7 @@ def _updates(session: Session, phase: str, epoch: int) -> int:
     config = session.config
     return {
         "fit": epoch * config.fit.fit_steps_per_epoch,
+        "model": 0,
         "bc": config.bc_steps,
         "train": epoch * config.updates_per_epoch,
     }[phase]
@@ -207,7 +219,7 @@ def _record(
     seeds = session.config.seeds
     running = np.ones(len(seeds), bool) if running is None else running
     for name, values in metrics.items():
-        if name.endswith("_per_k"):  # its mean is looked at; a length without held-out segments has none
+        if "_per_" in name:  # a length without held-out segments has no error
             continue
         finite = np.isfinite(np.asarray(values))
         for member in np.flatnonzero(running & ~finite):

@@ -20,9 +20,11 @@ from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
-from adm_jax.rollout import rollout
+from adm_jax.rollout import open_loop_errors, rollout
 from adm_jax.training.population import over_members
 from adm_jax.types import Array, InputError, Key, Params, Segment, Transition
+
+OPEN_LOOP_STEPS = 10
 
 
 class OfflineParts(NamedTuple):
@@ -140,6 +142,32 @@ def fit_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any
     return lambda state, keys, bootstrap_keys, dataset, holdout, shared_key: mapped(
         (state, keys, bootstrap_keys), dataset, holdout, shared_key
     )
+
+
+def errors_program(parts: OfflineParts) -> Callable[..., Any]:
+    """``(model [P], keys [P], holdout, long_holdout) -> metrics [P]``: held-out errors of the fitted models.
+
+    Besides a model's own errors per backtracking length (means over its networks), its errors when it is fed
+    its own predictions, over all steps of ``long_holdout``: a measure that is the same for every model.
+    """
+
+    def errors_member(
+        member: tuple[ModelParams, Key], holdout: Segment, long_holdout: Segment
+    ) -> dict[str, Array]:
+        model, key = member
+        known = holdout.valid.any(axis=0)
+        errors = parts.dynamics.validate(model, holdout)
+        mse, nll = (jnp.where(known, x.mean(axis=0), jnp.nan) for x in errors)  # [K]
+        return {
+            "model/holdout_nll": jnp.mean(nll, where=known),
+            "model/holdout_mse": jnp.mean(mse, where=known),
+            "model/holdout_nll_per_k": nll,
+            "model/holdout_mse_per_k": mse,
+            "model/open_loop_mse_per_step": open_loop_errors(parts.dynamics, model, long_holdout, key),
+        }
+
+    mapped = over_members(errors_member, parts.members)
+    return lambda model, keys, holdout, long_holdout: mapped((model, keys), holdout, long_holdout)
 
 
 def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:

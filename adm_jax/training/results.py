@@ -10,6 +10,14 @@ from adm_jax.data.dataset import count_short_episodes
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.tasks import Task
 
+_MEASURED = (
+    "model/holdout_nll",
+    "model/holdout_mse",
+    "model/holdout_nll_per_k",
+    "model/holdout_mse_per_k",
+    "model/open_loop_mse_per_step",
+)
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -38,7 +46,7 @@ def summarize(
         "updates": config.num_epochs * config.updates_per_epoch,
         "members": member_results(config.seeds, task, trained),
         "bc": member_results(config.seeds, task, cloned),
-        "model": best_fits(config, [row for row in metrics if row["phase"] == "fit"]),
+        "model": model_results(config, metrics),
     }
 
 
@@ -61,23 +69,26 @@ def member_results(seeds: Sequence[int], task: Task, evaluations: Rows) -> list[
     return results
 
 
-def best_fits(config: OfflineConfig, fits: Rows) -> list[dict[str, Any]]:
-    """Held-out errors, also per backtracking length, of each member's selected parameters.
+def model_results(config: OfflineConfig, metrics: Rows) -> list[dict[str, Any]]:
+    """How each member's model came out: epochs fitted, the last that improved it, held-out errors.
 
-    A fit that never had a finite error selected nothing: its ``best_epoch`` and errors are None.
+    The errors are those of the selected parameters (of an ensemble: its elites' mean), None where they are
+    not finite. A fit that never had a finite error selected nothing: its ``best_epoch`` is None.
     """
-    metric = f"model/holdout_{config.fit.selection_metric}"
-    names = ("holdout_nll", "holdout_mse", "holdout_nll_per_k", "holdout_mse_per_k")
+    fits = [row for row in metrics if row["phase"] == "fit"]
+    measured = next(row for row in metrics if row["phase"] == "model")
     results = []
     for member, seed in enumerate(config.seeds):
-        errors = np.array(
-            [row[metric][member] for row in fits], np.float64
-        )  # null, a stopped fit, becomes NaN
-        num_epochs = int(np.isfinite(errors).sum())
-        if num_epochs == 0:
-            results.append({"seed": seed, "best_epoch": None, "epochs": 0, **dict.fromkeys(names)})
-            continue
-        best = int(np.nanargmin(errors))
-        selected = {name: fits[best][f"model/{name}"][member] for name in names}
-        results.append({"seed": seed, "best_epoch": fits[best]["epoch"], "epochs": num_epochs, **selected})
+        epochs = 1 + sum(row["model/active"][member] for row in fits[:-1])  # "active" is told after an epoch
+        errors = [row["model/best_error"][member] for row in fits[:epochs]]
+        errors = np.array([np.inf if error is None else error for error in errors])
+        improved = np.flatnonzero(errors < np.append(np.inf, errors[:-1]))
+        results.append(
+            {
+                "seed": seed,
+                "epochs": epochs,
+                "best_epoch": int(improved[-1]) + 1 if improved.size else None,
+                **{name.removeprefix("model/"): measured[name][member] for name in _MEASURED},
+            }
+        )
     return results

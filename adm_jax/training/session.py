@@ -38,6 +38,7 @@ class Stream(enum.IntEnum):
     UPDATE = 4
     CLONE = 5
     BOOTSTRAP = 6
+    ERRORS = 7
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Session:
     data: EpisodeData
     dataset: Dataset
     holdout: Segment
+    long_holdout: Segment  # of OPEN_LOOP_STEPS steps
     parts: programs.OfflineParts
     folder: RunFolder
     checkpointer: Checkpointer
@@ -101,6 +103,7 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
         data=data,
         dataset=dataset,
         holdout=fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit),
+        long_holdout=fitting.holdout_segments(dataset, programs.OPEN_LOOP_STEPS, config.fit),
         parts=parts,
         folder=folder,
         checkpointer=Checkpointer(folder.checkpoints),
@@ -149,7 +152,7 @@ def _compile(session: Session) -> None:
     """Compiles fit, roll-out and update ahead of time and checks the memory they and the state take."""
     config, parts, dataset = session.config, session.parts, session.dataset
     fit, train = abstract_fit(session), abstract_train(session)
-    resident = (dataset, session.holdout)
+    resident = (dataset, session.holdout, session.long_holdout)
     # The arrays alone, before the programs: compiling them takes a while.
     memory.require(memory.estimate({}, state=(fit, train), resident=resident), config.memory_limit_gib)
     hyper, keys = programs.population_hyper(config), session.keys(Stream.FIT)
@@ -164,6 +167,7 @@ def _compile(session: Session) -> None:
             (0,),
         ),
         "init_train": (partial(programs.init_train, parts, config), (fit, dataset, holdout, keys), ()),
+        "errors": (programs.errors_program(parts), (train.model, keys, holdout, session.long_holdout), ()),
         "rollout": (
             programs.rollout_program(parts, config),
             (buffer, agent.actor_params, train.model, hyper, keys, dataset),

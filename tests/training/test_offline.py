@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from adm_jax.config import OfflineConfig
+from adm_jax.config import OfflineConfig, config_for_task, get_model, offline_from_flat
 from adm_jax.data import minari_io
 from adm_jax.envs.evaluation import Evaluator
 from adm_jax.settings import replace_flat, to_flat
 from adm_jax.training import offline
 from adm_jax.training import session as session_module
 from adm_jax.types import InputError
+from tests.training.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 
 
 def run_folder(config: OfflineConfig) -> Path:
-    (folder,) = (Path(config.workdir) / "admpo_off" / config.task).iterdir()
+    (folder,) = (Path(config.workdir) / get_model(config.dynamics).algorithm / config.task).iterdir()
     return folder
 
 
@@ -55,8 +56,6 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory):
     """A run from beginning to end: ``(config, folder, result)``."""
-    from tests.training.conftest import TINY
-
     workdir = str(tmp_path_factory.mktemp("whole"))
     config = replace_flat(OfflineConfig(), {**TINY, "workdir": workdir})
     result = offline.run(config)
@@ -158,6 +157,44 @@ def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) 
     folder = run_folder(config)
     offline.resume(str(folder))
     assert_same_run(folder, uninterrupted[1])
+
+
+OTHER_MODELS = {
+    "bootstrapped_rnn": {"max_backtrack": 3, "num_gru_layers": 1, "num_residual_blocks": 1},
+    "ensemble": {"num_hidden_layers": 1, "weight_decays": (0.0, 1e-4), "num_networks": 3, "num_elites": 2},
+}
+
+
+@pytest.mark.parametrize("dynamics", OTHER_MODELS)
+def test_other_dynamics_models_run_and_resume_alike(
+    dynamics: str, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while fitting, where networks have best epochs of their own, and resumed: no difference."""
+    shared = set(to_flat(config_for_task("hopper", dynamics=dynamics)))
+    tiny = {name: value for name, value in TINY.items() if name in shared}
+    tiny |= {**OTHER_MODELS[dynamics], "num_epochs": 2, "dataset": tiny_dataset, "dynamics": dynamics}
+    if dynamics == "ensemble":
+        tiny |= {"uncertainty": "max_aleatoric", "selection_metric": "mse"}
+    whole, stopped = (offline_from_flat({**tiny, "workdir": str(tmp_path / name)}) for name in ("a", "b"))
+    result = offline.run(whole)
+    assert result["algorithm"] == get_model(dynamics).algorithm
+    fit = result["model"][0]
+    assert len(fit["holdout_mse_per_k"]) == (1 if dynamics == "ensemble" else 3)
+    assert len(fit["open_loop_mse_per_step"]) == 10
+    assert all(np.isfinite(member["return_mean"]) for member in result["members"])
+    record = offline._record
+
+    def record_and_stop(session, at_phase, at_epoch, *rest) -> None:
+        record(session, at_phase, at_epoch, *rest)
+        if (at_phase, at_epoch) == ("fit", 3):
+            raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline, "_record", record_and_stop)
+        with pytest.raises(_Stop):
+            offline.run(stopped)
+    offline.resume(str(run_folder(stopped)))
+    assert_same_run(run_folder(stopped), run_folder(whole))
 
 
 def _text(value: object) -> str:
