@@ -131,7 +131,7 @@ class SACConfig:
 class OfflineConfig:
     """ADMPO-OFF (ADM paper, Algorithm 3): which data, how long, and the parts' configurations."""
 
-    task: str = _field("hopper-builtin", "task name; see adm_jax.tasks")
+    task: str = _field("hopper-builtin", "task name; see adm_jax.tasks; auto: made from --dataset")
     dataset: str | None = _field(None, "Minari dataset id; the task's own when empty")
     preset: Literal["code", "paper"] = _field(
         "code", "published settings to take: the authors' code or the paper's tables"
@@ -274,18 +274,21 @@ def replace_flat(config: T, values: Mapping[str, Any]) -> T:
     return _replace(config, values)
 
 
+DERIVED_TASK = "auto"  # the name of a task that is made from the dataset and has no published settings
+
+
 def config_for_task(task: str = "hopper-builtin", preset: str = "code", **overrides: Any) -> OfflineConfig:
     """A task's configuration: default < the task's published settings < ``overrides``.
 
     Args:
-      task: a name in ``adm_jax.tasks``.
+      task: a name in ``adm_jax.tasks``, or ``auto`` for one made from the dataset.
       preset: ``code`` for the settings of the authors' code, ``paper`` for the paper's tables.
       overrides: fields in flat form, as ``num_epochs=50``.
 
     Raises:
       InputError: the task, the preset or a field is unknown, or a value is out of its range.
     """
-    settings = get_task(task).preset(preset)
+    settings = {} if task == DERIVED_TASK else get_task(task).preset(preset)
     return replace_flat(OfflineConfig(), {**settings, **overrides, "task": task, "preset": preset})
 
 

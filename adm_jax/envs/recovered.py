@@ -18,18 +18,17 @@ import numpy as np
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs import environment
 from adm_jax.envs.termination import TERMINATIONS, TerminationFn
-from adm_jax.tasks import Task, get_task
+from adm_jax.tasks import Task
 from adm_jax.types import EnvSpec, InputError
 
 logger = logging.getLogger(__name__)
-
-DERIVED = "auto"  # the name that asks for a task made from the dataset
 
 _PACKAGES = {"gymnasium_robotics": "gymnasium-robotics"}  # modules that register environments -> what to install
 _TRUSTED_MAKERS = ("gymnasium.", "gymnasium_robotics.")
 _TERMINATES_LIKE = {"hopper": ("hopper", 11), "walker2d": ("walker2d", 17)}  # by name, with the dimensions meant
 _NEVER = "halfcheetah"  # ends on states that are not finite only
-_NEVER_TERMINATING = ("halfcheetah", "pointmaze", "adroithand")  # beginnings of names
+_NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
+_EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
 _HEALTH = ("healthy", "terminate", "exclude_current_positions")  # arguments that move or change termination
 _MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disagree: refused, told
 
@@ -103,15 +102,6 @@ def _registered(env_id: str, package: str, source: str) -> Any:
     return gymnasium.registry[env_id]
 
 
-def task_for(name: str, data: EpisodeData, termination: str | None = None) -> Task:
-    """The registered task of that name, or one made from the data where it is ``auto``.
-
-    Raises:
-      InputError: there is no such task, or none can be made from the data.
-    """
-    return task_from_dataset(data, termination) if name == DERIVED else get_task(name)
-
-
 def task_from_dataset(data: EpisodeData, termination: str | None = None) -> DerivedTask:
     """A task on the environment a dataset was made for.
 
@@ -157,9 +147,10 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
 def _termination_of(spec: EnvSpec, obs_dim: int, source: str) -> str:
     """Name of the termination function of an environment that is known by name and runs as published."""
     name = spec.env_id.rpartition("-v")[0].lower().replace("_", "")
-    if name.startswith(_NEVER_TERMINATING):
+    changed = [key for key, value in spec.kwargs.items() if _EPISODIC.get(key) == value]
+    if name.startswith(_NEVER_TERMINATING) and not changed:
         return _NEVER
-    changed = [key for key in spec.kwargs if any(part in key for part in _HEALTH)]
+    changed += [key for key in spec.kwargs if any(part in key for part in _HEALTH)]
     known, dim = _TERMINATES_LIKE.get(name, ("", 0))
     if known in TERMINATIONS and dim == obs_dim and not changed:
         return known

@@ -14,13 +14,12 @@ import numpy as np
 
 from adm_jax.config import OfflineConfig, replace_flat, to_flat
 from adm_jax.dynamics import fitting
-from adm_jax.tasks import get_task
 from adm_jax.training import programs, results
 from adm_jax.training.checkpoint import Checkpointer, Restored
 from adm_jax.training.metrics import RunFolder, require_writable
 from adm_jax.training.population import shared_key
 from adm_jax.training.progress import print_result
-from adm_jax.training.session import Session, Stream, abstract_fit, abstract_train, load_data, open_session
+from adm_jax.training.session import Session, Stream, abstract_fit, abstract_train, load_task, open_session
 from adm_jax.types import InputError, Params
 
 ALGORITHM = "admpo_off"
@@ -34,9 +33,8 @@ def run(config: OfflineConfig) -> dict[str, Any]:
       InputError: the configuration, the dataset, the folder or the memory does not serve; nothing
         has been computed then.
     """
-    task = get_task(config.task)
     require_writable(config.workdir)
-    data = load_data(config, task)
+    task, data = load_task(config)
     folder = RunFolder.create(
         config.workdir,
         ALGORITHM,
@@ -60,8 +58,7 @@ def resume(path: str) -> dict[str, Any]:
     """
     folder = RunFolder.open(path, to_flat(OfflineConfig()))
     config = replace_flat(OfflineConfig(), folder.config["config"])
-    task = get_task(config.task)
-    data = load_data(config, task)
+    task, data = load_task(config)
     if data.digests() != folder.config.get(_DATA_DIGESTS):
         raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
     finished = folder.read_result()
