@@ -1,7 +1,7 @@
 """Imports a file of transitions into the local Minari store.
 
 python -m experiments.import_dataset --source=d4rl --path=FILE.hdf5 --dataset=hopper/replay-v0
-python -m experiments.import_dataset --source=neorl --path=Hopper-v3-low-1000-train-noise.npz --dataset=neorl/hopper-low-v0
+python -m experiments.import_dataset --source=neorl --path=FILE.npz --dataset=neorl/hopper-low-v0
 """
 
 import shlex
@@ -22,7 +22,7 @@ flags.DEFINE_string("dataset", None, "Minari id to import it as, as hopper/repla
 flags.DEFINE_string(
     "env_id",
     None,
-    "Gymnasium id of the environment; when empty a D4RL file's attribute env_id, a NeoRL file's dimensions tell",
+    "Gymnasium id of the environment; when empty a D4RL file's attribute, a NeoRL file's dimensions tell",
 )
 flags.DEFINE_integer(
     "max_episode_steps",

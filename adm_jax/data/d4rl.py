@@ -105,7 +105,7 @@ class _File:
 
     rows: Rows
     timeouts: np.ndarray | None  # [N] bool
-    env_id: str | None
+    env_id: str
     converted: tuple[str, ...]
 
 
@@ -125,17 +125,12 @@ def read(
 
     Raises:
       InputError: one line: the file is missing or damaged, lacks an array or holds one of a wrong shape;
-        its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time; an
-        episode is longer than the limit; its environment is unknown.
+        its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time;
+        an episode is longer than the limit; its environment is unknown.
     """
     source = str(path)
-    file = _read_file(path, source)
-    rows, timeouts = file.rows, file.timeouts
-    env_id = env_id or file.env_id
-    if not env_id:
-        raise InputError(
-            f"{source}: names no environment (attribute env_id); say which, as in --env_id=Hopper-v4"
-        )
+    file = _read_file(path, source, env_id)
+    rows, timeouts, env_id = file.rows, file.timeouts, file.env_id
     if timeouts is None and rows.next_obs is None and not max_episode_steps:
         raise InputError(
             f"{source}: has neither timeouts nor next_observations, so that time limits cannot be told; "
@@ -170,13 +165,13 @@ def read(
     return data, report
 
 
-def _read_file(path: Path, source: str) -> _File:
+def _read_file(path: Path, source: str, env_id: str | None) -> _File:
     if not path.is_file():
         raise InputError(f"{source}: no such file")
     try:
         with h5py.File(path, "r") as file:
             raw = {name: _read_array(file, name, source) for name in (*_REQUIRED, *_OPTIONAL)}
-            env_id = _read_env_id(file, source)
+            env_id = env_id or _read_env_id(file, source)
     except (OSError, RuntimeError, KeyError, MemoryError) as error:  # a damaged size may ask for any memory
         raise InputError(
             f"{source}: cannot be read as HDF5, damaged or cut short ({one_line(error)})"
@@ -201,14 +196,19 @@ def _read_file(path: Path, source: str) -> _File:
     )
 
 
-def _read_env_id(file: h5py.File, source: str) -> str | None:
+def _read_env_id(file: h5py.File, source: str) -> str:
     env_id = file.attrs.get("env_id")
-    if env_id is None:
-        return None
-    try:  # h5py gives what is not UTF-8 as surrogates, or as bytes where the attribute is declared so
-        return (env_id if isinstance(env_id, bytes) else str(env_id).encode()).decode()
-    except UnicodeError:
-        raise InputError(f"{source}: attribute env_id is no UTF-8 text ({env_id!r}); write it anew") from None
+    if env_id is None or env_id == "":
+        raise InputError(
+            f"{source}: names no environment (attribute env_id); say which, as in --env_id=Hopper-v4"
+        )
+    try:  # h5py gives what is not UTF-8 as bytes or surrogates, depending on how the attribute was declared
+        return bytes(env_id).decode() if isinstance(env_id, bytes) else env_id.encode().decode()
+    except (AttributeError, UnicodeError):
+        raise InputError(
+            f"{source}: attribute env_id is no UTF-8 text ({env_id!r}); give the environment, as in "
+            f"--env_id=Hopper-v4"
+        ) from None
 
 
 def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
@@ -277,8 +277,8 @@ def _refuse_uneven(terminals: np.ndarray, timeouts: np.ndarray, source: str) -> 
     first = np.unique(lengths[timed_out & ~after_timeout])
     if regular.size == first.size == 1 and abs(first[0] - regular[0]) == 1:
         raise InputError(
-            f"{source}: timeouts end episodes of {regular[0]} steps after a timeout, but of {first[0]} after a "
-            f"termination or the start; they are one row off, and must be set at the last row of an episode"
+            f"{source}: timeouts end episodes of {regular[0]} steps after a timeout, but of {first[0]} after "
+            f"a termination or the start; they are one row off, and must be set at the last row of an episode"
         )
 
 

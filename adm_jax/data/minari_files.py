@@ -5,8 +5,8 @@ Reading goes to Minari's HDF5 layout directly with h5py's low-level calls rather
 thing that can be wrong instead of an assertion, and neither Minari nor gymnasium imported to load data. A
 flat cache would save less than a second per thousand episodes, and be a second copy to keep in step.
 
-Dictionary observations (AntMaze, PointMaze) are flattened as Gymnasium's ``FlattenObservation`` does: the keys
-in alphabetical order, one after the other.
+Dictionary observations (AntMaze, PointMaze) are flattened as Gymnasium's ``FlattenObservation`` does: the
+keys in alphabetical order, one after the other.
 
 A dataset of ours keeps its own facts under ``adm_jax`` in Minari's ``metadata.json``: environment id,
 command, seed, versions, return statistics, and a SHA-256 of every field.
@@ -90,8 +90,8 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
     """Reads and validates a local Minari dataset.
 
     Observations must be boxes or dictionaries of boxes, which are flattened, actions plain boxes; they are
-    converted to float32. The last step of an episode that carries neither flag is taken as truncated: its data
-    end there. Actions' bounds are the dataset's.
+    converted to float32. The last step of an episode that carries neither flag is taken as truncated: its
+    data end there. Actions' bounds are the dataset's.
 
     Args:
       dataset_id: Minari id.
@@ -183,7 +183,9 @@ def _flatten(group: h5py.Group, where: str) -> np.ndarray:
             raise InputError(f"{inside} is no array; must be one of [T + 1, ...]")
         parts.append(validation.as_float32(item[()], inside).reshape(len(item), -1))
         if len(parts[-1]) != len(parts[0]):
-            raise InputError(f"{inside} has {len(parts[-1])} rows; must have {len(parts[0])}, as the keys before")
+            raise InputError(
+                f"{inside} has {len(parts[-1])} rows; must have {len(parts[0])}, as the keys before"
+            )
     if not parts:
         raise InputError(f"{where} is an empty group; must be an array or a dictionary of arrays")
     return np.concatenate(parts, axis=1)
@@ -196,8 +198,8 @@ def _common_layout(file: h5py.File, source: str) -> dict[str, int]:
         layout = _obs_layout(file[f"episode_{i}/observations"])
         if layout != first:
             raise InputError(
-                f"{source}: episode {i}: observations hold {layout or 'one array'}; must hold episode 0's keys "
-                f"and sizes, {first or 'one array'}"
+                f"{source}: episode {i}: observations hold {layout or 'one array'}; must hold episode 0's "
+                f"keys and sizes, {first or 'one array'}"
             )
     return first
 
@@ -206,12 +208,11 @@ def _obs_layout(item: Any) -> dict[str, int]:
     """Keys of dictionary observations in the order of flattening, and how many entries each has."""
     if not isinstance(item, h5py.Group):
         return {}
-    layout = {}
+    layout: dict[str, int] = {}
     for key in sorted(item):
-        inner = _obs_layout(item[key])
-        layout |= {f"{key}/{name}": size for name, size in inner.items()} or {
-            key: int(np.prod(item[key].shape[1:]))
-        }
+        part: Any = item[key]
+        inner = {f"{key}/{name}": size for name, size in _obs_layout(part).items()}
+        layout |= inner or {key: int(np.prod(part.shape[1:]))}
     return layout
 
 

@@ -44,8 +44,9 @@ def save(
     """Writes ``data`` as a Minari HDF5 dataset from which every transition is read back bit for bit.
 
     The environment's specification is stored with the arguments ``env_kwargs`` of ``data.metadata``; one that
-    the data bring along for the same ``env_id`` (``env_spec``) is kept. ``data.metadata`` is kept beside it; ``env_id``, ``command``, ``seed``, the versions installed now (unless
-    it already names versions: a copy keeps its maker's), return statistics and digests are added.
+    the data bring along for the same ``env_id`` (``env_spec``) is kept. ``data.metadata`` is kept beside
+    it; ``env_id``, ``command``, ``seed``, the versions installed now (unless it already names versions: a
+    copy keeps its maker's), return statistics and digests are added.
 
     Args:
       data: the dataset; validated first.
@@ -203,7 +204,7 @@ def _write(
 
 
 def _env_spec(facts: Mapping[str, Any], dataset_id: str) -> str | None:
-    """The registered environment's specification as JSON, with the arguments of the data's; None without one."""
+    """The registered environment's specification as JSON, with the data's arguments; None without one."""
     from gymnasium import error, spec
 
     try:

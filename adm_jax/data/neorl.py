@@ -1,15 +1,15 @@
 """Files in NeoRL's layout: one ``.npz`` archive with ``obs, next_obs, action, reward, done, index``.
 
-``index`` cuts the rows into episodes. NeoRL's documentation calls it the beginnings of trajectories; that is
-what its ``get_dataset`` returns, after putting a 0 in front of what the file holds: in the files themselves it
-is the row behind each trajectory's last. Both are the same cuts, with or without the outermost ones, and both
-are read. The last rows of trajectories, a third convention, show by rows that go on across a cut.
+``index`` cuts the rows into episodes. NeoRL's documentation calls it the beginnings of trajectories. That is
+what its ``get_dataset`` returns, having put a 0 in front of what the file holds: the file itself lists the
+row behind each trajectory's last. Both are the same cuts, but for the outermost ones, and both are read.
+The last rows of trajectories, a third convention, show by rows that go on across a cut, and are refused.
 
 ``done`` is Gym's of that time: true at a termination and at the step limit alike. At the limit it is taken
 for the time limit, so the episode is *truncated*; a robot that falls in that very step is the price.
 
-NeoRL's MuJoCo environments are Gym's ``-v3`` with the x position kept in front of the observation. Gymnasium's
-``-v4`` have the same observations, rewards and terminations, and stand for them here.
+NeoRL's MuJoCo environments are Gym's ``-v3`` with the x position kept in front of the observation.
+Gymnasium's ``-v4`` have the same observations, rewards and terminations, and stand for them here.
 """
 
 import re
@@ -34,7 +34,7 @@ _REQUIRED = ("obs", "next_obs", "action", "reward", "done", "index")
 _NUMBERS = ("obs", "next_obs", "action", "reward")
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _NAMES = Names("obs", "next_obs", "done")
-# name -> dimensions of observation and action, height at a reset (to 0.2): Walker2d and HalfCheetah differ by it
+# name -> dimensions of observation and action, height at a reset (to 0.2), by which the last two differ
 _ENVIRONMENTS = {"Hopper": (12, 3, 1.25), "HalfCheetah": (18, 6, 0.0), "Walker2d": (18, 6, 1.25)}
 _KWARGS: dict[str, Any] = {"exclude_current_positions_from_observation": False}
 
@@ -96,8 +96,8 @@ def read(
       ``imported_from``) and what was done to get them.
 
     Raises:
-      InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong shape;
-        index is no list of cuts; done is set in mid-episode; an episode is longer than the limit; its
+      InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong
+        shape; index is no list of cuts; done is set in mid-episode; an episode is longer than the limit; its
         environment cannot be told.
     """
     source = str(path)
@@ -183,8 +183,8 @@ def _ends(index: np.ndarray, num_rows: int, source: str) -> tuple[np.ndarray, bo
     """Which rows [N] are the last of a trajectory, and whether index begins with 0."""
     if index.dtype.kind not in "iu" or index.size == 0 or index.size != max(index.shape, default=0):
         raise InputError(
-            f"{source}: index has dtype {index.dtype} and shape {index.shape}; must be row numbers [E], one for "
-            f"each episode"
+            f"{source}: index has dtype {index.dtype} and shape {index.shape}; must be row numbers [E], one "
+            f"for each episode"
         )
     cuts = index.reshape(-1).astype(np.int64)
     wrong = np.flatnonzero((cuts < 0) | (cuts > num_rows))
@@ -247,6 +247,7 @@ def _environment(
     if named and named.group() != fitting[0]:
         raise InputError(
             f"{source}: named after {named.group()}, but its rows are {fitting[0]}'s ({dims[0]} dimensions, "
-            f"episodes start at obs[1] = {height:.3g}); rename it, or say which, as in --env_id={fitting[0]}-v4"
+            f"episodes start at obs[1] = {height:.3g}); rename it, or say which, as in "
+            f"--env_id={fitting[0]}-v4"
         )
     return f"{fitting[0]}-v4", _KWARGS

@@ -259,6 +259,6 @@ def _place(data: EpisodeData, name: str, index: tuple[Any, ...]) -> str:
     episode = int(np.searchsorted(ends, t))
     start = int(ends[episode - 1]) + 1 if episode else 0
     element = "".join(f"[{i}]" for i in index[1:])
-    return (
-        f"{data.source}: episode {episode}, step {t - start}: {name}{element} is {getattr(data, name)[index]}"
-    )
+    value = getattr(data, name)[index]
+    shown = f"{value:.8g}" if np.ndim(value) == 0 else str(value)
+    return f"{data.source}: episode {episode}, step {t - start}: {name}{element} is {shown}"

@@ -23,9 +23,14 @@ from adm_jax.types import EnvSpec, InputError
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = {"gymnasium_robotics": "gymnasium-robotics"}  # modules that register environments -> what to install
+_PACKAGES = {
+    "gymnasium_robotics": "gymnasium-robotics"
+}  # modules that register environments -> what to install
 _TRUSTED_MAKERS = ("gymnasium.", "gymnasium_robotics.")
-_TERMINATES_LIKE = {"hopper": ("hopper", 11), "walker2d": ("walker2d", 17)}  # by name, with the dimensions meant
+_TERMINATES_LIKE = {
+    "hopper": ("hopper", 11),
+    "walker2d": ("walker2d", 17),
+}  # by name, with the dimensions meant
 _NEVER = "halfcheetah"  # ends on states that are not finite only
 _NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
 _EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
@@ -37,7 +42,7 @@ _MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disag
 class DerivedTask(Task):
     """A task made from a dataset: its environment is the dataset's own."""
 
-    spec: EnvSpec = EnvSpec("")
+    spec: EnvSpec = dataclasses.field(default=EnvSpec(""))
 
     @property
     def env(self) -> EnvSpec:
@@ -75,8 +80,8 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
     foreign = [name for name in wrappers if not name.startswith(_TRUSTED_MAKERS)]
     if foreign:
         raise InputError(
-            f"{source}: environment {env_id} is wrapped in {foreign[0]}, which is not run on a dataset's word; "
-            f"give --task=<name> of a registered task"
+            f"{source}: environment {env_id} is wrapped in {foreign[0]}, which is not run on a dataset's "
+            f"word; give --task=<name> of a registered task"
         )
     registered = _registered(env_id, maker.partition(".")[0], source)
     known = {field.name for field in dataclasses.fields(registered) if field.init}
@@ -92,7 +97,8 @@ def _registered(env_id: str, package: str, source: str) -> Any:
             importlib.import_module(package)
         except ImportError as error:
             raise InputError(
-                f"{source}: environment {env_id} needs the package {package}; pip install {_PACKAGES[package]}"
+                f"{source}: environment {env_id} needs the package {package}; "
+                f"pip install {_PACKAGES[package]}"
             ) from error
     if env_id not in gymnasium.registry:
         raise InputError(
@@ -126,8 +132,8 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
     have = (data.obs.shape[1], data.action.shape[1])
     if dims != have:
         raise InputError(
-            f"{data.source}: obs has {have[0]} and action {have[1]} dimensions; its environment {spec.env_id} "
-            f"has {dims[0]} and {dims[1]}"
+            f"{data.source}: obs has {have[0]} and action {have[1]} dimensions; its environment "
+            f"{spec.env_id} has {dims[0]} and {dims[1]}"
         )
     return DerivedTask(
         name=data.source.partition(" ")[0],
@@ -195,7 +201,7 @@ def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_b
     alive = data.terminated & ~ended
     if alive.sum() > _MOST * max(1, data.terminated.sum()):
         logger.warning(
-            "%s: %s goes on at %d of the %d states that terminate in the data; time limits stored as "
-            "terminations look like this",
+            "%s: %s goes on at %d of the %d states that terminate in the data; time limits or data of "
+            "another environment look like this",
             data.source, wanted_by, alive.sum(), data.terminated.sum(),
         )  # fmt: skip
