@@ -120,6 +120,25 @@ def check_dims(
     logger.warning("%s: made in %s; %s runs in %s, another version", data.source, made_in, wanted_by, env_id)
 
 
+def check_actions(data: EpisodeData, scale: float, wanted_by: str) -> None:
+    """Checks that a policy bounded as the environment's actions are could have taken the data's.
+
+    Args:
+      data: the dataset.
+      scale: actions of the environment lie within +-scale.
+      wanted_by: whose environment that is, as "task hopper".
+
+    Raises:
+      InputError: one line naming the first action outside.
+    """
+    outside = np.abs(data.action) > scale + ACTION_TOLERANCE * max(1.0, scale)
+    if outside.any():
+        raise InputError(
+            f"{_place(data, 'action', tuple(np.argwhere(outside)[0]))} ({outside.sum()} such in all); "
+            f"actions of {wanted_by} lie within +-{scale:g}: data of another environment, or actions in another unit"
+        )
+
+
 def check_digests(data: EpisodeData, expected: Any) -> None:
     """Compares every field's SHA-256 with the one stored when the data was written.
 

@@ -27,14 +27,18 @@ _PACKAGES = {
     "gymnasium_robotics": "gymnasium-robotics"
 }  # modules that register environments -> what to install
 _TRUSTED_MAKERS = ("gymnasium.", "gymnasium_robotics.")
-_TERMINATES_LIKE = {
-    "hopper": ("hopper", 11),
-    "walker2d": ("walker2d", 17),
-}  # by name, with the dimensions meant
+_TERMINATES_LIKE = {  # by name and dimension, which tells whether positions are observed too
+    ("hopper", 11): "hopper",
+    ("hopper", 12): "neorl_hopper",
+    ("walker2d", 17): "walker2d",
+    ("walker2d", 18): "neorl_walker2d",
+    ("ant", 27): "ant",
+    ("humanoid", 45): "humanoid",
+}
 _NEVER = "halfcheetah"  # ends on states that are not finite only
 _NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
 _EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
-_HEALTH = ("healthy", "terminate", "exclude_current_positions")  # arguments that move or change termination
+_HEALTH = ("healthy", "terminate")  # parts of arguments that move or switch off termination
 _MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disagree: refused, told
 
 
@@ -157,8 +161,8 @@ def _termination_of(spec: EnvSpec, obs_dim: int, source: str) -> str:
     if name.startswith(_NEVER_TERMINATING) and not changed:
         return _NEVER
     changed += [key for key in spec.kwargs if any(part in key for part in _HEALTH)]
-    known, dim = _TERMINATES_LIKE.get(name, ("", 0))
-    if known in TERMINATIONS and dim == obs_dim and not changed:
+    known = _TERMINATES_LIKE.get((name, obs_dim), "")
+    if known in TERMINATIONS and not changed:
         return known
     why = f" with {changed[0]}={spec.kwargs[changed[0]]}" if changed else ""
     raise InputError(

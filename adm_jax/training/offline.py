@@ -19,7 +19,7 @@ from adm_jax.training.checkpoint import Checkpointer, Restored
 from adm_jax.training.metrics import RunFolder, require_writable
 from adm_jax.training.population import shared_key
 from adm_jax.training.progress import print_result
-from adm_jax.training.session import Session, Stream, abstract_fit, abstract_train, load_task, open_session
+from adm_jax.training.session import Session, Stream, abstract_fit, abstract_train, load_data, open_session
 from adm_jax.types import InputError, Params
 
 ALGORITHM = "admpo_off"
@@ -34,7 +34,7 @@ def run(config: OfflineConfig) -> dict[str, Any]:
         has been computed then.
     """
     require_writable(config.workdir)
-    task, data = load_task(config)
+    task, data = load_data(config)
     folder = RunFolder.create(
         config.workdir,
         ALGORITHM,
@@ -58,7 +58,7 @@ def resume(path: str) -> dict[str, Any]:
     """
     folder = RunFolder.open(path, to_flat(OfflineConfig()))
     config = replace_flat(OfflineConfig(), folder.config["config"])
-    task, data = load_task(config)
+    task, data = load_data(config)
     if data.digests() != folder.config.get(_DATA_DIGESTS):
         raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
     finished = folder.read_result()

@@ -13,10 +13,11 @@ from adm_jax.config import DERIVED_TASK, OfflineConfig
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import Dataset, count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.data.validation import check_dims
+from adm_jax.data.validation import check_actions, check_dims
 from adm_jax.dynamics import fitting
-from adm_jax.envs import environment, recovered
+from adm_jax.envs import environment
 from adm_jax.envs.evaluation import Evaluator
+from adm_jax.envs.recovered import check_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import memory, programs
@@ -63,7 +64,7 @@ class Session:
         return keys if epoch is None else fold_epoch(keys, epoch)
 
 
-def load_task(config: OfflineConfig) -> tuple[Task, EpisodeData]:
+def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
     """The run's task and its dataset, each checked against the other.
 
     Raises:
@@ -79,12 +80,11 @@ def load_task(config: OfflineConfig) -> tuple[Task, EpisodeData]:
         )
     data = minari_io.load(dataset_id)
     if task is None:
-        task = recovered.task_from_dataset(data, config.rollout.termination)
+        task = task_from_dataset(data, config.rollout.termination)
     wanted_by = f"task {task.name}"
     check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id)
-    recovered.check_terminations(
-        data, get_termination(config.rollout.termination or task.termination), wanted_by
-    )
+    check_actions(data, environment.action_scale(task.env), wanted_by)
+    check_terminations(data, get_termination(config.rollout.termination or task.termination), wanted_by)
     return task, data
 
 

@@ -398,6 +398,15 @@ def test_states_that_the_task_would_have_terminated(caplog):
     ]
 
 
+def test_actions_that_the_task_cannot_take():
+    data = dataclasses.replace(DATA, action=put(np.clip(DATA.action, -0.4, 0.4), (5, 1), 0.75))
+    assert error_line(validation.check_actions, data, 0.4, "task humanoid") == (
+        "some.hdf5: episode 1, step 1: action[1] is 0.75 (1 such in all); actions of task humanoid lie "
+        "within +-0.4: data of another environment, or actions in another unit"
+    )
+    validation.check_actions(data, 0.75, "task ant")
+
+
 @pytest.mark.parametrize("dataset_id", ["neorl/hopper-low-v0", "mujoco/hopper/medium-v0"])
 def test_ids_that_do_not_exist(dataset_id, tmp_path, monkeypatch):
     monkeypatch.setenv(minari_files.ROOT_VARIABLE, str(tmp_path))

@@ -47,7 +47,7 @@ def record(
     max_steps: int = 50,
     **kwargs,
 ) -> None:
-    """Random actions of seeds 0, 1, ...; an evaluation environment of its own where ``eval_steps`` is given."""
+    """Random actions of seeds 0, 1, ...; an evaluation environment too where ``eval_steps`` is given."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ids out of date, fields left empty
         env = DataCollector(gymnasium.make(env_id, max_episode_steps=max_steps, **kwargs))

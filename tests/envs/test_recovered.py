@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import gymnasium
@@ -12,12 +13,16 @@ from adm_jax.config import config_for_task
 from adm_jax.data import minari_files, minari_io
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs import environment, recovered
-from adm_jax.training.session import load_task
+from adm_jax.training.session import load_data
 from adm_jax.types import EnvSpec, InputError
 
 from . import recorded
 
-V5 = {"hopper": ("Hopper-v5", 11, 3), "halfcheetah": ("HalfCheetah-v5", 17, 6), "walker2d": ("Walker2d-v5", 17, 6)}
+V5 = {
+    "hopper": ("Hopper-v5", 11, 3),
+    "halfcheetah": ("HalfCheetah-v5", 17, 6),
+    "walker2d": ("Walker2d-v5", 17, 6),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +59,9 @@ def test_mujoco_datasets_make_a_task(name):
     data = minari_io.load(f"mujoco/{name}/medium-v0")
     task = recovered.task_from_dataset(data)
     assert (task.name, task.env_id, task.termination) == (f"mujoco/{name}/medium-v0", env_id, name)
-    assert (task.obs_dim, task.action_dim) == (obs_dim, action_dim) == (data.obs.shape[1], data.action.shape[1])
+    assert (
+        (task.obs_dim, task.action_dim) == (obs_dim, action_dim) == (data.obs.shape[1], data.action.shape[1])
+    )
     assert (task.reference_min, task.reference_max) == (-1.5, 250.0)
     assert task.normalized_score(250.0) == 100.0
     env = environment.make_env(task.env)
@@ -105,7 +112,8 @@ def test_nested_dictionaries_and_matrices_in_gymnasiums_order(store):
         terminations=np.zeros(3, bool),
         truncations=np.array([False, False, True]),
     )
-    with pytest.warns(UserWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for an author and more
         minari.create_dataset_from_buffers(
             "tests/deep-v0", [buffer], observation_space=space, action_space=spaces.Box(-1, 1, (1,))
         )
@@ -127,7 +135,7 @@ def test_a_copy_keeps_the_environment(goals, store):
 
 def test_arguments_of_the_environment_are_stored():
     """As an import from NeoRL has them."""
-    kwargs = {"exclude_current_positions_from_observation": False}
+    kwargs = {"exclude_current_positions_from_observation": False, "healthy_z_range": [0.5, 2.0]}
     env = environment.make_env(EnvSpec("Hopper-v4", kwargs))
     obs = np.stack([env.reset(seed=i)[0] for i in range(4)]).astype(np.float32)
     last = np.array([False, False, True])
@@ -139,8 +147,8 @@ def test_arguments_of_the_environment_are_stored():
     loaded = minari_io.load("neorl/hopper-v0")
     assert recovered.recover_env(loaded.metadata).kwargs == kwargs
     assert line(loaded).startswith(
-        "what terminates Hopper-v4 with exclude_current_positions_from_observation=False is not known; give "
-        "--termination=<name>, one of hopper, "
+        "what terminates Hopper-v4 with healthy_z_range=[0.5, 2.0] is not known; give --termination=<name>, "
+        "one of hopper, "
     )
     assert recovered.task_from_dataset(loaded, "halfcheetah").obs_dim == 12
     by_name = {name: loaded.metadata[name] for name in ("env_id", "env_kwargs")}
@@ -166,13 +174,15 @@ def test_the_maker_is_the_registered_one(goals):
 
 def test_environments_that_cannot_be_recovered(goals):
     assert line(changed(goals, id="Nobodys-v0")) == (
-        f"environment Nobodys-v0 is not registered with Gymnasium {gymnasium.__version__}; import the package "
-        f"that registers it first"
+        f"environment Nobodys-v0 is not registered with Gymnasium {gymnasium.__version__}; import the "
+        f"package that registers it first"
     )
     assert line(changed(goals, id="Hopper-v5", kwargs={})) == (
         "obs has 13 and action 3 dimensions; its environment Hopper-v5 has 11 and 3"
     )
-    assert line(goals).startswith(f"what terminates {recorded.GOAL_ID} is not known; give --termination=<name>")
+    assert line(goals).startswith(
+        f"what terminates {recorded.GOAL_ID} is not known; give --termination=<name>"
+    )
     damaged = dataclasses.replace(goals, metadata={"env_spec": "{"})
     assert line(damaged).startswith("metadata: env_spec cannot be read (Expecting property name")
     unnamed = dataclasses.replace(goals, metadata={})
@@ -191,10 +201,10 @@ def test_a_package_that_is_missing_is_named(goals, monkeypatch):
 
 def test_a_run_loads_its_task_from_the_dataset():
     recorded.record("mujoco/hopper/simple-v0", "Hopper-v5", eval_steps=1000)
-    task, data = load_task(config_for_task("auto", dataset="mujoco/hopper/simple-v0"))
+    task, data = load_data(config_for_task("auto", dataset="mujoco/hopper/simple-v0"))
     assert (task.env_id, task.dataset) == ("Hopper-v5", "mujoco/hopper/simple-v0")
     assert len(data.obs) == data.episode_lengths.sum()
     with pytest.raises(InputError, match=r"^dataset: task auto has none of its own; give --dataset="):
-        load_task(config_for_task("auto"))
-    with pytest.raises(InputError, match="needs data of HalfCheetah-v4|needs 17 and 6"):
-        load_task(config_for_task("halfcheetah", dataset="mujoco/hopper/simple-v0"))
+        load_data(config_for_task("auto"))
+    with pytest.raises(InputError, match=r"task halfcheetah needs 17 and 6$"):
+        load_data(config_for_task("halfcheetah", dataset="mujoco/hopper/simple-v0"))

@@ -12,7 +12,11 @@ from . import recorded
 robotics = pytest.importorskip("gymnasium_robotics", reason="gymnasium-robotics is not installed")
 
 DATASETS = {
-    "D4RL/pointmaze/umaze-v2": ("PointMaze_UMaze-v3", (8, 2), {"continuing_task": True, "reset_target": False}),
+    "D4RL/pointmaze/umaze-v2": (
+        "PointMaze_UMaze-v3",
+        (8, 2),
+        {"continuing_task": True, "reset_target": False},
+    ),
     "D4RL/pointmaze/large-v2": ("PointMaze_Large-v3", (8, 2), {"continuing_task": True}),
     "D4RL/antmaze/umaze-v1": ("AntMaze_UMaze-v4", (31, 8), {}),
     "D4RL/antmaze/medium-diverse-v1": ("AntMaze_Medium_Diverse_GR-v4", (31, 8), {}),
