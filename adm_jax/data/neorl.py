@@ -75,7 +75,8 @@ class Report:
         if self.splits:
             lines.append(
                 f"split at {len(self.splits)} rows where next_obs[t] is not obs[t+1], truncated there: "
-                f"t = {shown(self.splits)}"
+                f"t = {shown(self.splits)}; a done behind a split may be a "
+                f"time limit and is stored as truncated"
             )
         return lines
 
@@ -112,29 +113,22 @@ def read(
         raise InputError(
             f"{source}: the step limit of {env_id} is unknown; give it, as in --max_episode_steps=1000"
         )
-    splits = _find_splits(Rows(obs, action, reward, next_obs, done, source, _NAMES), ends)
-    ends[list(splits)] = True
     check_lengths(ends, limit, source)
-    lengths = np.diff(np.flatnonzero(ends), prepend=-1)
-    at_limit = np.zeros_like(ends)
-    at_limit[np.flatnonzero(ends)[lengths == limit]] = True
-    terminated = done & ~at_limit
-    data = EpisodeData(
-        obs=obs,
-        action=action,
-        reward=reward,
-        next_obs=next_obs,
-        terminated=terminated,
-        truncated=ends & ~terminated,
-        source=source,
-        metadata={"env_id": env_id, "imported_from": Path(source).name}
-        | ({"env_kwargs": dict(kwargs)} if kwargs else {}),
-    )
+    splits = _find_splits(Rows(obs, action, reward, next_obs, done, source, _NAMES), ends)
+    at_limit, doubtful = _time_limits(ends, splits, limit)
+    ends[list(splits)] = True
+    terminated = done & ~at_limit & ~doubtful
+    metadata = {
+        "env_id": env_id,
+        "imported_from": Path(source).name,
+        **({"env_kwargs": kwargs} if kwargs else {}),
+    }
+    data = EpisodeData(obs, action, reward, next_obs, terminated, ends & ~terminated, source, metadata)
     report = Report(
         source=source,
         env_id=env_id,
         num_rows=len(obs),
-        num_episodes=len(lengths),
+        num_episodes=int(ends.sum()),
         num_terminated=int(data.terminated.sum()),
         num_truncated=int(data.truncated.sum()),
         leading_zero=leading_zero,
@@ -219,6 +213,15 @@ def _find_splits(rows: Rows, ends: np.ndarray) -> tuple[int, ...]:
             f"such in all); must hold the first rows of episodes"
         )
     return find_breaks(rows, ends)[0]
+
+
+def _time_limits(ends: np.ndarray, splits: tuple[int, ...], limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Last rows [N] of trajectories as long as the limit, and of those that lack rows."""
+    last = np.flatnonzero(ends)
+    at_limit, doubtful = np.zeros_like(ends), np.zeros_like(ends)
+    at_limit[last[np.diff(last, prepend=-1) == limit]] = True
+    doubtful[last[np.searchsorted(last, np.asarray(splits, np.int64))]] = True
+    return at_limit, doubtful
 
 
 def _environment(

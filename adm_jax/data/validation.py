@@ -133,9 +133,10 @@ def check_actions(data: EpisodeData, scale: float, wanted_by: str) -> None:
     """
     outside = np.abs(data.action) > scale + ACTION_TOLERANCE * max(1.0, scale)
     if outside.any():
+        place = _place(data, "action", tuple(np.argwhere(outside)[0]))
         raise InputError(
-            f"{_place(data, 'action', tuple(np.argwhere(outside)[0]))} ({outside.sum()} such in all); "
-            f"actions of {wanted_by} lie within +-{scale:g}: data of another environment, or actions in another unit"
+            f"{place} ({outside.sum()} such in all); actions of {wanted_by} lie within +-{scale:g}: "
+            f"data of another environment, or actions in another unit"
         )
 
 

@@ -119,8 +119,11 @@ def test_rows_missing_inside_an_episode_split_it(path, hopper):
     validation.validate(data)
     assert report.splits == (row - 1,)
     assert data.truncated[row - 1]
+    assert data.truncated[index[long] - 1]  # how long the episode was cannot be told any more
+    assert data.terminated.sum() == 5
     assert report.lines()[-1] == (
-        f"split at 1 rows where next_obs[t] is not obs[t+1], truncated there: t = {row - 1}"
+        f"split at 1 rows where next_obs[t] is not obs[t+1], truncated there: t = {row - 1}; a done behind a "
+        f"split may be a time limit and is stored as truncated"
     )
 
 
