@@ -162,7 +162,7 @@ class OfflineConfig:
     dynamics: str = setting(
         "adm", "dynamics model: a registered name, or module:name to import the module that registers it"
     )
-    task: str = setting("hopper-builtin", "task name; see adm_jax.tasks")
+    task: str = setting("hopper-builtin", "task name; see adm_jax.tasks; auto: made from --dataset")
     dataset: str | None = setting(None, "Minari dataset id; the task's own when empty")
     preset: Literal["code", "paper"] = setting(
         "code", "published settings to take: the authors' code or the paper's tables"
@@ -379,13 +379,16 @@ def offline_from_flat(values: Mapping[str, Any]) -> OfflineConfig:
     return replace_flat(base, values)
 
 
+DERIVED_TASK = "auto"  # the name of a task that is made from the dataset and has no published settings
+
+
 def config_for_task(
     task: str = "hopper-builtin", preset: str = "code", dynamics: str = "adm", **overrides: Any
 ) -> OfflineConfig:
     """A task's configuration: default < the task's published settings < the model's < ``overrides``.
 
     Args:
-      task: a name in ``adm_jax.tasks``.
+      task: a name in ``adm_jax.tasks``, or ``auto`` for one made from the dataset.
       preset: ``code`` for the settings of the authors' code, ``paper`` for the paper's tables.
       dynamics: a registered dynamics model; published settings that it doesn't have are left out.
       overrides: fields in flat form, as ``num_epochs=50``.
@@ -394,7 +397,7 @@ def config_for_task(
       InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
     """
     model = get_model(dynamics)
-    published = get_task(task).preset(preset, model.published)
+    published = {} if task == DERIVED_TASK else get_task(task).preset(preset, model.published)
     own = to_flat(OfflineConfig(dynamics=dynamics, model=model.config_class()))
     published = {name: value for name, value in published.items() if name in own}
     chosen = {"task": task, "preset": preset, "dynamics": dynamics}

@@ -1,6 +1,7 @@
 """Imports a file of transitions into the local Minari store.
 
-python -m experiments.import_dataset --source=d4rl --path=FILE --dataset=hopper/replay-v0
+python -m experiments.import_dataset --source=d4rl --path=FILE.hdf5 --dataset=hopper/replay-v0
+python -m experiments.import_dataset --source=neorl --path=FILE.npz --dataset=neorl/hopper-low-v0
 """
 
 import shlex
@@ -9,19 +10,25 @@ from pathlib import Path
 
 from absl import flags
 
-from adm_jax.data import d4rl, minari_files, minari_io
+from adm_jax.data import d4rl, minari_files, minari_io, neorl
 from adm_jax.types import InputError
 from experiments import app
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("source", "d4rl", ["d4rl"], "layout of the file")
+_READERS = {"d4rl": d4rl.read, "neorl": neorl.read}
+flags.DEFINE_enum("source", "d4rl", list(_READERS), "layout of the file")
 flags.DEFINE_string("path", None, "the file to import")
 flags.DEFINE_string("dataset", None, "Minari id to import it as, as hopper/replay-v0")
-flags.DEFINE_string("env_id", None, "Gymnasium id of the environment; the file's attribute env_id when empty")
+flags.DEFINE_string(
+    "env_id",
+    None,
+    "Gymnasium id of the environment; when empty a D4RL file's attribute, a NeoRL file's dimensions tell",
+)
 flags.DEFINE_integer(
     "max_episode_steps",
     None,
-    "time limit of the episodes, for files without timeouts and next_observations",
+    "step limit of the episodes; needed for D4RL files without timeouts and next_observations, and for "
+    "NeoRL files not of MuJoCo; where known, a longer episode is refused",
     1,
 )
 flags.DEFINE_float("action_low", -1.0, "lower bound of the actions")
@@ -37,7 +44,8 @@ def main(_: list[str]) -> None:
     minari_files.check_id(FLAGS.dataset)
     if not (FLAGS.overwrite and minari_files.exists(FLAGS.dataset)):
         minari_files.check_free(FLAGS.dataset, instead="give --overwrite")  # before the long reading
-    data, report = d4rl.read(Path(FLAGS.path), env_id=FLAGS.env_id, max_episode_steps=FLAGS.max_episode_steps)
+    read = _READERS[FLAGS.source]
+    data, report = read(Path(FLAGS.path), env_id=FLAGS.env_id, max_episode_steps=FLAGS.max_episode_steps)
     folder = minari_io.save(
         data,
         FLAGS.dataset,

@@ -27,11 +27,13 @@ import numpy as np
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.minari_files import one_line
+from adm_jax.data.rows import Names, Rows, check_lengths, check_shape, converted, find_breaks, shown
 from adm_jax.types import InputError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("next_observations", "timeouts")
-_NUM_SHOWN = 5
+_NUMBERS = ("observations", "actions", "rewards", "next_observations")
+_NAMES = Names("observations", "next_observations", "terminals")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Report:
         if self.splits and self.has_timeouts:
             lines.append(
                 f"split at {len(self.splits)} rows where next_observations[t] is not observations[t+1], "
-                f"truncated there: t = {_shown(self.splits)}"
+                f"truncated there: t = {shown(self.splits)}"
             )
         elif not self.has_timeouts:
             found = (
@@ -79,7 +81,7 @@ class Report:
         if self.continued:
             lines.append(
                 f"{len(self.continued)} timeouts after which the next row goes on from the same state, "
-                f"kept as truncations: t = {_shown(self.continued)}"
+                f"kept as truncations: t = {shown(self.continued)}"
             )
         if self.last_row_open:
             lines.append("the file ends in mid-episode: its last episode is truncated there")
@@ -98,16 +100,12 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The file's arrays, all of N rows."""
+class _File:
+    """What the file holds."""
 
-    obs: np.ndarray  # [N, D] float32
-    action: np.ndarray  # [N, A] float32
-    reward: np.ndarray  # [N] float32
-    next_obs: np.ndarray | None  # [N, D] float32
-    terminals: np.ndarray  # [N] bool
+    rows: Rows
     timeouts: np.ndarray | None  # [N] bool
-    env_id: str | None
+    env_id: str
     converted: tuple[str, ...]
 
 
@@ -119,35 +117,33 @@ def read(
     Args:
       path: the HDF5 file.
       env_id: Gymnasium id of the environment; the file's attribute ``env_id`` when None.
-      max_episode_steps: the time limit that ended episodes; used only where the file has neither timeouts nor
-        next observations.
+      max_episode_steps: the time limit that ended episodes. Needed where the file has neither timeouts nor
+        next observations; where given, no episode may be longer.
 
     Returns:
       The episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to get them.
 
     Raises:
       InputError: one line: the file is missing or damaged, lacks an array or holds one of a wrong shape;
-        its terminals are set in mid-episode; its rows are not in order of time; its environment is unknown.
+        its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time;
+        an episode is longer than the limit; its environment is unknown.
     """
     source = str(path)
-    rows = _read_rows(path, source)
-    env_id = env_id or rows.env_id
-    if not env_id:
-        raise InputError(
-            f"{source}: names no environment (attribute env_id); say which, as in --env_id=Hopper-v4"
-        )
-    if rows.timeouts is None and rows.next_obs is None and not max_episode_steps:
+    file = _read_file(path, source, env_id)
+    rows, timeouts, env_id = file.rows, file.timeouts, file.env_id
+    if timeouts is None and rows.next_obs is None and not max_episode_steps:
         raise InputError(
             f"{source}: has neither timeouts nor next_observations, so that time limits cannot be told; "
             f"give the limit, as in --max_episode_steps=1000"
         )
-    flagged = rows.terminals if rows.timeouts is None else rows.terminals | rows.timeouts
-    splits, continued = _find_splits(rows, flagged, source, max_episode_steps)
+    flagged = rows.terminals if timeouts is None else rows.terminals | timeouts
+    splits, continued = _find_splits(rows, timeouts, flagged, max_episode_steps)
     ends = flagged.copy()
     ends[list(splits)] = True
     last_row_open = not ends[-1]
     ends[-1] = True
-    data, dropped = _episodes(rows, ends, source, env_id)
+    check_lengths(ends, max_episode_steps, source)
+    data, dropped = _episodes(rows, timeouts, ends, env_id)
     report = Report(
         source=source,
         env_id=env_id,
@@ -157,36 +153,32 @@ def read(
         num_terminated=int(data.terminated.sum()),
         num_truncated=int(data.truncated.sum()),
         has_next_observations=rows.next_obs is not None,
-        has_timeouts=rows.timeouts is not None,
+        has_timeouts=timeouts is not None,
         splits=splits,
         continued=continued,
         dropped=int(dropped.sum()),
         dropped_terminal=int((dropped & rows.terminals).sum()),
         dropped_episodes=int(dropped.sum()) - len(data.episode_ends) if dropped.any() else 0,
         last_row_open=last_row_open,
-        converted=rows.converted,
+        converted=file.converted,
     )
     return data, report
 
 
-def _shown(indices: tuple[int, ...]) -> str:
-    return ", ".join(map(str, indices[:_NUM_SHOWN])) + (", ..." if len(indices) > _NUM_SHOWN else "")
-
-
-def _read_rows(path: Path, source: str) -> _Rows:
+def _read_file(path: Path, source: str, env_id: str | None) -> _File:
     if not path.is_file():
         raise InputError(f"{source}: no such file")
     try:
         with h5py.File(path, "r") as file:
             raw = {name: _read_array(file, name, source) for name in (*_REQUIRED, *_OPTIONAL)}
-            env_id = file.attrs.get("env_id")
+            env_id = env_id or _read_env_id(file, source)
     except (OSError, RuntimeError, KeyError, MemoryError) as error:  # a damaged size may ask for any memory
         raise InputError(
             f"{source}: cannot be read as HDF5, damaged or cut short ({one_line(error)})"
         ) from error
     obs, action, reward, next_obs = (
         None if raw[name] is None else validation.as_float32(raw[name], f"{source}: {name}")
-        for name in ("observations", "actions", "rewards", "next_observations")
+        for name in _NUMBERS
     )
     terminals, timeouts = (
         None if raw[name] is None else validation.as_flags(raw[name], f"{source}: {name}")
@@ -196,15 +188,27 @@ def _read_rows(path: Path, source: str) -> _Rows:
     assert action is not None
     assert reward is not None
     assert terminals is not None
-    converted = tuple(
-        f"{name} from {array.dtype}"
-        for name, array in raw.items()
-        if array is not None and array.dtype.itemsize == 8
+    return _File(
+        rows=Rows(obs, action, reward, next_obs, terminals, source, _NAMES),
+        timeouts=timeouts,
+        env_id=env_id,
+        converted=converted({name: raw[name] for name in _NUMBERS}),
     )
-    env_id = env_id.decode() if isinstance(env_id, bytes) else env_id
-    return _Rows(
-        obs, action, reward, next_obs, terminals, timeouts, None if env_id is None else str(env_id), converted
-    )
+
+
+def _read_env_id(file: h5py.File, source: str) -> str:
+    env_id = file.attrs.get("env_id")
+    if env_id is None or env_id == "":
+        raise InputError(
+            f"{source}: names no environment (attribute env_id); say which, as in --env_id=Hopper-v4"
+        )
+    try:  # h5py gives what is not UTF-8 as bytes or surrogates, depending on how the attribute was declared
+        return bytes(env_id).decode() if isinstance(env_id, bytes) else env_id.encode().decode()
+    except (AttributeError, UnicodeError):
+        raise InputError(
+            f"{source}: attribute env_id is no UTF-8 text ({env_id!r}); give the environment, as in "
+            f"--env_id=Hopper-v4"
+        ) from None
 
 
 def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
@@ -216,57 +220,75 @@ def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
         raise InputError(f"{source}: {name} is missing; a D4RL file holds {', '.join(_REQUIRED)}")
     first = file["observations"]
     assert isinstance(first, h5py.Dataset)  # it was read before this one
-    shape, num_rows = item.shape, first.shape[0]
     rank = 2 if name in ("observations", "actions", "next_observations") else 1
-    if len(shape) != rank:
-        raise InputError(f"{source}: {name} has shape {shape}; must be {('[N]', '[N, dimension]')[rank - 1]}")
-    if shape[0] != num_rows:
+    check_shape(item.shape, rank, first.shape[0] if first.shape else 0, f"{source}: {name}", "observations")
+    if name == "next_observations" and item.shape != first.shape:
         raise InputError(
-            f"{source}: {name} has {shape[0]} rows; must have as many as observations, {num_rows}"
+            f"{source}: {name} has {item.shape[1]} dimensions; observations have {first.shape[1]}"
         )
-    if num_rows == 0:
-        raise InputError(f"{source}: empty, {name} holds no row; at least one is needed")
-    if name == "next_observations" and shape != first.shape:
-        raise InputError(f"{source}: {name} has {shape[1]} dimensions; observations have {first.shape[1]}")
     return item[()]
 
 
 def _find_splits(
-    rows: _Rows, flagged: np.ndarray, source: str, max_episode_steps: int | None
+    rows: Rows, timeouts: np.ndarray | None, flagged: np.ndarray, max_episode_steps: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Rows [of the file] where an episode ends though no flag says so, and timeouts that end none really."""
-    if rows.next_obs is None:
-        if rows.timeouts is not None:
-            return (), ()
-        assert max_episode_steps is not None
-        starts = np.flatnonzero(np.concatenate([[True], flagged[:-1]]))
-        lengths = np.diff(np.append(starts, len(flagged)))
-        age = np.arange(1, len(flagged) + 1) - np.repeat(starts, lengths)
-        return tuple(np.flatnonzero((age % max_episode_steps == 0) & ~flagged).tolist()), ()
-    follows = validation.follows(rows.obs, rows.next_obs)
-    wrong = np.flatnonzero(rows.terminals[:-1] & follows)
-    if wrong.size:
-        t = int(wrong[0])
-        raise InputError(
-            f"{source}: episode {int(flagged[:t].sum())}: terminals[{t}] is set in mid-episode: "
-            f"observations[{t + 1}] goes on from next_observations[{t}] ({wrong.size} such in all); "
-            f"the row after a terminal one must be the start of another episode"
-        )
-    inside = ~flagged[:-1]
-    splits = np.flatnonzero(inside & ~follows)
-    if 2 * splits.size > inside.sum():
-        raise InputError(
-            f"{source}: next_observations[t] is not observations[t+1] at {splits.size} of the {inside.sum()} "
-            f"rows inside episodes, first at t = {splits[0]}; rows must be in order of time"
-        )
-    return tuple(splits.tolist()), tuple(np.flatnonzero(flagged[:-1] & follows).tolist())
+    if rows.next_obs is not None:
+        splits, continued = find_breaks(rows, flagged)
+        if timeouts is not None:
+            _refuse_shifted(timeouts, splits, continued, rows.source)
+        return splits, continued
+    if timeouts is not None:
+        _refuse_uneven(rows.terminals, timeouts, rows.source)
+        return (), ()
+    assert max_episode_steps is not None
+    starts = np.flatnonzero(np.concatenate([[True], flagged[:-1]]))
+    lengths = np.diff(np.append(starts, len(flagged)))
+    age = np.arange(1, len(flagged) + 1) - np.repeat(starts, lengths)
+    return tuple(np.flatnonzero((age % max_episode_steps == 0) & ~flagged).tolist()), ()
 
 
-def _episodes(rows: _Rows, ends: np.ndarray, source: str, env_id: str) -> tuple[EpisodeData, np.ndarray]:
+def _refuse_shifted(
+    timeouts: np.ndarray, splits: tuple[int, ...], continued: tuple[int, ...], source: str
+) -> None:
+    """Refuses timeouts beside the rows where episodes end, most of them by the same row."""
+    for offset, side in ((1, "after"), (-1, "before")):
+        beside = sorted(set(continued) & {t + offset for t in splits})
+        if beside and 2 * len(beside) >= timeouts.sum():
+            t = beside[0]
+            raise InputError(
+                f"{source}: timeouts[{t}] is set one row {side} an episode's end: next_observations"
+                f"[{t - offset}] is not observations[{t - offset + 1}] ({len(beside)} such in all); "
+                f"timeouts must be set at the last row of an episode"
+            )
+
+
+def _refuse_uneven(terminals: np.ndarray, timeouts: np.ndarray, source: str) -> None:
+    """Refuses timeouts that next observations are not there to check, where their distances show a shift.
+
+    Shifted by a row, they leave the episode after a timeout its length, and make the one after a termination
+    (or at the file's start) longer or shorter by one.
+    """
+    ends = np.flatnonzero(terminals | timeouts)
+    lengths = np.diff(ends, prepend=-1)
+    timed_out = timeouts[ends] & ~terminals[ends]
+    after_timeout = np.concatenate([[False], timed_out[:-1]])
+    regular = np.unique(lengths[timed_out & after_timeout])
+    first = np.unique(lengths[timed_out & ~after_timeout])
+    if regular.size == first.size == 1 and abs(first[0] - regular[0]) == 1:
+        raise InputError(
+            f"{source}: timeouts end episodes of {regular[0]} steps after a timeout, but of {first[0]} after "
+            f"a termination or the start; they are one row off, and must be set at the last row of an episode"
+        )
+
+
+def _episodes(
+    rows: Rows, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str
+) -> tuple[EpisodeData, np.ndarray]:
     """Episodes that end at ``ends`` [N], and which rows [N] had to be dropped."""
     terminated, truncated = rows.terminals, ends & ~rows.terminals
-    if rows.timeouts is not None:
-        truncated = truncated | rows.timeouts
+    if timeouts is not None:
+        truncated = truncated | timeouts
     dropped = np.zeros_like(ends)
     next_obs = rows.next_obs
     if next_obs is None:
@@ -276,7 +298,7 @@ def _episodes(rows: _Rows, ends: np.ndarray, source: str, env_id: str) -> tuple[
     keep = ~dropped
     if not keep.any():
         raise InputError(
-            f"{source}: every episode is one row long, and without next_observations none is left"
+            f"{rows.source}: every episode is one row long, and without next_observations none is left"
         )
     data = EpisodeData(
         obs=rows.obs[keep],
@@ -285,7 +307,7 @@ def _episodes(rows: _Rows, ends: np.ndarray, source: str, env_id: str) -> tuple[
         next_obs=next_obs[keep],
         terminated=terminated[keep],
         truncated=truncated[keep],
-        source=source,
-        metadata={"env_id": env_id, "imported_from": Path(source).name},
+        source=rows.source,
+        metadata={"env_id": env_id, "imported_from": Path(rows.source).name},
     )
     return data, dropped

@@ -5,11 +5,13 @@ Reading goes to Minari's HDF5 layout directly with h5py's low-level calls rather
 thing that can be wrong instead of an assertion, and neither Minari nor gymnasium imported to load data. A
 flat cache would save less than a second per thousand episodes, and be a second copy to keep in step.
 
+Dictionary observations (AntMaze, PointMaze) are flattened as Gymnasium's ``FlattenObservation`` does: the
+keys in alphabetical order, one after the other.
+
 A dataset of ours keeps its own facts under ``adm_jax`` in Minari's ``metadata.json``: environment id,
 command, seed, versions, return statistics, and a SHA-256 of every field.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +23,13 @@ import numpy as np
 
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.minari_metadata import (
+    action_bounds,
+    check_observation_space,
+    foreign_facts,
+    one_line,
+    read_metadata,
+)
 from adm_jax.types import InputError
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
@@ -80,15 +89,18 @@ def check_free(dataset_id: str, root: Path | None = None, *, instead: str = "rem
 def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
     """Reads and validates a local Minari dataset.
 
-    Observations and actions must be plain boxes; they are converted to float32. The last step of an episode
-    that carries neither flag is taken as truncated: its data end there. Actions' bounds are the dataset's.
+    Observations must be boxes or dictionaries of boxes, which are flattened, actions plain boxes; they are
+    converted to float32. The last step of an episode that carries neither flag is taken as truncated: its
+    data end there. Actions' bounds are the dataset's.
 
     Args:
       dataset_id: Minari id.
       root: folder of all datasets; ``datasets_root()`` when None.
 
     Returns:
-      The data; ``source`` names id and file, ``metadata`` holds ``env_id`` where the dataset names one.
+      The data; ``source`` names id and file, ``metadata`` holds what the dataset says of its environment
+      (``env_id``, ``env_spec`` as JSON) and of reference scores (``reference_min``, ``reference_max``), and
+      where observations were flattened ``obs_layout``: the keys in order, with the entries of each.
 
     Raises:
       InputError: one line for whatever is missing, unreadable or wrong.
@@ -96,62 +108,24 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
     folder = dataset_dir(dataset_id, root) / "data"
     path = folder / "main_data.hdf5"
     source = f"{dataset_id} ({path})"
-    metadata = _read_metadata(folder / "metadata.json", dataset_id)
+    metadata = read_metadata(folder / "metadata.json", dataset_id)
+    check_observation_space(metadata, source)
     try:
         with h5py.File(path, "r") as file:
             episodes = _read_episodes(file, metadata, source)
+            layout = _common_layout(file, source)
     except InputError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise InputError(f"{source}: cannot be read, damaged or cut short ({one_line(error)})") from error
     own = metadata.get(METADATA_KEY)
     own = dict(own) if isinstance(own, Mapping) else {}
-    data = _assemble(episodes, source, {**_foreign_facts(metadata), **own})
-    validation.validate(data, *_action_bounds(metadata, source))
+    facts = foreign_facts(metadata) | ({"obs_layout": layout} if layout else {})
+    data = _assemble(episodes, source, {**facts, **own})
+    validation.validate(data, *action_bounds(metadata, source))
     if own:
         validation.check_digests(data, own.get("sha256"))
     return data
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's text without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _read_metadata(path: Path, dataset_id: str) -> dict[str, Any]:
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{dataset_id} ({path}): cannot be read ({one_line(error)})") from error
-    if not isinstance(metadata, dict):
-        raise InputError(f"{dataset_id} ({path}): holds no table of metadata")
-    if metadata.get("data_format", "hdf5") != "hdf5":
-        raise InputError(
-            f"{dataset_id} ({path}): data_format is {metadata['data_format']}; only hdf5 can be read"
-        )
-    return metadata
-
-
-def _foreign_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What any Minari dataset says of its origin: ``env_id`` out of its environment specification."""
-    try:
-        return {"env_id": json.loads(metadata["env_spec"])["id"]}
-    except (KeyError, TypeError, ValueError):
-        return {}
-
-
-def _action_bounds(metadata: Mapping[str, Any], source: str) -> tuple[np.ndarray | float, np.ndarray | float]:
-    """Bounds of the dataset's action space; infinite where it names none (an old dataset)."""
-    if "action_space" not in metadata:
-        return -np.inf, np.inf
-    try:
-        space = json.loads(metadata["action_space"])
-        if space["type"] == "Box":
-            return np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)
-        kind = space["type"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{source}: metadata: action_space cannot be read ({one_line(error)})") from error
-    raise InputError(f"{source}: metadata: action_space is {kind}; must be Box, a vector of numbers")
 
 
 def _read_episodes(file: Any, metadata: Mapping[str, Any], source: str) -> list[dict[str, np.ndarray]]:
@@ -184,15 +158,62 @@ def _read_array(file: Any, i: int, name: str, where: str) -> np.ndarray:
     try:
         dataset = h5py.h5d.open(file.id, path.encode())
     except (KeyError, ValueError, TypeError) as error:
-        kind = file.get(path, getclass=True)
-        if kind is h5py.Group:
+        item = file.get(path)
+        if isinstance(item, h5py.Group):
+            if name == "observations":
+                return _flatten(item, f"{where}: {name}")
             raise InputError(f"{where}: {name} is a group of arrays; must be one array of numbers") from error
-        if kind is None:
+        if item is None:
             raise InputError(f"{where}: {name} is missing; must hold {', '.join(_ARRAYS)}") from error
         raise
     values = np.empty(dataset.shape, dataset.dtype)
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     return values
+
+
+def _flatten(group: h5py.Group, where: str) -> np.ndarray:
+    """A dictionary's arrays [T + 1, ...] side by side [T + 1, D], in Gymnasium's order."""
+    parts = []
+    for key in sorted(group):
+        item, inside = group[key], f"{where}[{key!r}]"
+        if isinstance(item, h5py.Group):
+            parts.append(_flatten(item, inside))
+            continue
+        if not isinstance(item, h5py.Dataset) or item.ndim == 0:
+            raise InputError(f"{inside} is no array; must be one of [T + 1, ...]")
+        parts.append(validation.as_float32(item[()], inside).reshape(len(item), -1))
+        if len(parts[-1]) != len(parts[0]):
+            raise InputError(
+                f"{inside} has {len(parts[-1])} rows; must have {len(parts[0])}, as the keys before"
+            )
+    if not parts:
+        raise InputError(f"{where} is an empty group; must be an array or a dictionary of arrays")
+    return np.concatenate(parts, axis=1)
+
+
+def _common_layout(file: h5py.File, source: str) -> dict[str, int]:
+    """The layout of all episodes' observations; equal widths alone could hide keys that differ."""
+    first = _obs_layout(file["episode_0/observations"])
+    for i in range(1, len(file)):
+        layout = _obs_layout(file[f"episode_{i}/observations"])
+        if layout != first:
+            raise InputError(
+                f"{source}: episode {i}: observations hold {layout or 'one array'}; must hold episode 0's "
+                f"keys and sizes, {first or 'one array'}"
+            )
+    return first
+
+
+def _obs_layout(item: Any) -> dict[str, int]:
+    """Keys of dictionary observations in the order of flattening, and how many entries each has."""
+    if not isinstance(item, h5py.Group):
+        return {}
+    layout: dict[str, int] = {}
+    for key in sorted(item):
+        part: Any = item[key]
+        inner = {f"{key}/{name}": size for name, size in _obs_layout(part).items()}
+        layout |= inner or {key: int(np.prod(part.shape[1:]))}
+    return layout
 
 
 def _check_episode(episode: dict[str, np.ndarray], first: dict[str, np.ndarray], where: str) -> None:

@@ -4,6 +4,7 @@ Minari's own classes write the files, in a hidden folder beside the datasets (Mi
 one rename then makes the dataset appear. Whoever is killed leaves a hidden folder; a later write removes it.
 """
 
+import dataclasses
 import errno
 import importlib.metadata
 import json
@@ -42,8 +43,10 @@ def save(
 ) -> Path:
     """Writes ``data`` as a Minari HDF5 dataset from which every transition is read back bit for bit.
 
-    ``data.metadata`` is kept beside it; ``env_id``, ``command``, ``seed``, the versions installed now (unless
-    it already names versions: a copy keeps its maker's), return statistics and digests are added.
+    The environment's specification is stored with the arguments ``env_kwargs`` of ``data.metadata``; one that
+    the data bring along for the same ``env_id`` (``env_spec``) is kept. ``data.metadata`` is kept beside
+    it; ``env_id``, ``command``, ``seed``, the versions installed now (unless it already names versions: a
+    copy keeps its maker's), return statistics and digests are added.
 
     Args:
       data: the dataset; validated first.
@@ -69,7 +72,7 @@ def save(
     given = {"env_id": env_id, "command": command, "seed": seed}
     facts = {
         "versions": installed_versions(),
-        **data.metadata,
+        **_without_other_environment(data.metadata, env_id),
         **{name: value for name, value in given.items() if value is not None},
         **data.return_statistics(),
         "sha256": data.digests(),
@@ -141,6 +144,12 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
+def _without_other_environment(metadata: Mapping[str, Any], env_id: str) -> dict[str, Any]:
+    """The metadata less a specification that tells of another environment."""
+    same = metadata.get("env_id") == env_id
+    return {name: value for name, value in metadata.items() if same or name != "env_spec"}
+
+
 def _remove_abandoned(root: Path) -> None:
     for folder in root.glob(f"{_STAGING_PREFIX}*"):
         try:
@@ -170,34 +179,43 @@ def _write(
 ) -> None:
     """Minari's files, by Minari's own classes; gymnasium comes in because Minari's spaces are Gymnasium's."""
     import minari
-    from gymnasium import error, spaces, spec
+    from gymnasium import spaces
     from minari.dataset.minari_storage import MinariStorage
 
     folder.mkdir(parents=True)
-    try:
-        env_spec = spec(facts["env_id"])
-    except error.Error:
-        env_spec = None
-        logger.warning(
-            "%s: %s is not registered with Gymnasium; stored without it", dataset_id, facts["env_id"]
-        )
+    env_spec = facts.get("env_spec") or _env_spec(facts, dataset_id)
     obs_shape, action_shape = data.obs.shape[1:], data.action.shape[1:]
     low, high = (np.broadcast_to(np.asarray(bound, np.float32), action_shape) for bound in bounds)
     storage = MinariStorage.new(
         folder,
         observation_space=spaces.Box(-np.inf, np.inf, obs_shape, np.float32),
         action_space=spaces.Box(low, high, action_shape, np.float32),
-        env_spec=env_spec,
         data_format="hdf5",
     )
     storage.update_metadata(
         {
+            **({"env_spec": env_spec} if env_spec else {}),
             "dataset_id": dataset_id,
             "minari_version": minari.__version__,
             minari_files.METADATA_KEY: dict(facts),
         }
     )
     storage.update_episodes(_buffers(data))
+
+
+def _env_spec(facts: Mapping[str, Any], dataset_id: str) -> str | None:
+    """The registered environment's specification as JSON, with the data's arguments; None without one."""
+    from gymnasium import error, spec
+
+    try:
+        registered = spec(facts["env_id"])
+    except error.Error:
+        logger.warning(
+            "%s: %s is not registered with Gymnasium; stored without it", dataset_id, facts["env_id"]
+        )
+        return None
+    kwargs = {**registered.kwargs, **facts.get("env_kwargs", {})}
+    return dataclasses.replace(registered, kwargs=kwargs).to_json()
 
 
 def _buffers(data: EpisodeData) -> Iterator[Any]:

@@ -20,6 +20,12 @@ logger = logging.getLogger(__name__)
 # Such actions are accepted as they are: clipping would break the bit-for-bit round trip.
 ACTION_TOLERANCE = 1e-5
 
+# Largest size of a value of an observation or a reward. Beyond it float32 resolves no better than 0.06, and
+# what is met there is a marker for a missing value (1e10, 1e30), a diverged simulation or a wrong unit.
+LARGEST_VALUE = 1e6
+
+_NUM_SHOWN = 8
+
 
 def as_float32(values: Any, where: str) -> np.ndarray:
     """``values`` as contiguous float32; raises InputError where they are not real numbers.
@@ -43,7 +49,9 @@ def as_flags(values: Any, where: str) -> np.ndarray:
     if array.dtype.kind != "b":
         bad = np.flatnonzero((array != 0) & (array != 1))
         if bad.size:
-            raise InputError(f"{where}[{bad[0]}] is {array.flat[bad[0]]}; must be 0 or 1")
+            value = array.flat[bad[0]]
+            count = ", a flag for each row and no number of steps" if value > 1 and value % 1 == 0 else ""
+            raise InputError(f"{where}[{bad[0]}] is {value:g}; must be 0 or 1{count}")
     return np.ascontiguousarray(array, dtype=bool)
 
 
@@ -54,9 +62,10 @@ def validate(
 ) -> None:
     """Checks everything the rest of the library takes for granted about a dataset.
 
-    Dtypes, ranks and equal counts; at least one transition; finite values; actions within the bounds
-    (to ``ACTION_TOLERANCE`` times the bound, at least times one); a flag at the end of the last episode;
-    ``next_obs[t]`` and ``obs[t + 1]`` the same bits inside an episode.
+    Dtypes, ranks and equal counts; at least one transition; finite values, observations and rewards no larger
+    than ``LARGEST_VALUE``; actions within the bounds (to ``ACTION_TOLERANCE`` times the bound, at least times
+    one); a flag at the end of the last episode; ``next_obs[t]`` and ``obs[t + 1]`` the same bits inside an
+    episode. Dimensions that never change are told in one warning: they may well be meant, as a goal.
 
     Args:
       data: the dataset.
@@ -69,6 +78,8 @@ def validate(
     _check_layout(data)
     for name in ("obs", "action", "reward", "next_obs"):
         _check_finite(data, name)
+    for name in ("obs", "reward", "next_obs"):
+        _check_size(data, name)
     _check_bounds(data, action_low, action_high)
     if not (data.terminated[-1] or data.truncated[-1]):
         raise InputError(
@@ -76,6 +87,7 @@ def validate(
             f"its last transition; one of them must be set where an episode ends"
         )
     _check_continuity(data)
+    _warn_of_constants(data)
 
 
 def check_dims(
@@ -106,6 +118,26 @@ def check_dims(
     if _environment_name(str(made_in)) != _environment_name(env_id):
         raise InputError(f"{data.source}: made in {made_in}; {wanted_by} needs data of {env_id}")
     logger.warning("%s: made in %s; %s runs in %s, another version", data.source, made_in, wanted_by, env_id)
+
+
+def check_actions(data: EpisodeData, scale: float, wanted_by: str) -> None:
+    """Checks that a policy bounded as the environment's actions are could have taken the data's.
+
+    Args:
+      data: the dataset.
+      scale: actions of the environment lie within +-scale.
+      wanted_by: whose environment that is, as "task hopper".
+
+    Raises:
+      InputError: one line naming the first action outside.
+    """
+    outside = np.abs(data.action) > scale + ACTION_TOLERANCE * max(1.0, scale)
+    if outside.any():
+        place = _place(data, "action", tuple(np.argwhere(outside)[0]))
+        raise InputError(
+            f"{place} ({outside.sum()} such in all); actions of {wanted_by} lie within +-{scale:g}: "
+            f"data of another environment, or actions in another unit"
+        )
 
 
 def check_digests(data: EpisodeData, expected: Any) -> None:
@@ -163,6 +195,30 @@ def _check_finite(data: EpisodeData, name: str) -> None:
     if not finite.all():
         index = tuple(np.argwhere(~finite)[0])
         raise InputError(f"{_place(data, name, index)}; must be finite")
+
+
+def _check_size(data: EpisodeData, name: str) -> None:
+    large = np.abs(getattr(data, name)) > LARGEST_VALUE
+    if large.any():
+        index = tuple(np.argwhere(large)[0])
+        raise InputError(
+            f"{_place(data, name, index)} ({large.sum()} such in all); must lie within +-{LARGEST_VALUE:g}: "
+            f"replace markers of missing values, or choose a larger unit"
+        )
+
+
+def _warn_of_constants(data: EpisodeData) -> None:
+    """Tells dimensions of zero variance: nothing can be learned from them, and nothing scales them."""
+    if len(data.obs) < 2:
+        return
+    constant = [
+        f"{name}[{i}]"
+        for name in ("obs", "action")
+        for i in np.flatnonzero((getattr(data, name) == getattr(data, name)[0]).all(axis=0))
+    ]
+    if constant:
+        more = f" and {len(constant) - _NUM_SHOWN} more" if len(constant) > _NUM_SHOWN else ""
+        logger.warning("%s: never changes: %s%s", data.source, ", ".join(constant[:_NUM_SHOWN]), more)
 
 
 def _check_bounds(data: EpisodeData, low: float | np.ndarray, high: float | np.ndarray) -> None:
@@ -223,6 +279,6 @@ def _place(data: EpisodeData, name: str, index: tuple[Any, ...]) -> str:
     episode = int(np.searchsorted(ends, t))
     start = int(ends[episode - 1]) + 1 if episode else 0
     element = "".join(f"[{i}]" for i in index[1:])
-    return (
-        f"{data.source}: episode {episode}, step {t - start}: {name}{element} is {getattr(data, name)[index]}"
-    )
+    value = getattr(data, name)[index]
+    shown = f"{value:.8g}" if np.ndim(value) == 0 else str(value)
+    return f"{data.source}: episode {episode}, step {t - start}: {name}{element} is {shown}"

@@ -16,7 +16,6 @@ from adm_jax.config import OfflineConfig, get_model, offline_from_flat
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.settings import to_flat
-from adm_jax.tasks import get_task
 from adm_jax.training import programs, results
 from adm_jax.training.checkpoint import Checkpointer, Restored
 from adm_jax.training.metrics import RunFolder, require_writable
@@ -35,9 +34,8 @@ def run(config: OfflineConfig) -> dict[str, Any]:
       InputError: the configuration, the dataset, the folder or the memory does not serve; nothing
         has been computed then.
     """
-    task = get_task(config.task)
     require_writable(config.workdir)
-    data = load_data(config, task)
+    task, data = load_data(config)
     folder = RunFolder.create(
         config.workdir,
         get_model(config.dynamics).algorithm,
@@ -63,8 +61,7 @@ def resume(path: str) -> dict[str, Any]:
     stored = folder.config["config"]
     folder.require(to_flat(offline_from_flat({"dynamics": stored["dynamics"]})))
     config = offline_from_flat(stored)
-    task = get_task(config.task)
-    data = load_data(config, task)
+    task, data = load_data(config)
     if data.digests() != folder.config.get(_DATA_DIGESTS):
         raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
     finished = folder.read_result()

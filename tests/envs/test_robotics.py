@@ -1,0 +1,61 @@
+"""The robotics environments of D4RL, recorded and recovered for real; pip install 'adm_jax[robotics]'."""
+
+import numpy as np
+import pytest
+
+from adm_jax.data import minari_files, minari_io
+from adm_jax.envs import environment, recovered
+from adm_jax.types import InputError
+
+from . import recorded
+
+robotics = pytest.importorskip("gymnasium_robotics", reason="gymnasium-robotics is not installed")
+
+DATASETS = {
+    "D4RL/pointmaze/umaze-v2": (
+        "PointMaze_UMaze-v3",
+        (8, 2),
+        {"continuing_task": True, "reset_target": False},
+    ),
+    "D4RL/pointmaze/large-v2": ("PointMaze_Large-v3", (8, 2), {"continuing_task": True}),
+    "D4RL/antmaze/umaze-v1": ("AntMaze_UMaze-v4", (31, 8), {}),
+    "D4RL/antmaze/medium-diverse-v1": ("AntMaze_Medium_Diverse_GR-v4", (31, 8), {}),
+    "D4RL/pen/human-v2": ("AdroitHandPen-v1", (45, 24), {}),
+    "D4RL/pen/cloned-v2": ("AdroitHandPen-v1", (45, 24), {}),
+    "D4RL/pen/expert-v2": ("AdroitHandPen-v1", (45, 24), {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv(minari_files.ROOT_VARIABLE, str(tmp_path))
+
+
+@pytest.mark.parametrize("dataset_id", DATASETS)
+def test_the_dataset_and_its_environment_agree(dataset_id):
+    env_id, dims, kwargs = DATASETS[dataset_id]
+    recorded.record(dataset_id, env_id, eval_steps=120, max_steps=60, **kwargs)
+    data = minari_io.load(dataset_id)
+    task = recovered.task_from_dataset(data)
+    assert (task.obs_dim, task.action_dim) == dims == (data.obs.shape[1], data.action.shape[1])
+    assert task.normalized_score(-1.5) == 0.0
+    env = environment.make_env(task.env)
+    assert environment.step_limit(env) == 120
+    if env_id.startswith(("Point", "Ant")):
+        assert list(data.metadata["obs_layout"]) == ["achieved_goal", "desired_goal", "observation"]
+    recorded.assert_environment_repeats(env, data)
+    env.close()
+
+
+def test_a_maze_that_ends_at_its_goal_needs_a_termination():
+    recorded.record("D4RL/pointmaze/umaze-v2", "PointMaze_UMaze-v3", continuing_task=False)
+    data = minari_io.load("D4RL/pointmaze/umaze-v2")
+    with pytest.raises(InputError, match="PointMaze_UMaze-v3 with continuing_task=False is not known"):
+        recovered.task_from_dataset(data)
+
+
+def test_the_simulator_is_still_the_one_scores_compare_with():
+    import mujoco
+
+    assert tuple(map(int, mujoco.__version__.split(".")[:2])) < (3, 5)
+    assert np.isfinite(environment.make_env("Hopper-v4").reset(seed=0)[0]).all()
