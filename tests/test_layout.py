@@ -36,6 +36,7 @@ ONLY_IN = {  # library -> where it may be imported
     "orbax": ("training",),
     "matplotlib": ("training", "evaluation"),
     "rich": ("training",),
+    "tensorboardX": ("training",),
     "psutil": ("training",),
     "absl": (),
     "experiments": (),
@@ -44,7 +45,18 @@ ONLY_IN = {  # library -> where it may be imported
 }
 NUMERIC_CORE = ("types", "nn", "data.dataset", "data.ring_buffer", "dynamics", "agents", "rollout")
 BEYOND_THE_CORE = (  # not rich: flax imports it
-    *("gymnasium", "mujoco", "minari", "orbax", "h5py", "matplotlib", "psutil", "torch", "huggingface_hub"),
+    *(
+        "gymnasium",
+        "mujoco",
+        "minari",
+        "orbax",
+        "h5py",
+        "matplotlib",
+        "psutil",
+        "tensorboardX",
+        "torch",
+        "huggingface_hub",
+    ),
     "experiments",
 )
 

@@ -41,7 +41,7 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
         raise InputError(f"environment {spec.env_id}: observations and actions must be vectors, got {spaces}")
     if step_limit(made) is None:
         raise InputError(f"environment {spec.env_id}: it has no step limit, so its episodes need never end")
-    return made if spec.obs_limit is None else _FirstEntries(made, spec.obs_limit)
+    return made if spec.obs_limit is None else FirstEntries(made, spec.obs_limit)
 
 
 def _make(spec: EnvSpec) -> gymnasium.Env:
@@ -55,7 +55,7 @@ def _make(spec: EnvSpec) -> gymnasium.Env:
         raise InputError(f"environment {spec.env_id}: {str(error).splitlines()[0]}") from error
 
 
-class _FirstEntries(gymnasium.ObservationWrapper):
+class FirstEntries(gymnasium.ObservationWrapper):
     """The first entries of the observation: what "truncated" Ant and Humanoid observe."""
 
     def __init__(self, env: gymnasium.Env, limit: int):
@@ -71,6 +71,7 @@ class _FirstEntries(gymnasium.ObservationWrapper):
         self._limit = limit
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
+        """The entries kept."""
         return observation[: self._limit]
 
 

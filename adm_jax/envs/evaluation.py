@@ -1,9 +1,7 @@
 """Evaluating a whole population of policies in the real environment, all episodes side by side.
 
-The environments are a plain list of ``gymnasium.make``: Gymnasium's vector environments step no faster
-(the synchronous one loops just so, the asynchronous one is slower), and reset a finished environment
-on their own, so that the step after an episode's end is not a step at all. What costs time is calling
-the policy, and that is done once a step for everything that still runs.
+The policy is called once a step for everything that still runs; the environments step as a batch, see
+adm_jax.envs.batch. An episode that has ended is not stepped any more.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adm_jax.envs import environment
+from adm_jax.envs.batch import make_batch
 from adm_jax.types import Array, EnvSpec, InputError
 
 ActFn = Callable[[np.ndarray], Array | np.ndarray]  # obs [P, E, D] float32 -> action [P, E, A]
@@ -47,11 +46,10 @@ class Evaluator:
         self.member_seeds = tuple(member_seeds)
         self.num_episodes = num_episodes
         self.root_seed = root_seed
-        self._envs = [[environment.make_env(env) for _ in range(num_episodes)] for _ in self.member_seeds]
-        first = self._envs[0][0]
-        self.action_low, self.action_high = environment.action_bounds(first)  # [A] each
-        self.obs_dim = environment.obs_dim(first)
-        self.step_limit = environment.step_limit(first)
+        self._batch = make_batch(env, len(self.member_seeds) * num_episodes)
+        self.action_low, self.action_high = self._batch.action_low, self._batch.action_high  # [A] each
+        self.obs_dim = self._batch.obs_dim
+        self.step_limit = self._batch.step_limit
 
     def describe(self) -> dict[str, Any]:
         """What a score must be told with: environment, step limit, episodes and the simulator's versions."""
@@ -77,11 +75,12 @@ class Evaluator:
           ValueError: an action has the wrong shape or is not finite; the member is named.
         """
         shape = (len(self.member_seeds), self.num_episodes)
-        obs = np.zeros((*shape, self.obs_dim), np.float32)
-        for member, seed in enumerate(self.member_seeds):
-            for episode, env in enumerate(self._envs[member]):
-                start, _ = env.reset(seed=environment.reset_seed(self.root_seed, evaluation, seed, episode))
-                obs[member, episode] = start
+        seeds = [
+            environment.reset_seed(self.root_seed, evaluation, seed, episode)
+            for seed in self.member_seeds
+            for episode in range(self.num_episodes)
+        ]
+        obs = self._batch.reset(seeds).astype(np.float32).reshape(*shape, self.obs_dim)
         returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
         running = np.ones(shape, bool)
         while running.any():
@@ -89,13 +88,11 @@ class Evaluator:
             action = np.asarray(act_fn(obs.copy()))
             self._check(action, running)
             action = np.clip(action, self.action_low, self.action_high)
-            for member, episode in np.argwhere(running):
-                row = (member, episode)
-                next_obs, reward, terminated, truncated, _ = self._envs[member][episode].step(action[row])
-                obs[row] = next_obs
-                returns[row] += float(reward)
-                lengths[row] += 1
-                running[row] = not (terminated or truncated)
+            step = self._batch.step(action[running], np.flatnonzero(running))
+            obs[running] = step.obs
+            returns[running] += step.reward
+            lengths[running] += 1
+            running[running] = ~(step.terminated | step.truncated)
         return EvaluationResult(returns, lengths)
 
     def _check(self, action: np.ndarray, running: np.ndarray) -> None:
@@ -114,6 +111,4 @@ class Evaluator:
 
     def close(self) -> None:
         """Frees the environments."""
-        for envs in self._envs:
-            for env in envs:
-                env.close()
+        self._batch.close()

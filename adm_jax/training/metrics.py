@@ -5,6 +5,7 @@
       metrics.jsonl   a line per epoch; arrays over the population, never averaged
       eval.jsonl      a line per evaluation; every episode's return
       checkpoints/    see adm_jax.training.checkpoint
+      tensorboard/    the numbers of both files as TensorBoard's event file
       curves.png      learning curves, drawn as it goes
       result.json     final returns and scores per member, wall clock
 
@@ -32,6 +33,7 @@ import numpy as np
 import adm_jax
 from adm_jax.training import curves
 from adm_jax.training.checkpoint import PHASES
+from adm_jax.training.event_files import EventLog
 from adm_jax.types import InputError
 
 _CONFIG, _METRICS, _EVAL, _RESULT = "config.json", "metrics.jsonl", "eval.jsonl", "result.json"
@@ -47,6 +49,7 @@ class RunFolder:
     def __init__(self, path: Path, config: dict[str, Any], made: Sequence[Path] = ()):
         self.path = path
         self._made = made  # folders above it that were made with it, innermost first
+        self._events = EventLog(path / "tensorboard", config.get("seeds"))
         self.config = config  # config.json's content; the flat configuration is its entry "config"
 
     @classmethod
@@ -137,10 +140,12 @@ class RunFolder:
     def log_metrics(self, row: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl: ``phase``, ``epoch`` and arrays over the population."""
         _append(self.path / _METRICS, row)
+        self._events.add(row)
 
     def log_eval(self, row: Mapping[str, Any]) -> None:
         """Appends a line to eval.jsonl: ``phase``, ``epoch``, ``updates``, ``eval/return`` [P][episodes]."""
         _append(self.path / _EVAL, row)
+        self._events.add(row)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl."""
@@ -151,7 +156,7 @@ class RunFolder:
         return _read_lines(self.path / _EVAL)
 
     def truncate(self, phase: str | None = None, epoch: int = 0) -> None:
-        """Cuts both files back to a restored checkpoint: lines after ``epoch`` of ``phase`` are dropped.
+        """Cuts the files back to a restored checkpoint: lines after ``epoch`` of ``phase`` are dropped.
 
         Without a phase everything is dropped. A line that a killed process has half written goes too.
         """
@@ -162,6 +167,7 @@ class RunFolder:
                 rows = _read_lines(path)
                 kept = [row for row in rows if (PHASES.index(row["phase"]), row["epoch"]) <= last]
                 _write_atomically(path, "".join(map(_line, kept)))
+        self._events.rewrite([*self.read_metrics(), *self.read_eval()])
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json, or leaves the one before it whole."""

@@ -3,9 +3,13 @@
 ``run`` takes a configuration to a result; ``resume`` takes a run's folder on from its newest
 checkpoint, bit-identically on the same machine: every random number is a function of a member's
 seed, the phase and the epoch.
+
+Evaluations go on beside the loop, one at a time. A checkpoint is only saved when those of earlier epochs are
+written down; that of its own epoch may be under way, and is begun again by a resume.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +25,15 @@ from adm_jax.training.checkpoint import Checkpointer, Restored
 from adm_jax.training.metrics import RunFolder, require_writable
 from adm_jax.training.population import shared_key
 from adm_jax.training.progress import print_result
-from adm_jax.training.session import Session, Stream, abstract_fit, abstract_train, load_data, open_session
+from adm_jax.training.session import (
+    Session,
+    Stream,
+    abstract_fit,
+    abstract_train,
+    load_data,
+    open_session,
+    policy_sharding,
+)
 from adm_jax.types import InputError, Params
 
 _DATA_DIGESTS = "dataset_sha256"  # in config.json: a resumed run must see the same data
@@ -85,7 +97,7 @@ def resume(path: str) -> dict[str, Any]:
 
 def _drive(session: Session, restored: Restored | None) -> dict[str, Any]:
     """From wherever the run is to its end."""
-    with session.progress:
+    with session.progress, session.background:
         if restored is None or restored.phase == "fit":
             fit = _fit(session, restored)
             state = session.compiled["init_train"](
@@ -152,11 +164,14 @@ def _clone(session: Session) -> None:
 
 
 def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
-    """Epochs of roll-outs and updates, with evaluations and checkpoints between."""
+    """Epochs of roll-outs and updates, with checkpoints between and evaluations beside them."""
     config, hyper = session.config, programs.population_hyper(session.config)
     agent, buffer, model = state
     session.progress.begin("train", config.num_epochs, epoch)
+    if _lacks_evaluation(session, epoch):
+        _evaluate(session, "train", epoch, agent.actor_params)
     while epoch < config.num_epochs:
+        session.background.poll()
         with session.clock.phase("rollout"):
             buffer, rollout_metrics = session.compiled["rollout"](
                 buffer, agent.actor_params, model, hyper, session.keys(Stream.ROLLOUT, epoch), session.dataset
@@ -177,10 +192,9 @@ def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
                 f"warning: seeds {empty} have an empty model buffer: no prediction was finite"
             )
         _record(session, "train", epoch, metrics)
-        last = epoch == config.num_epochs
-        if epoch % config.eval_every == 0 or last:
+        if _is_evaluated(config, epoch):
             _evaluate(session, "train", epoch, agent.actor_params)
-        if epoch % config.checkpoint_every == 0 or last:
+        if epoch % config.checkpoint_every == 0 or epoch == config.num_epochs:
             _save(session, "train", epoch, programs.TrainState(agent, buffer, model))
     session.progress.end()
 
@@ -253,17 +267,37 @@ def _draw(session: Session) -> None:
     session.folder.draw_curves(references)
 
 
+def _is_evaluated(config: OfflineConfig, epoch: int) -> bool:
+    return epoch > 0 and (epoch % config.eval_every == 0 or epoch == config.num_epochs)
+
+
+def _lacks_evaluation(session: Session, epoch: int) -> bool:
+    """Whether the run was stopped between an epoch's checkpoint and the end of that epoch's evaluation."""
+    done = any((row["phase"], row["epoch"]) == ("train", epoch) for row in session.folder.read_eval())
+    return _is_evaluated(session.config, epoch) and not done
+
+
 def _evaluate(session: Session, phase: str, epoch: int, actor_params: Params) -> None:
-    """Real episodes of every member's deterministic policy; one that is not finite scores NaN."""
-    act = session.compiled["act"]
+    """Begins the evaluation of every member's deterministic policy, beside what the loop goes on with."""
     finite = jax.vmap(lambda p: jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(p)])))(
         actor_params
     )
-    finite = np.asarray(finite)
-    # a broken policy must not take the others down: it acts zero, and its returns are struck out
+    # a broken policy must not take the others down: it acts zero, and its returns are struck out; these are
+    # copies, as the next update reuses the memory of the parameters themselves
     safe = jax.tree.map(lambda x: jnp.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), actor_params)
-    with session.clock.phase("evaluate"):
-        outcome = session.evaluator.evaluate(lambda obs: act(safe, obs), evaluation=epoch)
+    policies = jax.block_until_ready(jax.device_put(safe, policy_sharding()))
+    task = partial(_run_evaluation, session, phase, epoch, policies, np.asarray(finite))
+    session.background.start((phase, epoch), task)
+
+
+def _run_evaluation(session: Session, phase: str, epoch: int, policies: Params, finite: np.ndarray) -> None:
+    """Real episodes of every member's policy; one whose parameters were not finite [P] scores NaN."""
+
+    def act(obs: np.ndarray) -> jax.Array:
+        session.background.raise_if_stopped()
+        return session.compiled["act"](policies, obs)
+
+    outcome = session.evaluator.evaluate(act, evaluation=epoch)
     returns = np.where(finite[:, None], outcome.returns, np.nan)
     line = {
         "phase": phase,
@@ -283,6 +317,9 @@ def _evaluate(session: Session, phase: str, epoch: int, actor_params: Params) ->
 
 
 def _save(session: Session, phase: str, epoch: int, state: Any) -> None:
+    # An earlier epoch's policies are not in this checkpoint, so their evaluation could not be done again.
+    if session.background.name != (phase, epoch):
+        session.background.wait()
     session.checkpointer.save(phase, epoch, state, extra={"clock": session.clock.to_dict()})
 
 

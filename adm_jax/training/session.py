@@ -21,6 +21,7 @@ from adm_jax.envs.recovered import check_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import memory, programs
+from adm_jax.training.background import Background
 from adm_jax.training.checkpoint import Checkpointer
 from adm_jax.training.metrics import RunFolder
 from adm_jax.training.population import compile_program, fold_epoch, member_keys, resolve_members, shared_key
@@ -58,6 +59,7 @@ class Session:
     clock: WallClock
     progress: Progress
     evaluator: Evaluator
+    background: Background  # what evaluations run on
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
     reported: set[int] = field(default_factory=set)  # members whose numbers were said to be not finite
 
@@ -109,6 +111,7 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
         holdout_max_size=config.fit.holdout_max_size,
         split_seed=config.fit.split_seed,
     )
+    clock = WallClock()
     session = Session(
         config=config,
         task=task,
@@ -119,9 +122,10 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
         parts=parts,
         folder=folder,
         checkpointer=Checkpointer(folder.checkpoints),
-        clock=WallClock(),
+        clock=clock,
         progress=Progress(),
         evaluator=Evaluator(task.env, config.seeds, config.eval_episodes),
+        background=Background(clock),
     )
     _describe_data(session)
     session.progress.note(f"run folder: {folder.path}\ncompiling ...")
@@ -160,6 +164,19 @@ def abstract_train(session: Session) -> programs.TrainState:
     )
 
 
+def policy_sharding() -> jax.sharding.Sharding:
+    """Where policies are evaluated: on the host, whatever the rest runs on.
+
+    An accelerator works its programs off one by one, so that each step of an evaluation would wait for the
+    update program of a whole epoch.
+    """
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names the accelerator alone
+        device = jax.local_devices()[0]
+    return jax.sharding.SingleDeviceSharding(device)
+
+
 def _compile(session: Session) -> None:
     """Compiles fit, roll-out and update ahead of time and checks the memory they and the state take."""
     config, parts, dataset = session.config, session.parts, session.dataset
@@ -171,6 +188,8 @@ def _compile(session: Session) -> None:
     agent, buffer = train.agent, train.buffer
     holdout, num_members = session.holdout, len(config.seeds)
     obs = jax.ShapeDtypeStruct((num_members, config.eval_episodes, parts.obs_dim), jnp.float32)
+    on_host = partial(jax.ShapeDtypeStruct, sharding=policy_sharding())
+    evaluated = jax.tree.map(lambda x: on_host(x.shape, x.dtype), (agent.actor_params, obs))
     jobs: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...]]] = {
         "init_fit": (partial(programs.init_fit, parts), (dataset, keys), ()),
         "fit": (
@@ -190,7 +209,7 @@ def _compile(session: Session) -> None:
             (agent, buffer, hyper, keys, dataset, jnp.ones(())),
             (0,),
         ),
-        "act": (programs.act_program(parts), (agent.actor_params, obs), ()),
+        "act": (programs.act_program(parts), evaluated, ()),
     }
     if config.bc_steps:
         jobs["clone"] = (programs.clone_program(parts, config), (keys, dataset), ())

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 KINDS = ("compile", "fit", "rollout", "update", "evaluate")
+BACKGROUND = "evaluate_background"
 
 
 class WallClock:
@@ -12,12 +13,16 @@ class WallClock:
 
     Kinds may be nested, and then exclude each other: compiling inside of ``fit`` counts as ``compile``.
     JAX computes asynchronously, so block on a result before its kind ends.
+
+    Evaluation goes on beside the other kinds: ``evaluate`` are the seconds that the run waited for it, and
+    ``evaluate_background`` those it took on its own thread, which overlap the other kinds.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter):
         """Starts the clock."""
         self._now = now
         self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._background = 0.0  # seconds of work beside the main loop
         self._before = 0.0  # seconds of the run's earlier processes
         self._start = now()
         self._nested = [0.0]  # for each open kind the seconds that kinds inside it took
@@ -40,8 +45,14 @@ class WallClock:
         """Adds what a run had spent before it was stopped: an earlier ``to_dict()``."""
         for kind in KINDS:
             self._seconds[kind] += seconds[kind]
+        self._background += seconds.get(BACKGROUND, 0.0)  # a run begun by an earlier version has none
         self._before += seconds["total"]
 
+    def add_background(self, seconds: float) -> None:
+        """Adds what a thread beside the main loop has worked; called by the main thread."""
+        self._background += seconds
+
     def to_dict(self) -> dict[str, float]:
-        """Seconds of each kind and ``total``, all since the run first began."""
-        return {**self._seconds, "total": self._before + self._now() - self._start}
+        """Seconds of each kind, ``evaluate_background`` and ``total``, all since the run first began."""
+        overlapping = {BACKGROUND: self._background}
+        return {**self._seconds, **overlapping, "total": self._before + self._now() - self._start}

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from adm_jax.training import offline
 from adm_jax.training import session as session_module
 from adm_jax.types import InputError
 from tests.training.conftest import TINY
+from tests.training.test_event_files import points
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +48,7 @@ def newest_arrays(folder: Path) -> dict[str, np.ndarray]:
 def assert_same_run(one: Path, other: Path) -> None:
     assert lines(one / "metrics.jsonl") == lines(other / "metrics.jsonl")
     assert lines(one / "eval.jsonl") == lines(other / "eval.jsonl")
+    assert points(one / "tensorboard") == points(other / "tensorboard")
     ours, theirs = newest_arrays(one), newest_arrays(other)
     assert ours.keys() == theirs.keys()
     assert {"agent/log_alpha", "buffer/data/obs"} <= ours.keys()
@@ -70,8 +73,11 @@ def test_folder_and_result_hold_what_is_promised(uninterrupted) -> None:
     written = json.loads((folder / "result.json").read_text())
     statistics = minari_io.load(config.dataset).return_statistics()
     assert {name: written["dataset"][name] for name in statistics} == pytest.approx(statistics)
-    assert set(written["wall_clock"]) == {"compile", "fit", "rollout", "update", "evaluate", "total"}
-    assert sum(v for k, v in written["wall_clock"].items() if k != "total") <= written["wall_clock"]["total"]
+    seconds = written["wall_clock"]
+    total, background = seconds.pop("total"), seconds.pop("evaluate_background")
+    assert set(seconds) == {"compile", "fit", "rollout", "update", "evaluate"}
+    assert sum(seconds.values()) <= total
+    assert background > 0
     evals = lines(folder / "eval.jsonl")
     assert [(row["phase"], row["epoch"]) for row in evals] == [("bc", 0), ("train", 2), ("train", 4)]
     for kind, row in (("members", evals[-1]), ("bc", evals[0])):
@@ -89,6 +95,10 @@ def test_folder_and_result_hold_what_is_promised(uninterrupted) -> None:
 def test_metrics_are_kept_per_member_and_epoch(uninterrupted) -> None:
     _, folder, _ = uninterrupted
     rows = lines(folder / "metrics.jsonl")
+    losses = points(folder / "tensorboard")["critic/loss/seed1"]
+    assert losses == [
+        (row["updates"], np.float32(row["critic/loss"][1])) for row in rows if row["phase"] == "train"
+    ]
     assert [row["epoch"] for row in rows if row["phase"] == "train"] == [1, 2, 3, 4]
     assert [row["epoch"] for row in rows if row["phase"] == "fit"] == [1, 2, 3, 4]
     last = rows[-1]
@@ -265,3 +275,74 @@ def test_member_that_is_not_finite_leaves_the_others_alive(
     assert "of seed 0 is not finite" in capsys.readouterr().out
     written = json.loads((run_folder(tiny_config) / "result.json").read_text())
     assert written["members"][0]["return_mean"] is None
+
+
+def test_evaluation_cut_off_after_its_checkpoint_is_done_again(
+    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run dies while an evaluation is under way whose epoch's checkpoint stands already."""
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    evaluate, record, under_way = Evaluator.evaluate, offline._record, threading.Event()
+
+    def evaluate_forever(self: Evaluator, act_fn, evaluation: int = 0):
+        while evaluation == 2:
+            under_way.set()
+            act_fn(np.zeros((2, 2, 11), np.float32))
+        return evaluate(self, act_fn, evaluation)
+
+    def stop_at_epoch_3(session, phase, epoch, *rest) -> None:
+        record(session, phase, epoch, *rest)
+        if (phase, epoch) == ("train", 3):
+            assert under_way.wait(60)
+            raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", evaluate_forever)
+        patch.setattr(offline, "_record", stop_at_epoch_3)
+        with pytest.raises(_Stop):
+            offline.run(config)
+    folder = run_folder(config)
+    assert (folder / "checkpoints" / "train-000002").exists()
+    assert [row["phase"] for row in lines(folder / "eval.jsonl")] == ["bc"]
+    result = offline.resume(str(folder))
+    assert_same_run(folder, uninterrupted[1])
+    assert {**result, "wall_clock": 0} == {**uninterrupted[2], "wall_clock": 0}
+
+
+def test_a_checkpoint_waits_for_the_evaluation_of_an_earlier_epoch(
+    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its policies are in no checkpoint: killed then, it could not be done again."""
+    saved: list[tuple[int, list[int]]] = []
+    save, evaluate = offline._save, Evaluator.evaluate
+
+    def slow(self: Evaluator, act_fn, evaluation: int = 0):
+        time.sleep(0.5)
+        return evaluate(self, act_fn, evaluation)
+
+    def save_and_look(session, phase, epoch, state) -> None:
+        save(session, phase, epoch, state)
+        if phase == "train":
+            saved.append((epoch, [row["epoch"] for row in session.folder.read_eval()]))
+
+    monkeypatch.setattr(Evaluator, "evaluate", slow)
+    monkeypatch.setattr(offline, "_save", save_and_look)
+    offline.run(replace_flat(tiny_config, {"checkpoint_every": 3, "eval_every": 2}))
+    assert saved[0] == (3, [0, 2])  # behaviour cloning's, epoch 2's
+    assert saved[1][0] == 4
+
+
+def test_a_failing_evaluation_ends_the_run_with_its_message(
+    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = Evaluator.evaluate
+
+    def fail_in_epoch_2(self: Evaluator, act_fn, evaluation: int = 0):
+        if evaluation == 2:
+            raise RuntimeError("the simulator is gone")
+        return evaluate(self, act_fn, evaluation)
+
+    monkeypatch.setattr(Evaluator, "evaluate", fail_in_epoch_2)
+    with pytest.raises(RuntimeError, match="the simulator is gone"):
+        offline.run(tiny_config)
+    assert not (run_folder(tiny_config) / "result.json").exists()
