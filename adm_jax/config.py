@@ -94,7 +94,12 @@ class RolloutConfig:
     uncertainty: Literal["std_of_means", "total_variance"] = _field(
         "std_of_means", "penalty: spread of the m means (authors' code) or the paper's Eq. 4"
     )
-    termination: str | None = _field(None, "termination function by name; the task's own when empty")
+    termination: str | None = _field(
+        None, "termination function by name, or your own as module:function; the task's own when empty"
+    )
+    reward: str | None = _field(
+        None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
+    )
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ class SACConfig:
         None, "target entropy with auto_entropy; minus the action dimension when empty"
     )
 
+    deterministic_backup: bool = _field(False, "leave the entropy term out of the critics' target")
+
     def __post_init__(self) -> None:
         if self.target_entropy is not None and not self.auto_entropy:
             raise InputError(
@@ -131,7 +138,7 @@ class SACConfig:
 class OfflineConfig:
     """ADMPO-OFF (ADM paper, Algorithm 3): which data, how long, and the parts' configurations."""
 
-    task: str = _field("hopper-builtin", "task name; see adm_jax.tasks")
+    task: str = _field("hopper-builtin", "task name, or module:task of one registered there")
     dataset: str | None = _field(None, "Minari dataset id; the task's own when empty")
     preset: Literal["code", "paper"] = _field(
         "code", "published settings to take: the authors' code or the paper's tables"
@@ -191,13 +198,15 @@ class OfflineConfig:
 class OnlineConfig:
     """Model-free SAC in the real environment: what ``experiments.collect`` runs."""
 
-    task: str = _field("hopper", "task name; its environment is stepped")
+    task: str = _field("hopper", "task name, or module:task; its environment is stepped")
     num_steps: int = _field(100_000, "environment steps", low=1, high=_MAX_ROWS)
     seed: int = _field(0, "seed of the networks, the actions and the environment", low=0)
     warmup_steps: int = _field(5_000, "uniformly random steps before the first update", low=1)
     updates_per_step: int = _field(1, "SAC updates per environment step", low=1)
     steps_per_iteration: int = _field(50, "environment steps between two rounds of updates", low=1)
-    eval_episodes: int = _field(10, "episodes of the last evaluation", low=1, high=1000)
+    num_envs: int = _field(1, "environments stepped side by side", low=1, high=1024)
+    eval_every: int = _field(5_000, "environment steps between evaluations, where any are needed", low=1)
+    eval_episodes: int = _field(10, "episodes of an evaluation", low=1, high=1000)
     sac: SACConfig = field(
         default_factory=lambda: SACConfig(
             actor_lr=3e-4, actor_lr_schedule="none", auto_entropy=True, entropy_weight=1.0
@@ -214,6 +223,10 @@ class OnlineConfig:
             raise InputError(
                 f"steps_per_iteration: {self.steps_per_iteration} does not divide num_steps {self.num_steps} "
                 f"and warmup_steps {self.warmup_steps}"
+            )
+        if self.steps_per_iteration % self.num_envs:
+            raise InputError(
+                f"num_envs: {self.num_envs} does not divide steps_per_iteration {self.steps_per_iteration}"
             )
         if self.warmup_steps > self.num_steps:
             raise InputError(f"warmup_steps: {self.warmup_steps} is more than num_steps {self.num_steps}")
@@ -286,6 +299,9 @@ def config_for_task(task: str = "hopper-builtin", preset: str = "code", **overri
       InputError: the task, the preset or a field is unknown, or a value is out of its range.
     """
     settings = get_task(task).preset(preset)
+    unknown = set(settings) - set(to_flat(OfflineConfig()))
+    if unknown:
+        raise InputError(f"task: {task}: settings: {sorted(unknown)[0]} is no field of the configuration")
     return replace_flat(OfflineConfig(), {**settings, **overrides, "task": task, "preset": preset})
 
 

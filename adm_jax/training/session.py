@@ -18,6 +18,7 @@ from adm_jax.dynamics import fitting
 from adm_jax.envs import environment
 from adm_jax.envs.evaluation import Evaluator
 from adm_jax.envs.termination import get_termination
+from adm_jax.envs.user_functions import get_reward
 from adm_jax.tasks import Task
 from adm_jax.training import memory, programs
 from adm_jax.training.checkpoint import Checkpointer
@@ -78,6 +79,17 @@ def load_data(config: OfflineConfig, task: Task) -> EpisodeData:
 
 def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
     """Puts the data on the device, compiles the programs and makes sure that they fit into memory."""
+    environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
+    reward = config.rollout.reward
+    parts = programs.make_parts(
+        config,
+        task.obs_dim,
+        task.action_dim,
+        environment.action_scale(task.env),
+        get_termination(config.rollout.termination or task.termination, task.obs_dim),
+        resolve_members(config.members),
+        None if reward is None else get_reward(reward, task.obs_dim, task.action_dim),
+    )
     dataset = make_dataset(
         data,
         config.model.max_backtrack,
@@ -85,14 +97,6 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
         holdout_fraction=config.fit.holdout_fraction,
         holdout_max_size=config.fit.holdout_max_size,
         split_seed=config.fit.split_seed,
-    )
-    parts = programs.make_parts(
-        config,
-        task.obs_dim,
-        task.action_dim,
-        environment.action_scale(task.env),
-        get_termination(config.rollout.termination or task.termination),
-        resolve_members(config.members),
     )
     session = Session(
         config=config,
