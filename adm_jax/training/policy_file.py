@@ -74,15 +74,15 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
       InputError: the file is missing, damaged or no policy.
     """
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        with Path(path).open("rb") as file, np.load(file) as archive:
+            arrays = dict(archive)
         num_layers = sum(name.startswith("kernel_") for name in arrays)
         layers = [(arrays[f"kernel_{i}"], arrays[f"bias_{i}"]) for i in range(num_layers)]
         widths = [kernel.shape for kernel, _ in layers]
         info = json.loads(str(arrays["info"]))
         scale = float(arrays["action_scale"])
         (obs_dim, hidden_dim), (_, out_dim) = widths[0], widths[-1]
-    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: is no policy, or damaged ({reason})") from error
     config = SACConfig(policy_hidden_dim=hidden_dim, policy_hidden_layers=num_layers - 1)
