@@ -73,10 +73,8 @@ def rollout(
                 params, carry, obs, action, model_key, jax.random.fold_in(batch_key, step)
             )
             uncertainty = uncertainty_fn(prediction)
-            reward = prediction.reward
-            if reward_fn is not None:
-                reward = reward_fn(obs, action, prediction.next_obs)
-                chex.assert_equal_shape([reward, uncertainty])
+            reward = prediction.reward if reward_fn is None else reward_fn(obs, action, prediction.next_obs)
+            chex.assert_equal_shape([reward, uncertainty])
             reward = reward - penalty_coef * uncertainty
             terminated = termination_fn(prediction.next_obs)
             kept = alive & jnp.isfinite(prediction.next_obs).all(axis=-1) & jnp.isfinite(reward)

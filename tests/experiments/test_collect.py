@@ -1,5 +1,6 @@
 """The collect command, run as a user runs it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,11 +9,9 @@ from pathlib import Path
 import minari
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
 from adm_jax.data import builtin, minari_files
 from adm_jax.training.policy_file import load_policy
-from experiments import app, collect
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--num_steps=120", "--warmup_steps=100", "--steps_per_iteration=20", "--batch_size=16",
@@ -78,68 +77,88 @@ def test_a_task_of_ones_own_becomes_five_datasets_and_two_policies():
     assert policy.info["command"].startswith("python -m experiments.collect --num_steps=120")
 
 
-@pytest.fixture
-def call(capfd):
-    """The script in this process, through its own flags and main."""
+BAD_INPUT = [
+    (["--task=hoper"], "task: 'hoper' is unknown"),
+    (["--task=no_module_of_tests:x"], "task: module 'no_module_of_tests' cannot be imported"),
+    (["--num_steps=0"], "num_steps"),
+    (["--num_steps=many"], "num_steps"),
+    (["--warmup_steps=33"], "steps_per_iteration"),
+    (["--num_envs=0"], "num_envs"),
+    (["--num_envs=3"], "num_envs: 3 does not divide steps_per_iteration 50"),
+    (["--num_envs=2", "--num_transitions=11"], "num_envs: 2 does not divide num_transitions 11"),
+    (["--num_transitions=0"], "num_transitions: 0 is out of range"),
+    (["--num_transitions=few"], "num_transitions"),
+    (["--kinds=random,best"], "kinds: 'best' is unknown; some of random, medium"),
+    (["--kinds="], "kinds: '' is unknown"),
+    (["--medium_return=high"], "medium_return"),
+    (["--medium_return=nan"], "medium_return: nan is out of range"),
+    (["--task=humanoid"], "medium_return: empty, and task humanoid has no reference scores"),
+    (["--dataset=no version"], "no Minari id"),
+    (["--dataset=hopper/mine-v0"], "is the id of one dataset, and 5 kinds are collected"),
+    (["--dataset=tests/taken"], "tests/taken/expert-v0 exists in"),
+    (["--builtin_file=replay.npz"], "must end in .xz"),
+    (["--builtin_file=absent/replay.xz"], "no folder that can be written"),
+    (["--builtin_file=replay.xz", "--kinds=random"], "builtin_file: holds a full-replay"),
+    (["--policy_dir=kept"], "policy_dir: kept/expert.npz exists; remove it"),
+    (["--policy_dir=kept/expert.npz"], "kept/expert.npz is no folder that can be written"),
+    (["hopper"], "is not a flag"),
+]
 
-    def call(*arguments):
-        with flagsaver.flagsaver():
-            code = app.call(collect.main, ["collect", *arguments])
-        return code, *capfd.readouterr()
+# All in one process, as importing takes longest; not in this one, as experiments' flags have one namespace.
+IN_ONE_PROCESS = """
+import contextlib, io, json, sys
+from pathlib import Path
+from absl.testing import flagsaver
+from experiments import app, collect
 
-    return call
+results, before = [], sorted(map(str, Path().rglob("*")))
+for flags in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = app.call(collect.main, ["collect", *flags])
+    left = sorted(map(str, Path().rglob("*"))) != before
+    results.append((code, out.getvalue(), err.getvalue(), left))
+print(json.dumps(results))
+"""
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--task=hoper"], "task: 'hoper' is unknown"),
-        (["--task=no_module_of_tests:x"], "task: module 'no_module_of_tests' cannot be imported"),
-        (["--num_steps=0"], "num_steps"),
-        (["--num_steps=many"], "num_steps"),
-        (["--warmup_steps=33"], "steps_per_iteration"),
-        (["--num_envs=0"], "num_envs"),
-        (["--num_envs=3"], "num_envs: 3 does not divide steps_per_iteration 50"),
-        (["--num_envs=2", "--num_transitions=11"], "num_envs: 2 does not divide num_transitions 11"),
-        (["--num_transitions=0"], "num_transitions: 0 is out of range"),
-        (["--num_transitions=few"], "num_transitions"),
-        (["--kinds=random,best"], "kinds: 'best' is unknown; some of random, medium"),
-        (["--kinds="], "kinds: '' is unknown"),
-        (["--medium_return=high"], "medium_return"),
-        (["--medium_return=nan"], "medium_return: nan is out of range"),
-        (["--task=humanoid"], "medium_return: empty, and task humanoid has no reference scores"),
-        (["--dataset=no version"], "no Minari id"),
-        (["--dataset=hopper/mine-v0"], "is the id of one dataset, and 5 kinds are collected"),
-        (["--dataset=tests/taken"], "tests/taken/expert-v0 exists in"),
-        (["--builtin_file=replay.npz"], "must end in .xz"),
-        (["--builtin_file=absent/replay.xz"], "no folder that can be written"),
-        (["--builtin_file=replay.xz", "--kinds=random"], "builtin_file: holds a full-replay"),
-        (["--policy_dir=kept"], "policy_dir: kept/expert.npz exists; remove it"),
-        (["--policy_dir=kept/expert.npz"], "kept/expert.npz is no folder that can be written"),
-        (["hopper"], "is not a flag"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing(call, flags, message):
-    Path("kept").mkdir()
-    Path("kept/expert.npz").write_bytes(b"")
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad-input")
+    (folder / "kept").mkdir()
+    (folder / "kept/expert.npz").write_bytes(b"")
     (minari_files.datasets_root() / "tests/taken/expert-v0/data").mkdir(parents=True, exist_ok=True)
-    before = sorted(Path().rglob("*"))
-    code, out, err = call(*flags)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", IN_ONE_PROCESS],
+        input=json.dumps([flags for flags, _ in BAD_INPUT]),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", range(len(BAD_INPUT)), ids=lambda case: " ".join(BAD_INPUT[case][0]))
+def test_bad_input_is_one_line_and_leaves_nothing(outcomes, case):
+    code, out, err, left = outcomes[case]
     assert code == 2
     assert out == ""
-    assert message in err
+    assert BAD_INPUT[case][1] in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    assert sorted(Path().rglob("*")) == before
+    assert not left
 
 
-def test_a_medium_that_is_not_reached_is_told_and_the_rest_saved(call):
+def test_a_medium_that_is_not_reached_is_told_and_the_rest_saved():
     flags = [*SMALL, "--task=hopper", "--kinds=random,medium", "--num_transitions=40", "--medium_return=9999"]
-    code, out, err = call(*flags, "--dataset=tests/unreached")
-    assert code == 2
-    assert err.startswith("error: medium_return: 9999.0 was not reached in 120 steps")
-    assert err.count("\n") == 1
-    assert "saved as tests/unreached/random-v0" in out
+    done = run(*flags, "--dataset=tests/unreached")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: medium_return: 9999.0 was not reached in 120 steps")
+    assert done.stderr.count("\n") == 1
+    assert "saved as tests/unreached/random-v0" in done.stdout
     assert len(minari_files.read("tests/unreached/random-v0").reward) == 40
     assert not minari_files.exists("tests/unreached/medium-v0")
     assert [path.name for path in Path("policies/hopper-seed0").iterdir()] == ["expert.npz"]
