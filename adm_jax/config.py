@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from adm_jax.settings import Leaf, check, import_module, leaves, replace_flat, setting, to_flat
+from adm_jax.settings import Leaf, check, leaves, replace_flat, setting, to_flat
 from adm_jax.tasks import get_task
+from adm_jax.tasks.references import import_module
 from adm_jax.types import InputError
 
 _MAX_SEED = 2**32 - 1
@@ -119,7 +120,12 @@ class RolloutConfig:
         "penalty: spread of the units' means (ADM's code), Eq. 4 of the ADM paper, the largest predicted "
         "deviation (MOPO), or the largest distance of a unit's mean from all units' mean",
     )
-    termination: str | None = setting(None, "termination function by name; the task's own when empty")
+    termination: str | None = setting(
+        None, "termination function by name, or your own as module:function; the task's own when empty"
+    )
+    reward: str | None = setting(
+        None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
+    )
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,8 @@ class SACConfig:
         None, "target entropy with auto_entropy; minus the action dimension when empty"
     )
 
+    deterministic_backup: bool = setting(False, "leave the entropy term out of the critics' target")
+
     def __post_init__(self) -> None:
         if self.target_entropy is not None and not self.auto_entropy:
             raise InputError(
@@ -162,7 +170,9 @@ class OfflineConfig:
     dynamics: str = setting(
         "adm", "dynamics model: a registered name, or module:name to import the module that registers it"
     )
-    task: str = setting("hopper-builtin", "task name; see adm_jax.tasks; auto: made from --dataset")
+    task: str = setting(
+        "hopper-builtin", "task name, module:task of one registered there, or auto: made from --dataset"
+    )
     dataset: str | None = setting(None, "Minari dataset id; the task's own when empty")
     preset: Literal["code", "paper"] = setting(
         "code", "published settings to take: the authors' code or the paper's tables"
@@ -225,13 +235,15 @@ class OfflineConfig:
 class OnlineConfig:
     """Model-free SAC in the real environment: what ``experiments.collect`` runs."""
 
-    task: str = setting("hopper", "task name; its environment is stepped")
+    task: str = setting("hopper", "task name, or module:task; its environment is stepped")
     num_steps: int = setting(100_000, "environment steps", low=1, high=_MAX_ROWS)
     seed: int = setting(0, "seed of the networks, the actions and the environment", low=0)
     warmup_steps: int = setting(5_000, "uniformly random steps before the first update", low=1)
     updates_per_step: int = setting(1, "SAC updates per environment step", low=1)
     steps_per_iteration: int = setting(50, "environment steps between two rounds of updates", low=1)
-    eval_episodes: int = setting(10, "episodes of the last evaluation", low=1, high=1000)
+    num_envs: int = setting(1, "environments stepped side by side", low=1, high=1024)
+    eval_every: int = setting(5_000, "environment steps between evaluations, where any are needed", low=1)
+    eval_episodes: int = setting(10, "episodes of an evaluation", low=1, high=1000)
     sac: SACConfig = field(
         default_factory=lambda: SACConfig(
             actor_lr=3e-4, actor_lr_schedule="none", auto_entropy=True, entropy_weight=1.0
@@ -248,6 +260,10 @@ class OnlineConfig:
             raise InputError(
                 f"steps_per_iteration: {self.steps_per_iteration} does not divide num_steps {self.num_steps} "
                 f"and warmup_steps {self.warmup_steps}"
+            )
+        if self.steps_per_iteration % self.num_envs:
+            raise InputError(
+                f"num_envs: {self.num_envs} does not divide steps_per_iteration {self.steps_per_iteration}"
             )
         if self.warmup_steps > self.num_steps:
             raise InputError(f"warmup_steps: {self.warmup_steps} is more than num_steps {self.num_steps}")
@@ -399,6 +415,9 @@ def config_for_task(
     model = get_model(dynamics)
     published = {} if task == DERIVED_TASK else get_task(task).preset(preset, model.published)
     own = to_flat(OfflineConfig(dynamics=dynamics, model=model.config_class()))
+    unknown = set(published) - {leaf.name for leaf in all_leaves(OfflineConfig)}
+    if unknown:
+        raise InputError(f"task: {task}: settings: {sorted(unknown)[0]} is no field of the configuration")
     published = {name: value for name, value in published.items() if name in own}
     chosen = {"task": task, "preset": preset, "dynamics": dynamics}
     return offline_from_flat({**published, **model.settings, **overrides, **chosen})

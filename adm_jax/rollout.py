@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -35,6 +36,7 @@ def rollout(
     length: int,
     chunk: int,
     min_history: int | None = None,
+    reward_fn: Callable[[Array, Array, Array], Array] | None = None,
 ) -> Rollout:
     """Rolls ``policy_fn`` out from ``num_starts`` windows of the dataset for ``length`` steps.
 
@@ -54,6 +56,7 @@ def rollout(
       length: steps H.
       chunk: rows rolled out at a time.
       min_history: transitions before a start at least; m - 1 when None.
+      reward_fn: known reward, (obs [B, D], action [B, A], next_obs [B, D]) to [B]; the model's when None.
     """
     batch_key, chunks_key = jax.random.split(key)
 
@@ -70,7 +73,9 @@ def rollout(
                 params, carry, obs, action, model_key, jax.random.fold_in(batch_key, step)
             )
             uncertainty = uncertainty_fn(prediction)
-            reward = prediction.reward - penalty_coef * uncertainty
+            reward = prediction.reward if reward_fn is None else reward_fn(obs, action, prediction.next_obs)
+            chex.assert_equal_shape([reward, uncertainty])
+            reward = reward - penalty_coef * uncertainty
             terminated = termination_fn(prediction.next_obs)
             kept = alive & jnp.isfinite(prediction.next_obs).all(axis=-1) & jnp.isfinite(reward)
             row = Transition(obs, action, reward, prediction.next_obs, terminated)

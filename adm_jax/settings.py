@@ -5,14 +5,11 @@ such dataclasses. Leaf names are unique across the nested ones, so it can be wri
 """
 
 import dataclasses
-import importlib
 import math
-import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -158,18 +155,3 @@ def range_text(low: float | None, high: float | None, above: float | None) -> st
     """Bounds in words, "" where there are none: ``at least 0 and at most 1``."""
     parts = [f"at least {low}"] * (low is not None) + [f"above {above}"] * (above is not None)
     return " and ".join(parts + [f"at most {high}"] * (high is not None))
-
-
-def import_module(name: str, flag: str) -> types.ModuleType:
-    """A module of the user's, also from the current folder.
-
-    Raises:
-      InputError: it cannot be imported; the message names the flag that asked for it.
-    """
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # whatever a user's module raises
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(f"{flag}: module {name} cannot be imported ({reason})") from error

@@ -1,77 +1,128 @@
-"""Trains SAC online in a task's real environment and saves everything it went through as a Minari dataset.
+"""Collects datasets of a task in its real environment, by SAC and by what it has learned on the way.
 
-python -m experiments.collect --task=hopper --num_steps=100000 --seed=0
+python -m experiments.collect --task=hopper --num_steps=300000 --num_envs=10 --dataset=hopper/mine
+python -m experiments.collect --task=hopper --kinds=random,full-replay --num_steps=100000 --seed=0
+
+Kinds: random (uniformly random actions), medium (the first policy evaluated at --medium_return), replay
+(everything SAC went through until then), expert (the final policy), medium-expert (both), and full-replay
+(everything SAC went through). Each becomes a Minari dataset, <dataset>/<kind>-v0.
 """
 
-import dataclasses
 import os
 import platform
+import re
 import shlex
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 from absl import flags as absl_flags
 
 from adm_jax.config import OnlineConfig
 from adm_jax.data import builtin, minari_files, minari_io, minari_write
+from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs import environment
-from adm_jax.settings import to_flat
-from adm_jax.tasks import get_task
-from adm_jax.training.online import ProgressFn, collect_replay
+from adm_jax.tasks import Task, get_task
+from adm_jax.training import collect
+from adm_jax.training.policy_file import save_policy
+from adm_jax.training.progress import Progress
 from adm_jax.types import InputError
 from experiments import app, flags
 
 FLAGS = absl_flags.FLAGS
 flags.define(OnlineConfig)
-absl_flags.DEFINE_string(
-    "dataset", None, "Minari id to save the replay as; <task>/sac-seed<seed>-v0 when empty"
+absl_flags.DEFINE_list(
+    "kinds",
+    None,
+    f"what to collect, of {', '.join(collect.KINDS)}; when empty the first five, or full-replay alone where "
+    "--builtin_file is given",
+)
+absl_flags.DEFINE_integer("num_transitions", 100_000, "transitions of random, medium and expert each")
+absl_flags.DEFINE_float(
+    "medium_return",
+    None,
+    "return at which a policy is medium; when empty a third of the way from the task's random to its expert "
+    "return",
+)
+absl_flags.DEFINE_bool(
+    "deterministic", False, "medium and expert policies act by their mode, not by samples as in D4RL"
 )
 absl_flags.DEFINE_string(
-    "builtin_file", None, "also pack the replay into this one compressed file, ending in .xz"
+    "dataset",
+    None,
+    "prefix of the Minari ids, <dataset>/<kind>-v0, or the whole id of the only kind, ending in its version; "
+    "<task>/sac-seed<seed> when empty",
 )
-
-_REPORT_EVERY = 5_000  # environment steps between two lines of progress
+absl_flags.DEFINE_string(
+    "policy_dir", None, "folder for medium.npz and expert.npz; policies/<task>-seed<seed> when empty"
+)
+absl_flags.DEFINE_string(
+    "builtin_file", None, "also pack the full replay into this one compressed file, ending in .xz"
+)
 
 
 def main(argv: list[str]) -> None:
-    """Collects, saves, and prints what the replay is worth."""
+    """Collects, saves, and prints what the datasets are worth."""
     del argv  # app.run has seen that nothing but flags was given
     config = flags.config(OnlineConfig)
     task = get_task(config.task)
-    dataset = FLAGS.dataset or f"{config.task}/sac-seed{config.seed}-v0"
-    _check_targets(dataset, FLAGS.builtin_file)
-    data, _, info = collect_replay(config, _progress(config.num_steps))
-    metadata = {
-        "env_id": task.env_id,
+    wanted = _wanted()
+    ids = _dataset_ids(FLAGS.dataset or f"{task.name}/sac-seed{config.seed}", wanted.kinds)
+    policy_dir = Path(FLAGS.policy_dir or f"policies/{task.name}-seed{config.seed}")
+    _check_targets(ids, policy_dir, wanted.kinds)
+    with Progress() as progress:
+        collected = collect.collect(config, wanted, progress)
+    facts = {
         "command": shlex.join(["python", "-m", "experiments.collect", *sys.argv[1:]]),
-        "seed": config.seed,
         "versions": {"python": platform.python_version(), **minari_write.installed_versions()},
-        "config": to_flat(config),
-        "final_policy_returns": info["eval_returns"],
     }
-    data = dataclasses.replace(data, metadata=metadata)
     scale = environment.action_scale(task.env)
-    folder = minari_io.save(data, dataset, env_id=task.env_id, action_low=-scale, action_high=scale)
-    returns = data.return_statistics()
-    print(
-        f"{len(data.reward)} transitions, {len(data.episode_ends)} episodes; returns: "
-        f"mean {returns['episode_return_mean']:.1f}, best {returns['episode_return_max']:.1f}, "
-        f"weighted by length {returns['transition_weighted_return_mean']:.1f}"
+    for kind, data in collected.datasets.items():
+        data = replace(data, metadata={**data.metadata, **facts})
+        _save(task, data, ids[kind], scale)
+        if kind == "full-replay" and FLAGS.builtin_file:
+            size = builtin.pack(data, Path(FLAGS.builtin_file))
+            print(f"packed into {FLAGS.builtin_file}, {size / 1e6:.2f} MB")
+    for kind, (actor_params, info) in collected.policies.items():
+        save_policy(policy_dir / f"{kind}.npz", actor_params, scale, {**info, **facts})
+        print(f"{kind} policy saved as {policy_dir / kind}.npz")
+    if collected.missing is not None:
+        raise InputError(collected.missing)
+
+
+def _wanted() -> collect.CollectConfig:
+    kinds = FLAGS.kinds
+    if kinds is None:
+        kinds = ["full-replay"] if FLAGS.builtin_file else collect.DEFAULT_KINDS
+    if FLAGS.builtin_file and "full-replay" not in kinds:
+        raise InputError(f"builtin_file: holds a full-replay, which is not among kinds {','.join(kinds)}")
+    return collect.CollectConfig(
+        tuple(kinds), FLAGS.num_transitions, FLAGS.medium_return, FLAGS.deterministic
     )
-    print(f"saved as {dataset} in {folder}")
-    if FLAGS.builtin_file:
-        size = builtin.pack(data, Path(FLAGS.builtin_file))
-        print(f"packed into {FLAGS.builtin_file}, {size / 1e6:.2f} MB")
 
 
-def _check_targets(dataset: str, builtin_file: str | None) -> None:
+def _dataset_ids(dataset: str, kinds: tuple[str, ...]) -> dict[str, str]:
+    """Each kind's Minari id."""
+    if not re.search(r"-v\d+$", dataset):
+        return {kind: f"{dataset}/{kind}-v0" for kind in kinds}
+    if len(kinds) > 1:
+        raise InputError(
+            f"dataset: {dataset} is the id of one dataset, and {len(kinds)} kinds are collected; give a "
+            "prefix without a version, or one of --kinds"
+        )
+    return dict.fromkeys(kinds, dataset)
+
+
+def _check_targets(ids: dict[str, str], policy_dir: Path, kinds: tuple[str, ...]) -> None:
     """Refuses, before the long run, what could not be written after it."""
-    minari_files.check_id(dataset)
-    minari_files.check_free(dataset)
-    if builtin_file is not None:
-        _check_builtin_file(Path(builtin_file))
-    minari_write.require_writable(dataset)
+    for dataset_id in ids.values():
+        minari_files.check_id(dataset_id)
+        minari_files.check_free(dataset_id)
+    if FLAGS.builtin_file is not None:
+        _check_builtin_file(Path(FLAGS.builtin_file))
+    if set(kinds) != {"random"}:
+        _check_policy_dir(policy_dir)
+    minari_write.require_writable(next(iter(ids.values())))
 
 
 def _check_builtin_file(path: Path) -> None:
@@ -81,19 +132,24 @@ def _check_builtin_file(path: Path) -> None:
         raise InputError(f"builtin_file: {path.parent} is no folder that can be written")
 
 
-def _progress(num_steps: int) -> ProgressFn:
-    start = time.monotonic()
-    reported = 0
+def _check_policy_dir(path: Path) -> None:
+    for kind in ("medium", "expert"):
+        if (path / f"{kind}.npz").exists():
+            raise InputError(f"policy_dir: {path / kind}.npz exists; remove it or choose another folder")
+    existing = next(folder for folder in [path, *path.absolute().parents] if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise InputError(f"policy_dir: {path}: {existing} is no folder that can be written")
 
-    def report(steps: int, metrics: dict[str, float]) -> None:
-        nonlocal reported
-        if steps // _REPORT_EVERY == reported and steps < num_steps:
-            return
-        reported = steps // _REPORT_EVERY
-        values = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
-        print(f"{steps}/{num_steps} steps  {time.monotonic() - start:.0f} s  {values}", flush=True)
 
-    return report
+def _save(task: Task, data: EpisodeData, dataset_id: str, scale: float) -> None:
+    folder = minari_io.save(data, dataset_id, env_id=task.env_id, action_low=-scale, action_high=scale)
+    returns = data.return_statistics()
+    print(
+        f"{data.metadata['kind']}: {len(data.reward)} transitions, {len(data.episode_ends)} episodes; "
+        f"returns: mean {returns['episode_return_mean']:.1f}, best {returns['episode_return_max']:.1f}, "
+        f"weighted by length {returns['transition_weighted_return_mean']:.1f}"
+    )
+    print(f"saved as {dataset_id} in {folder}")
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def test_every_models_configuration_survives_json(dynamics):
             {"dynamics": "gp"},
             "dynamics: 'gp' is unknown; one of adm, bootstrapped_rnn, ensemble, or mod",
         ),
-        ({"dynamics": "no_such_module:gp"}, "dynamics: module no_such_module cannot be imported"),
+        ({"dynamics": "no_such_module:gp"}, "dynamics: module 'no_such_module' cannot be imported"),
         ({"num_networks": 5}, "num_networks: the dynamics model adm has no such setting; ensemble has"),
         (
             {"dynamics": "ensemble", "max_backtrack": 3},

@@ -79,7 +79,7 @@ def terminates(next_obs):
 
 
 @functools.cache
-def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS):
+def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS, reward_fn=None):
     dataset = make_dataset(DATA, M)
 
     @jax.jit
@@ -97,6 +97,7 @@ def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS
             length=LENGTH,
             chunk=chunk,
             min_history=min_history,
+            reward_fn=reward_fn,
         )
 
     return run
@@ -207,6 +208,42 @@ def test_metrics_are_means_over_valid_rows():
     assert result.metrics["rollout/terminated_fraction"] == pytest.approx(
         rows.terminated[valid].mean(), rel=1e-5
     )
+
+
+def known_reward(obs, action, next_obs):
+    return 10.0 * obs[:, X] - action[:, 0] + 0.5 * next_obs[:, X]
+
+
+def test_a_known_reward_takes_the_learned_ones_place():
+    """And nothing else changes: the penalty is still subtracted, the rows are the same."""
+    learned, known = run(), run(reward_fn=known_reward)
+    rows = known.transitions
+    expected = known_reward(rows.obs, rows.action, rows.next_obs) - 0.5 * SPREAD
+    np.testing.assert_allclose(rows.reward, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(rows.reward - learned.transitions.reward).max() > 1.0
+    for name in ("obs", "action", "next_obs", "terminated"):
+        np.testing.assert_array_equal(getattr(rows, name), getattr(learned.transitions, name))
+    np.testing.assert_array_equal(known.valid, learned.valid)
+
+
+def unsafe_reward(obs, action, next_obs):
+    return jnp.sqrt(1.0 - obs[:, X])  # NaN beyond 1
+
+
+def test_a_known_reward_that_is_not_finite_ends_its_row_unseen():
+    result = run(reward_fn=unsafe_reward, num_starts=40)
+    assert result.valid.sum() < run(num_starts=40).valid.sum()
+    assert np.isfinite(result.transitions.reward[result.valid]).all()
+    assert (result.transitions.obs[result.valid][:, X] <= 1.0).all()
+
+
+def test_a_known_reward_of_another_shape_is_refused():
+    with pytest.raises(AssertionError):
+        run(reward_fn=column_reward)
+
+
+def column_reward(obs, action, next_obs):
+    return obs[:, :1]
 
 
 def test_the_key_decides_the_starts():

@@ -123,7 +123,8 @@ def _critic_loss(
     next_q = _q_values(spec, state.target_critic_params, batch.next_obs, next_action).min(axis=0)
     not_done = 1.0 - batch.terminated.astype(jnp.float32)
     chex.assert_equal_shape([batch.reward, not_done, next_q, next_log_prob])
-    target = batch.reward + spec.config.gamma * not_done * (next_q - alpha * next_log_prob)
+    next_value = next_q if spec.config.deterministic_backup else next_q - alpha * next_log_prob
+    target = batch.reward + spec.config.gamma * not_done * next_value
     q = _q_values(spec, critic_params, batch.obs, batch.action)
     chex.assert_shape(q, (NUM_CRITICS, *target.shape))
     error = q - jax.lax.stop_gradient(target)[None]

@@ -26,6 +26,7 @@ from adm_jax.types import InputError
 logger = logging.getLogger(__name__)
 
 _STAGING_PREFIX = ".adm_jax-"
+_MINARI_SCORES = ("ref_min_score", "ref_max_score")  # where minari.get_normalized_score looks for them
 _STAGING_MAX_AGE = 86_400.0  # seconds after which a staging folder's writer is taken for dead
 
 
@@ -197,6 +198,7 @@ def _write(
             **({"env_spec": env_spec} if env_spec else {}),
             "dataset_id": dataset_id,
             "minari_version": minari.__version__,
+            **{name: facts[name] for name in _MINARI_SCORES if name in facts},
             minari_files.METADATA_KEY: dict(facts),
         }
     )

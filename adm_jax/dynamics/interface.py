@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from adm_jax.config import ModelConfig, get_model
-from adm_jax.settings import import_module
+from adm_jax.tasks.references import import_function
 from adm_jax.types import Array, InputError, Key, Normalizer, Params, Prediction, Segment, Window
 
 Carry = Any
@@ -68,10 +68,7 @@ def make_dynamics(name: str, obs_dim: int, action_dim: int, config: ModelConfig)
     """
     factory = get_model(name).factory
     if isinstance(factory, str):
-        module, _, function = factory.partition(":")
-        factory = getattr(import_module(module, "dynamics"), function, factory)
-    if not callable(factory):
-        raise InputError(f"dynamics: {name}: {factory} is no function; must be module:function")
+        factory = import_function(factory, "dynamics")
     dynamics = factory(obs_dim, action_dim, config)
     if not isinstance(dynamics, Dynamics):
         raise InputError(f"dynamics: {name}: made {type(dynamics).__name__}; must make a Dynamics")

@@ -1,5 +1,6 @@
 """Real environments as evaluation and collection use them: made, seeded and described in one way."""
 
+import importlib
 import logging
 import warnings
 
@@ -11,6 +12,8 @@ from gymnasium.envs import registration
 from adm_jax.types import EnvSpec, InputError
 
 _log = logging.getLogger("adm_jax.mujoco")
+
+_ROBOTICS = ("AdroitHand", "AntMaze", "PointMaze", "FrankaKitchen")  # beginnings of Gymnasium-Robotics' ids
 
 
 def as_spec(env: EnvSpec | str) -> EnvSpec:
@@ -46,6 +49,7 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
 
 def _make(spec: EnvSpec) -> gymnasium.Env:
     """The environment as Gymnasium makes it."""
+    _register_robotics(spec.env_id)
     try:
         if spec.spec_json is not None:
             whole = registration.EnvSpec.from_json(spec.spec_json)
@@ -53,6 +57,17 @@ def _make(spec: EnvSpec) -> gymnasium.Env:
         return gymnasium.make(spec.env_id, disable_env_checker=True, **spec.kwargs)
     except (gymnasium.error.Error, TypeError, ImportError) as error:
         raise InputError(f"environment {spec.env_id}: {str(error).splitlines()[0]}") from error
+
+
+def _register_robotics(env_id: str) -> None:
+    """Gymnasium-Robotics registers its environments when it is imported, and nobody else imports it."""
+    if env_id.startswith(_ROBOTICS) and env_id not in gymnasium.registry:
+        try:
+            importlib.import_module("gymnasium_robotics")
+        except ImportError as error:
+            raise InputError(
+                f"environment {env_id}: needs gymnasium-robotics ({error}); pip install 'adm_jax[robotics]'"
+            ) from error
 
 
 class FirstEntries(gymnasium.ObservationWrapper):
@@ -84,6 +99,18 @@ def obs_dim(env: gymnasium.Env) -> int:
     """Dimension D of an environment's observations."""
     assert env.observation_space.shape is not None
     return env.observation_space.shape[0]
+
+
+def require_dims(env: EnvSpec | str, obs_dim: int, action_dim: int, wanted_by: str) -> None:
+    """Raises InputError where an environment has other dimensions than ``wanted_by``, as "task hopper"."""
+    made = make_env(env)
+    obs_shape, action_shape = (made.observation_space.shape, made.action_space.shape)
+    made.close()
+    if (obs_shape, action_shape) != ((obs_dim,), (action_dim,)):
+        raise InputError(
+            f"{wanted_by}: obs_dim {obs_dim} and action_dim {action_dim} are not those of "
+            f"{as_spec(env).env_id}, whose observations are {obs_shape} and actions {action_shape}"
+        )
 
 
 def action_bounds(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,8 @@ to +-10, so that Hopper's bound of 100 can be seen to be broken by angles only. 
 counts as terminated: nothing may be rolled out from it.
 
 ``*_authors`` are what the ADM authors' code does instead, kept to compare with it.
+
+A function of one's own, named ``module:function``, stands beside them.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +15,8 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from adm_jax.envs.user_functions import load_user_function
+from adm_jax.tasks.references import is_reference
 from adm_jax.types import Array, InputError
 
 TerminationFn = Callable[[Array], Array]  # next_obs [..., D] -> terminated [...]
@@ -25,6 +29,14 @@ def _above(x: Array, bound: float) -> Array:
     """
     least = np.float32(bound)
     if float(least) <= bound:
+        least = np.nextafter(least, np.float32(np.inf))
+    return x >= least
+
+
+def _at_least(x: Array, bound: float) -> Array:
+    """``x >= bound`` as if in float64; False for NaN."""
+    least = np.float32(bound)
+    if float(least) < bound:
         least = np.nextafter(least, np.float32(np.inf))
     return x >= least
 
@@ -56,6 +68,45 @@ def halfcheetah(next_obs: Array) -> Array:
     return ~_finite(next_obs)
 
 
+def neorl_hopper(next_obs: Array) -> Array:
+    """As ``hopper``, behind an x position that only has to be finite."""
+    return hopper(next_obs[..., 1:]) | ~_finite(next_obs)
+
+
+def neorl_walker2d(next_obs: Array) -> Array:
+    """As ``walker2d``, behind an x position that only has to be finite."""
+    return walker2d(next_obs[..., 1:]) | ~_finite(next_obs)
+
+
+def ant(next_obs: Array) -> Array:
+    """Ant-v4 without x and y: height in [0.2, 1], its bounds included."""
+    healthy = _at_least(next_obs[..., 0], 0.2) & _at_least(-next_obs[..., 0], -1.0)
+    return ~(healthy & _finite(next_obs))
+
+
+def humanoid(next_obs: Array) -> Array:
+    """Humanoid-v4 without x and y: height in (1, 2)."""
+    return ~(_inside(next_obs[..., 0], 1.0, 2.0) & _finite(next_obs))
+
+
+def pen(next_obs: Array) -> Array:
+    """The pen has been dropped: its height lies below 0.075 m, as D4RL's pen ends (index 26).
+
+    Gymnasium-Robotics' AdroitHandPen-v1 goes on until its time limit, at a reward lower by 5 a step.
+    """
+    return ~(_at_least(next_obs[..., 26], 0.075) & _finite(next_obs))
+
+
+def antmaze(next_obs: Array) -> Array:
+    """The ant is at its goal, within 0.45 m: Gymnasium-Robotics' AntMaze as an episodic task.
+
+    The observation is flattened: achieved goal (x, y), then desired goal (x, y), then the ant. (The authors'
+    code, for D4RL's own mazes, compares x and y with a goal written down for each maze, within 0.25.)
+    """
+    offset = next_obs[..., 0:2] - next_obs[..., 2:4]
+    return (jnp.square(offset).sum(axis=-1) <= 0.45**2) | ~_finite(next_obs)
+
+
 def hopper_authors(next_obs: Array) -> Array:
     """As ``hopper``, but the bracket of ``abs(x) < 100`` misplaced as ``abs(x < 100)``: no lower bound."""
     healthy = _above(next_obs[..., 0], 0.7) & _inside(next_obs[..., 1], -0.2, 0.2)
@@ -73,18 +124,33 @@ def halfcheetah_authors(next_obs: Array) -> Array:
     return ~_inside(next_obs, -100.0, 100.0).all(axis=-1)
 
 
-TERMINATIONS: Mapping[str, TerminationFn] = {
-    fn.__name__: fn
-    for fn in (hopper, walker2d, halfcheetah, hopper_authors, walker2d_authors, halfcheetah_authors)
-}
+def neorl_walker2d_authors(next_obs: Array) -> Array:
+    """As ``neorl_walker2d``, but everything behind the angle must lie in (-100, 100) as well."""
+    bounded = _inside(next_obs[..., 3:], -100.0, 100.0).all(axis=-1)
+    return ~bounded | walker2d_authors(next_obs[..., 1:])
 
 
-def get_termination(name: str) -> TerminationFn:
-    """The termination function of that name.
+_BUILTIN = (
+    *(hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, pen, antmaze),
+    *(hopper_authors, walker2d_authors, halfcheetah_authors, neorl_walker2d_authors),
+)
+TERMINATIONS: Mapping[str, TerminationFn] = {fn.__name__: fn for fn in _BUILTIN}
+
+
+def get_termination(name: str, obs_dim: int | None = None) -> TerminationFn:
+    """The termination function of that name, or the user's that ``module:function`` names.
+
+    Args:
+      name: a name in ``TERMINATIONS``, or ``module:function``.
+      obs_dim: D; a user's function is tried on zeros [2, D] where it is given.
 
     Raises:
-      InputError: there is none; the message lists the known names.
+      InputError: there is none (the message lists the known names), or the user's does not serve.
     """
+    if is_reference(name):
+        return load_user_function(name, "termination", () if obs_dim is None else (obs_dim,), bool)
     if name not in TERMINATIONS:
-        raise InputError(f"termination: {name!r} is unknown; one of {', '.join(TERMINATIONS)}")
+        raise InputError(
+            f"termination: {name!r} is unknown; one of {', '.join(TERMINATIONS)}; or module:function"
+        )
     return TERMINATIONS[name]

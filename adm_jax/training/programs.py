@@ -20,6 +20,7 @@ from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
+from adm_jax.envs.user_functions import RewardFn
 from adm_jax.rollout import open_loop_errors, rollout
 from adm_jax.training.population import over_members
 from adm_jax.types import Array, InputError, Key, Params, Segment, Transition
@@ -37,6 +38,7 @@ class OfflineParts(NamedTuple):
     action_dim: int
     action_scale: float
     members: str  # vmap or map
+    reward_fn: RewardFn | None = None  # known reward; the model's own when None
 
 
 class TrainState(NamedTuple):
@@ -54,6 +56,7 @@ def make_parts(
     action_scale: float,
     termination_fn: Callable[[Array], Array],
     members: str,
+    reward_fn: RewardFn | None = None,
 ) -> OfflineParts:
     """The dynamics model and the agent of a configuration.
 
@@ -74,6 +77,7 @@ def make_parts(
         action_dim=action_dim,
         action_scale=action_scale,
         members=members,
+        reward_fn=reward_fn,
     )
 
 
@@ -189,6 +193,7 @@ def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[...,
             num_starts=config.rollout.rollout_batch_size,
             length=config.rollout.rollout_length,
             chunk=min(config.rollout.rollout_chunk, config.rollout.rollout_batch_size),
+            reward_fn=parts.reward_fn,
         )
         return ring_buffer.add(buffer, rows.transitions, rows.valid), rows.metrics
 

@@ -19,6 +19,7 @@ from adm_jax.envs import environment
 from adm_jax.envs.evaluation import Evaluator
 from adm_jax.envs.recovered import check_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
+from adm_jax.envs.user_functions import get_reward
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import memory, programs
 from adm_jax.training.background import Background
@@ -89,19 +90,24 @@ def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
     wanted_by = f"task {task.name}"
     check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id)
     check_actions(data, environment.action_scale(task.env), wanted_by)
-    check_terminations(data, get_termination(config.rollout.termination or task.termination), wanted_by)
+    check_terminations(
+        data, get_termination(config.rollout.termination or task.termination, task.obs_dim), wanted_by
+    )
     return task, data
 
 
 def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
     """Puts the data on the device, compiles the programs and makes sure that they fit into memory."""
+    environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
+    reward = config.rollout.reward
     parts = programs.make_parts(
         config,
         task.obs_dim,
         task.action_dim,
         environment.action_scale(task.env),
-        get_termination(config.rollout.termination or task.termination),
+        get_termination(config.rollout.termination or task.termination, task.obs_dim),
         resolve_members(config.members),
+        None if reward is None else get_reward(reward, task.obs_dim, task.action_dim),
     )
     dataset = make_dataset(
         data,

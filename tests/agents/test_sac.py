@@ -1,5 +1,6 @@
 """SAC: losses, gradients and whole updates equal PyTorch's; it solves a problem whose optimum is known."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -145,6 +146,53 @@ def test_whole_updates_equal_pytorch(golden, inject):
 
 
 CONFIG = SACConfig(policy_hidden_dim=16, policy_hidden_layers=2, batch_size=32)
+
+
+def numpy_q(critic_params, obs, action):
+    """Both critics' values [2, B], written out."""
+    layers = [critic_params["params"][f"Dense_{i}"] for i in range(3)]
+    values = []
+    for critic in range(2):
+        x = np.concatenate([obs, action], axis=-1)
+        for i, layer in enumerate(layers):
+            x = x @ np.asarray(layer["kernel"][critic]) + np.asarray(layer["bias"][critic])
+            x = np.maximum(x, 0.0) if i < 2 else x
+        values.append(x[:, 0])
+    return np.stack(values)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_backup_has_an_entropy_term_unless_it_is_deterministic(state, deterministic):
+    config = dataclasses.replace(CONFIG, deterministic_backup=deterministic, gamma=0.9)
+    agent = make_sac(OBS_DIM, ACTION_DIM, 1.0, config)
+    batch, key, alpha = make_batch(3), jax.random.key(5), 0.7
+    loss, _ = jax.jit(agent.critic_loss)(state.critic_params, state, batch, key, jnp.float32(alpha))
+    next_action = np.asarray(agent.sample_action(state.actor_params, batch.next_obs, key), np.float64)
+    head = squashed_gaussian_head(state.actor_params, batch.next_obs)
+    value = numpy_q(state.target_critic_params, batch.next_obs, next_action).min(axis=0)
+    if not deterministic:
+        value = value - alpha * tanh_gaussian_log_density(head, next_action)
+    target = np.asarray(batch.reward) + 0.9 * (1.0 - np.asarray(batch.terminated)) * value
+    error = numpy_q(state.critic_params, batch.obs, batch.action) - target
+    np.testing.assert_allclose(loss, np.square(error).mean(axis=1).sum(), rtol=1e-4)
+
+
+def squashed_gaussian_head(actor_params, obs):
+    x = np.asarray(obs, np.float64)
+    for i in range(3):
+        layer = actor_params["params"][f"Dense_{i}"]
+        x = x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+        x = np.maximum(x, 0.0) if i < 2 else x
+    return x
+
+
+def tanh_gaussian_log_density(head, action):
+    """Of an action within +-1; head: mean and logarithm of the standard deviation, to be clipped."""
+    mean, log_std = np.split(head, 2, axis=-1)
+    log_std = np.clip(log_std, -5.0, 2.0)
+    before = np.arctanh(action)
+    normal = -0.5 * np.square((before - mean) / np.exp(log_std)) - log_std - 0.5 * np.log(2.0 * np.pi)
+    return (normal - np.log(1.0 - np.square(action))).sum(axis=-1)
 
 
 def make_batch(seed, size=32):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adm_jax.envs import environment
-from adm_jax.envs.collection import Collector
+from adm_jax.envs.collection import Collector, LockStep, concatenate
 from adm_jax.types import EnvSpec, InputError
 
 
@@ -144,3 +144,78 @@ def test_an_environment_made_with_arguments_keeps_x():
         environment.make_env(EnvSpec("Hopper-v4", {"no_such_argument": 1}))
     with pytest.raises(InputError, match=r"^obs_limit: 12 of 11 entries"):
         environment.make_env(EnvSpec("Hopper-v4", obs_limit=12))
+
+
+def in_lock_step(num_envs, num_steps, seed=3, env_id="Hopper-v4"):
+    envs = LockStep(env_id, seed, num_steps, num_envs)
+    rng = np.random.default_rng(seed)
+    while envs.num_steps < num_steps:
+        envs.step(envs.random_action(rng))
+    return envs
+
+
+FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+
+
+def test_one_environment_in_lock_step_is_a_collector():
+    alone, envs = collect("Hopper-v4", 3, 200), in_lock_step(1, 200)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(envs.episodes(), name), getattr(alone.episodes(), name))
+    assert envs.returns == alone.returns
+    for rows, own in zip(envs.latest(20), alone.latest(20), strict=True):
+        np.testing.assert_array_equal(rows, own)
+
+
+def test_every_episode_in_lock_step_is_what_a_fresh_environment_does():
+    """Episode e of the file is reset with reset_seed(seed, e), whichever environment it was in."""
+    envs = in_lock_step(4, 600)
+    data = envs.episodes()
+    assert len(data.reward) == envs.num_steps == 600
+    assert len(data.episode_ends) > 12
+    cut = 0
+    for i, obs, reward, next_obs, terminated, truncated in replay("Hopper-v4", 3, data):
+        np.testing.assert_array_equal(data.obs[i], obs.astype(np.float32))
+        np.testing.assert_array_equal(data.next_obs[i], next_obs.astype(np.float32))
+        assert data.reward[i] == np.float32(reward)
+        assert data.terminated[i] == terminated
+        cut += bool(data.truncated[i]) and not truncated
+    assert 0 < cut <= 4  # those under way at the end
+    finished = np.sort(data.episode_returns[data.terminated[data.episode_ends]])
+    np.testing.assert_allclose(np.sort(envs.returns), finished, rtol=1e-5)
+
+
+def test_lock_step_is_repeatable_and_the_number_of_environments_counts():
+    first, again, other = in_lock_step(3, 300), in_lock_step(3, 300), in_lock_step(2, 300)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(first.episodes(), name), getattr(again.episodes(), name))
+    assert not np.array_equal(first.episodes().action, other.episodes().action)
+
+
+def test_the_latest_rows_in_lock_step_are_those_of_the_last_steps():
+    envs = LockStep("Hopper-v4", 0, 60, 3)
+    rng, seen = np.random.default_rng(0), []
+    while envs.num_steps < 60:
+        obs, action = envs.obs, envs.random_action(rng)
+        assert obs.shape == (3, 11)
+        envs.step(action)
+        seen.append((obs, action))
+    latest = envs.latest(12)
+    np.testing.assert_array_equal(latest.obs, np.concatenate([obs for obs, _ in seen[-4:]]))
+    np.testing.assert_array_equal(latest.action, np.concatenate([action for _, action in seen[-4:]]))
+
+
+def test_an_episode_that_has_just_begun_is_no_episode_yet():
+    envs = LockStep("InvertedPendulum-v4", 0, 200, 2)
+    while not envs.returns:
+        envs.step(np.full((2, 1), 3.0, np.float32))
+    data = envs.episodes()
+    assert len(data.reward) == envs.num_steps
+    assert data.episode_lengths.min() > 0
+
+
+def test_joined_datasets_keep_their_episodes():
+    first, second = collect("Hopper-v4", 0, 60).episodes(), collect("Hopper-v4", 1, 70).episodes()
+    joined = concatenate([first, second])
+    np.testing.assert_array_equal(joined.obs, np.concatenate([first.obs, second.obs]))
+    assert len(joined.episode_ends) == len(first.episode_ends) + len(second.episode_ends)
+    np.testing.assert_array_equal(joined.episode_returns[-len(second.episode_ends) :], second.episode_returns)

@@ -7,10 +7,16 @@ import pytest
 
 from adm_jax.envs import environment
 from adm_jax.envs.termination import TERMINATIONS, get_termination
+from adm_jax.tasks import get_task
 from adm_jax.types import InputError
 
 NUM_STATES = 100_000
-BOUNDS = {"hopper": [0.7, -0.2, 0.2, 100.0, -100.0], "walker2d": [0.8, 2.0, -1.0, 1.0]}
+BOUNDS = {
+    "hopper": [0.7, -0.2, 0.2, 100.0, -100.0],
+    "walker2d": [0.8, 2.0, -1.0, 1.0],
+    "ant": [0.2, 1.0],
+    "humanoid": [1.0, 2.0],
+}
 
 
 def float32_neighbours(bound):
@@ -23,12 +29,14 @@ def draw_states(rng, name, nq, nv):
     """qpos [N, nq] and qvel [N, nv] that float32 represents: healthy, near and at the bounds, far outside."""
     qpos = rng.uniform(-0.5, 0.5, (NUM_STATES, nq))
     qvel = rng.uniform(-10.0, 10.0, (NUM_STATES, nv))
-    qpos[:, 1] = rng.choice([0.7, 0.8, 1.25, 2.0], NUM_STATES) + rng.normal(0.0, 0.1, NUM_STATES)
-    qpos[:, 2] = rng.choice([-1.0, -0.2, 0.0, 0.0, 0.2, 1.0], NUM_STATES) + rng.normal(0.0, 0.05, NUM_STATES)
+    heights = rng.choice([0.2, 0.7, 0.8, 1.0, 1.25, 2.0], NUM_STATES) + rng.normal(0.0, 0.1, NUM_STATES)
+    angles = rng.choice([-1.0, -0.2, 0.0, 0.0, 0.2, 1.0], NUM_STATES) + rng.normal(0.0, 0.05, NUM_STATES)
+    planar = name in ("hopper", "walker2d")  # x, height, angle; the others x, y, height
+    qpos[:, 1], qpos[:, 2] = (heights, angles) if planar else (qpos[:, 1], heights)
     far = rng.random((NUM_STATES, nq)) < 0.03
     qpos[far] = rng.choice([-1.0, 1.0], far.sum()) * 10.0 ** rng.uniform(0.0, 6.0, far.sum())
     joint = rng.random((NUM_STATES, nq)) < 0.03  # around Hopper's bound of 100
-    joint[:, 1] = False
+    joint[:, 1 if planar else 2] = False
     qpos[joint] = rng.choice([-1.0, 1.0], joint.sum()) * rng.uniform(99.0, 101.0, joint.sum())
     edges = [value for bound in BOUNDS[name] for value in float32_neighbours(bound)]
     at_edge = rng.random((NUM_STATES, nq)) < 0.05
@@ -36,22 +44,38 @@ def draw_states(rng, name, nq, nv):
     return qpos.astype(np.float32), qvel.astype(np.float32)
 
 
-@pytest.mark.parametrize(("name", "env_id"), [("hopper", "Hopper-v4"), ("walker2d", "Walker2d-v4")])
-def test_equals_is_healthy_on_100_000_states(name, env_id):
-    env = environment.make_env(env_id)
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        ("hopper", "hopper"),
+        ("walker2d", "walker2d"),
+        ("neorl-hopper-low", "hopper"),
+        ("neorl-walker2d-high", "walker2d"),
+        ("ant", "ant"),
+        ("humanoid", "humanoid"),
+    ],
+)
+def test_equals_is_healthy_on_100_000_states(name, like):
+    task = get_task(name)
+    env = environment.make_env(task.env)
     env.reset(seed=0)
     real = env.unwrapped
-    qpos, qvel = draw_states(np.random.default_rng(0), name, real.model.nq, real.model.nv)
+    qpos, qvel = draw_states(np.random.default_rng(0), like, real.model.nq, real.model.nv)
     healthy = np.zeros(NUM_STATES, bool)
     obs = np.zeros((NUM_STATES, *env.observation_space.shape), np.float32)
     for i in range(NUM_STATES):
         # is_healthy and the observation read nothing but these, so no dynamics need be computed
         real.data.qpos[:], real.data.qvel[:] = qpos[i], qvel[i]
         healthy[i] = real.is_healthy
-        obs[i] = real._get_obs()
+        if task.obs_limit is None:
+            obs[i] = real._get_obs()
     env.close()
+    if task.obs_limit is not None:  # the rest of the observation, contact forces and the like, takes long
+        obs = np.concatenate([qpos[:, 2:], qvel], axis=-1)
+    assert obs.shape[1] == task.obs_dim
     assert 0.1 < healthy.mean() < 0.9
-    np.testing.assert_array_equal(np.asarray(jax.jit(get_termination(name))(obs)), ~healthy)
+    terminated = np.asarray(jax.jit(get_termination(task.termination))(obs))
+    np.testing.assert_array_equal(terminated, ~healthy)
 
 
 def test_halfcheetah_never_terminates():
@@ -71,15 +95,71 @@ def test_halfcheetah_never_terminates():
     assert not get_termination("halfcheetah")(states).any()
 
 
+@pytest.mark.parametrize("name", ["ant", "humanoid"])
+def test_steps_of_the_truncated_environments_terminate_as_told(name):
+    """Real steps, so that the observation's layout counts as well; ~50 episodes of random actions."""
+    task = get_task(name)
+    env = environment.make_env(task.env)
+    rng = np.random.default_rng(0)
+    seen, ended = [], []
+    env.reset(seed=0)
+    for _ in range(1_000):
+        action = rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32)
+        obs, _, terminated, truncated, _ = env.step(action)
+        seen.append(obs)
+        ended.append(terminated)
+        if terminated or truncated:
+            env.reset(seed=len(ended))
+    env.close()
+    assert name == "ant" or sum(ended) > 20
+    np.testing.assert_array_equal(get_termination(name)(np.asarray(seen, np.float32)), ended)
+
+
+def test_the_pen_ends_where_it_is_dropped():
+    obs = np.zeros((4, 45), np.float32)
+    obs[:, 26] = [0.0, 0.07499, 0.075001, 0.2]
+    assert get_termination("pen")(obs).tolist() == [True, True, False, False]
+
+
+def test_antmaze_ends_at_its_goal():
+    obs = np.full((4, 31), 3.0, np.float32)
+    obs[:, 0:2] = [[3.0, 3.0], [3.3, 3.3], [3.3, 3.4], [3.0, -3.0]]
+    assert get_termination("antmaze")(obs).tolist() == [True, True, False, False]
+
+
+def test_antmaze_terminates_as_gymnasium_robotics_does():
+    pytest.importorskip("gymnasium_robotics", reason="the extra [robotics] is not installed")
+    env = environment.make_env(get_task("antmaze-umaze").env)
+    env.reset(seed=0)
+    real = env.unwrapped
+    rng, ended, seen = np.random.default_rng(0), [], []
+    for _ in range(200):
+        offset = rng.uniform(-0.5, 0.5, 2)
+        qpos = real.ant_env.init_qpos.copy()
+        qpos[:2] = real.goal + offset
+        real.ant_env.set_state(qpos, real.ant_env.init_qvel)
+        obs, _, terminated, _, _ = env.step(np.zeros(8, np.float32))
+        seen.append(obs)
+        ended.append(terminated)
+    env.close()
+    assert 20 < sum(ended) < 180
+    np.testing.assert_array_equal(get_termination("antmaze")(np.asarray(seen, np.float32)), ended)
+
+
+DIMS = {"neorl_hopper": 12, "neorl_walker2d": 18, "ant": 27, "humanoid": 45, "pen": 45, "antmaze": 31}
+
+
 def healthy_obs(name):
-    obs = np.zeros(11 if "hopper" in name else 17, np.float32)
-    obs[0] = 1.25
+    dim = DIMS.get(name.removesuffix("_authors"), 11 if "hopper" in name else 17)
+    obs = np.zeros(dim, np.float32)
+    obs[0] = 1.0 if name == "ant" else 1.25
+    obs[1 if name.startswith("neorl") else 0] = obs[0]
+    if name == "pen":
+        obs[26] = 0.2
     return obs
 
 
-@pytest.mark.parametrize(
-    "name", ["hopper", "walker2d", "halfcheetah", "hopper_authors", "halfcheetah_authors"]
-)
+@pytest.mark.parametrize("name", [n for n in TERMINATIONS if "walker2d_authors" not in n])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_state_that_is_not_finite_is_terminated(name, value):
     good = healthy_obs(name)
@@ -113,6 +193,23 @@ def test_the_authors_walker2d_lets_what_is_not_finite_live():
     assert not get_termination("walker2d_authors")(obs)
 
 
+def test_the_authors_neorl_walker2d_ends_beyond_100():
+    obs = healthy_obs("neorl_walker2d")
+    obs[9] = -150.0
+    assert not get_termination("neorl_walker2d")(obs)
+    assert get_termination("neorl_walker2d_authors")(obs)
+
+
+@pytest.mark.parametrize("name", ["neorl_hopper", "neorl_walker2d"])
+def test_neorl_reads_height_and_angle_one_index_on(name):
+    for index, fallen in ((1, 0.5), (2, 1.5)):
+        obs = healthy_obs(name)
+        obs[0] = -1e6  # x is unbounded
+        assert not get_termination(name)(obs)
+        obs[index] = fallen
+        assert get_termination(name)(obs)
+
+
 @pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah"])
 def test_parity_options_agree_within_plus_minus_100(name):
     states = (
@@ -133,5 +230,5 @@ def test_leading_axes_and_dtype(name):
 
 
 def test_an_unknown_name_is_named():
-    with pytest.raises(InputError, match="termination: 'ant' is unknown; one of hopper, walker2d"):
-        get_termination("ant")
+    with pytest.raises(InputError, match="termination: 'ants' is unknown; one of hopper, walker2d"):
+        get_termination("ants")

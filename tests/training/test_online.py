@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from adm_jax.config import OnlineConfig, SACConfig
+from adm_jax.data import builtin
 from adm_jax.envs import environment
+from adm_jax.settings import replace_flat
 from adm_jax.training import online
 from adm_jax.types import InputError
 
@@ -104,3 +106,85 @@ def test_actions_are_sampled_with_a_key_of_their_own(collected):
 def test_an_unknown_task_is_named():
     with pytest.raises(InputError, match="task: 'hoper' is unknown"):
         online.collect_replay(OnlineConfig(task="hoper"))
+
+
+FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+
+
+@pytest.fixture(scope="module")
+def watched():
+    """The same run, its policy evaluated until it reaches a return that any policy reaches."""
+    return online.collect_replay(replace_flat(CONFIG, {"eval_every": 110}), target_return=-1e6)
+
+
+def test_waiting_for_a_return_changes_nothing_else(collected, watched):
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(collected[0], name), getattr(watched[0], name))
+    jax.tree.map(np.testing.assert_array_equal, collected[1], watched[1])
+    assert watched[2]["eval_returns"] == collected[2]["eval_returns"]
+    assert collected[2]["snapshot"] is None
+
+
+def test_the_snapshot_is_the_first_policy_at_the_return(collected, watched):
+    data, actor_params, info = watched
+    snapshot = info["snapshot"]
+    assert snapshot.num_steps == 200  # the warm-up's end: a multiple of 110 lies behind it
+    assert len(snapshot.returns) == CONFIG.eval_episodes
+    for name in ("obs", "action", "reward", "next_obs", "terminated"):
+        np.testing.assert_array_equal(getattr(snapshot.replay, name), getattr(data, name)[:200])
+    assert snapshot.replay.episode_ends[-1] == 199
+    short, params, _ = online.collect_replay(replace_flat(CONFIG, {"num_steps": 200}))
+    jax.tree.map(np.testing.assert_array_equal, snapshot.actor_params, jax.device_get(params))
+    np.testing.assert_array_equal(short.action, data.action[:200])
+    leaves = zip(jax.tree.leaves(snapshot.actor_params), jax.tree.leaves(actor_params), strict=True)
+    assert any(not np.array_equal(early, late) for early, late in leaves)
+
+
+def test_a_return_that_is_not_reached_leaves_no_snapshot():
+    config = replace_flat(CONFIG, {"eval_every": 50, "num_steps": 220})
+    _, _, info = online.collect_replay(config, target_return=1e6)
+    assert info["snapshot"] is None
+    assert np.mean(info["eval_returns"]) <= info["best_return"] < 1e6
+
+
+def test_several_environments_are_repeatable_and_learn_from_all(monkeypatch):
+    config = replace_flat(CONFIG, {"num_envs": 4})
+    seen = []
+    make_programs = online._make_programs
+
+    def spy(sac, config):
+        programs = make_programs(sac, config)
+
+        def update(state, buffer, key):
+            seen.append(jax.tree.map(np.asarray, buffer))
+            return programs.update(state, buffer, key)
+
+        return programs._replace(update=update)
+
+    monkeypatch.setattr(online, "_make_programs", spy)
+    data, actor_params, _ = online.collect_replay(config)
+    again, again_params, _ = online.collect_replay(config)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(data, name), getattr(again, name))
+    jax.tree.map(np.testing.assert_array_equal, actor_params, again_params)
+    assert len(data.reward) == config.num_steps
+    stored = {row.tobytes() for row in seen[-1].data.next_obs}
+    assert stored == {row.tobytes() for row in data.next_obs}
+
+
+def test_the_environments_divide_an_iteration():
+    with pytest.raises(InputError, match="num_envs: 3 does not divide steps_per_iteration 20"):
+        replace_flat(CONFIG, {"num_envs": 3})
+
+
+def test_the_built_in_dataset_is_what_its_configuration_begins_with():
+    """5,000 uniform steps, then the first block that a policy acts in; so the whole run goes on."""
+    replay = builtin.unpack(builtin.FILES[builtin.BUILTIN_ID])
+    config = replace_flat(
+        OnlineConfig(), {**replay.metadata["config"], "num_steps": 5_050, "eval_episodes": 1}
+    )
+    data, _, _ = online.collect_replay(config)
+    np.testing.assert_array_equal(data.action[:5_000], replay.action[:5_000])
+    # another processor may round otherwise
+    np.testing.assert_allclose(data.action, replay.action[:5_050], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(data.next_obs, replay.next_obs[:5_050], rtol=1e-3, atol=1e-3)

@@ -1,0 +1,10 @@
+"""Tasks: environment, termination, reference scores and published settings, by name.
+
+The built-in ones are data (``presets``); ``register_task`` adds others. A task registered in a module of
+one's own is named ``module:task``, which imports the module first.
+"""
+
+from adm_jax.tasks.registry import TASKS, get_task, register_task
+from adm_jax.tasks.task import Task
+
+__all__ = ["TASKS", "Task", "get_task", "register_task"]

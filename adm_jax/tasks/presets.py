@@ -1,0 +1,312 @@
+"""The built-in tasks: environments and published settings, as data.
+
+Environments are the ``*-v4`` ones: their dynamics and rewards are those of the D4RL v2 data (Walker2d-v5
+has other foot friction, Hopper-v5 another reward).
+
+Which settings are the default. The ADM paper's tables and the authors' code differ in a few entries and in
+one thing of weight: the paper penalises with Eq. 4, the code with the standard deviation of the m means.
+The published coefficients, and the scores reported with them, belong to the code's form, whose scale is
+another. So ``settings`` is what the code runs, and ``paper_settings`` only what the paper states otherwise.
+How the dynamics model is fitted is part of neither: the library's own defaults reach a lower held-out error.
+
+Left out of the AntMaze settings: the authors' code adds 1 to every reward there and clips the critics'
+target at 0 (``q_clip``, medium and large mazes). The two contradict each other in sign, and nothing says
+which of them is meant.
+"""
+
+from typing import Any
+
+# environment -> the fields of Task that all of its tasks share; references: D4RL's infos.py, all versions
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "hopper": {
+        "env_id": "Hopper-v4",
+        "obs_dim": 11,
+        "action_dim": 3,
+        "termination": "hopper",
+        "reference_min": -20.272305,
+        "reference_max": 3234.3,
+    },
+    "walker2d": {
+        "env_id": "Walker2d-v4",
+        "obs_dim": 17,
+        "action_dim": 6,
+        "termination": "walker2d",
+        "reference_min": 1.629008,
+        "reference_max": 4592.3,
+    },
+    "halfcheetah": {
+        "env_id": "HalfCheetah-v4",
+        "obs_dim": 17,
+        "action_dim": 6,
+        "termination": "halfcheetah",
+        "reference_min": -280.178953,
+        "reference_max": 12135.0,
+    },
+}
+
+# NeoRL keeps the x position, so every index is one further on; references: those that MOREC and NEUBAY use,
+# with which NeoRL's raw results (arXiv 2102.00714) become the BC and CQL rows of the ADM paper's Table 2.
+# NeoRL's own environments are the v3 ones, whose dynamics the v4 ones have.
+NEORL_ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "hopper": {"termination": "neorl_hopper", "reference_min": 5.0, "reference_max": 3294.0},
+    "walker2d": {"termination": "neorl_walker2d", "reference_min": 1.0, "reference_max": 5143.0},
+    "halfcheetah": {"termination": "halfcheetah", "reference_min": -298.0, "reference_max": 12284.0},
+}
+
+# The online tasks of the ADM paper (Table 4): positions without x and y, and velocities; no contact forces.
+TRUNCATED: dict[str, dict[str, Any]] = {
+    "ant": {
+        "env_id": "Ant-v4",
+        "obs_dim": 27,
+        "action_dim": 8,
+        "termination": "ant",
+        "reference_min": -325.6,
+        "reference_max": 3879.7,
+        "obs_limit": 27,
+    },
+    "humanoid": {
+        "env_id": "Humanoid-v4",
+        "obs_dim": 45,
+        "action_dim": 17,
+        "termination": "humanoid",
+        "obs_limit": 45,
+    },
+}
+# m and the model's width of Table 4 and of the authors' code; nothing is published for offline data
+TRUNCATED_SETTINGS: dict[str, Any] = {"max_backtrack": 2, "model_hidden_dim": 400}
+
+# Gymnasium-Robotics registers it. Its own limit is 200 steps; D4RL's scores, and Minari's data, have 100.
+PEN: dict[str, Any] = {
+    "env_id": "AdroitHandPen-v1",
+    "obs_dim": 45,
+    "action_dim": 24,
+    "termination": "pen",
+    "reference_min": 96.262799,
+    "reference_max": 3076.8331017826877,
+    "env_kwargs": {"max_episode_steps": 100},
+}
+
+_R, _G = "r", "g"  # where an episode begins, and its goal
+_MAZES: dict[str, list[list[Any]]] = {
+    "umaze": [
+        [1, 1, 1, 1, 1],
+        [1, _G, 0, 0, 1],
+        [1, 1, 1, 0, 1],
+        [1, _R, 0, 0, 1],
+        [1, 1, 1, 1, 1],
+    ],
+    "medium": [
+        [1, 1, 1, 1, 1, 1, 1, 1],
+        [1, _R, 0, 1, 1, 0, 0, 1],
+        [1, 0, 0, 1, 0, 0, 0, 1],
+        [1, 1, 0, 0, 0, 1, 1, 1],
+        [1, 0, 0, 1, 0, 0, 0, 1],
+        [1, 0, 1, 0, 0, 1, 0, 1],
+        [1, 0, 0, 0, 1, 0, _G, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1],
+    ],
+    "large": [
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        [1, _R, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1],
+        [1, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1],
+        [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1],
+        [1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 0, 1],
+        [1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1],
+        [1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 1],
+        [1, 0, 0, 1, 0, 0, 0, 1, 0, _G, 0, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+    ],
+}
+_MAZE_ENV_IDS = {
+    "umaze": "AntMaze_UMaze-v4",
+    "umaze-diverse": "AntMaze_UMaze-v4",
+    "medium-play": "AntMaze_Medium-v4",
+    "medium-diverse": "AntMaze_Medium_Diverse_GR-v4",
+    "large-play": "AntMaze_Large-v4",
+    "large-diverse": "AntMaze_Large_Diverse_GR-v4",
+}
+
+
+def antmaze(data: str) -> dict[str, Any]:
+    """The fields of an AntMaze task, e.g. of ``medium-play``.
+
+    The observation is Gymnasium-Robotics' dictionary, flattened: achieved goal (x, y), desired goal (x, y),
+    27 of the ant. Start and goal are one each, and an episode ends at the goal, so that its return is D4RL's
+    0 or 1. The walls are those that Minari's data were collected between; the evaluation environment in the
+    umaze data's own specification has them the other way round.
+    """
+    return {
+        "env_id": _MAZE_ENV_IDS[data],
+        "obs_dim": 31,
+        "action_dim": 8,
+        "termination": "antmaze",
+        "reference_min": 0.0,
+        "reference_max": 1.0,
+        "env_kwargs": {
+            "maze_map": _MAZES[data.partition("-")[0]],
+            "continuing_task": False,
+            "reset_target": False,
+        },
+    }
+
+
+_OFFLINE_COMMON: dict[str, Any] = {
+    "num_epochs": 5000,
+    "updates_per_epoch": 1000,
+    "rollout_batch_size": 50_000,
+    "retain_epochs": 5,
+    "real_ratio": 0.05,
+    "entropy_weight": 0.1,
+    "auto_entropy": False,
+    "actor_lr": 1e-4,
+    "actor_lr_schedule": "cosine",
+    "model_hidden_dim": 200,
+    "uncertainty": "std_of_means",
+    "eval_every": 10,
+    "eval_episodes": 10,
+}
+
+_Row = tuple[int, int, float, float, dict[str, Any]]
+_BACKUP = {"deterministic_backup": True}
+
+# environment and data -> max_backtrack, rollout_length, penalty_coef, entropy_weight and what else departs
+# from _OFFLINE_COMMON in the authors' code
+D4RL: dict[str, _Row] = {
+    "hopper-random": (5, 50, 5.0, 1.0, {"num_epochs": 3000}),
+    "halfcheetah-random": (2, 10, 2.5, 0.1, {"num_epochs": 3000}),
+    "walker2d-random": (2, 50, 2.5, 1.0, {"num_epochs": 3000}),
+    "hopper-medium": (5, 10, 1.0, 0.05, {}),
+    "halfcheetah-medium": (2, 5, 2.5, 0.1, {}),
+    "walker2d-medium": (5, 10, 5.0, 0.01, {}),
+    "hopper-medium-replay": (5, 5, 0.1, 0.05, {"real_ratio": 0.5}),
+    "halfcheetah-medium-replay": (2, 5, 2.5, 0.1, {"actor_lr": 7e-5, "actor_lr_schedule": "none"}),
+    "walker2d-medium-replay": (5, 5, 0.1, 0.1, {"real_ratio": 0.5}),
+    "hopper-medium-expert": (2, 20, 20.0, 0.05, {"real_ratio": 0.5}),
+    "halfcheetah-medium-expert": (2, 20, 9.16, 0.05, {"real_ratio": 0.5, "model_hidden_dim": 400}),
+    "walker2d-medium-expert": (3, 2, 6.0, 0.011, {"real_ratio": 0.5}),
+}
+NEORL: dict[str, _Row] = {
+    "hopper-low": (5, 20, 5.0, 0.1, {}),
+    "halfcheetah-low": (2, 20, 10.0, 0.1, {}),
+    "walker2d-low": (5, 10, 2.5, 0.1, {}),
+    "hopper-medium": (5, 20, 50.0, 0.5, {}),
+    "halfcheetah-medium": (2, 5, 20.0, 0.1, {}),
+    "walker2d-medium": (5, 10, 5.0, 0.05, {}),
+    "hopper-high": (5, 20, 50.0, 0.5, {}),
+    "halfcheetah-high": (2, 10, 50.0, 0.1, {}),
+    "walker2d-high": (5, 10, 2.5, 0.1, {}),
+}
+PEN_DATA: dict[str, _Row] = {
+    "human": (2, 10, 25.0, 0.05, {"real_ratio": 0.8, "num_epochs": 1000, **_BACKUP}),
+    "cloned": (2, 10, 25.0, 0.05, {"real_ratio": 0.5, "num_epochs": 1000, **_BACKUP}),
+}
+ANTMAZE_DATA: dict[str, _Row] = {
+    "umaze": (2, 10, 25.0, 0.05, {"real_ratio": 0.5, **_BACKUP}),
+    "umaze-diverse": (2, 5, 25.0, 0.05, {"real_ratio": 0.25, **_BACKUP}),
+    "medium-play": (
+        *(2, 5, 25.0, 1.0),
+        {"real_ratio": 0.75, "auto_entropy": True, "actor_lr_schedule": "none"},
+    ),
+    "medium-diverse": (2, 5, 25.0, 0.05, {"real_ratio": 0.95, **_BACKUP}),
+    "large-play": (2, 5, 25.0, 0.05, {"real_ratio": 0.95, **_BACKUP}),
+    "large-diverse": (2, 5, 25.0, 0.05, {"real_ratio": 0.95, **_BACKUP}),
+}
+
+PAPER_COMMON: dict[str, Any] = {"uncertainty": "total_variance"}  # Eq. 4
+PAPER: dict[str, dict[str, Any]] = {
+    "halfcheetah-medium-replay": {"actor_lr": 1e-4},  # Table 3
+    "halfcheetah-medium-expert": {"rollout_length": 50, "penalty_coef": 10.0},  # Table 5
+}
+
+# MOPO as OfflineRL-Kit (yihaosun1124) runs it: H and penalty coefficient of each task it has settings for
+_MOPO: dict[str, tuple[int, float]] = {
+    "halfcheetah-medium": (5, 0.5),
+    "hopper-medium": (5, 5.0),
+    "walker2d-medium": (5, 0.5),
+    "halfcheetah-medium-replay": (5, 0.5),
+    "hopper-medium-replay": (5, 2.5),
+    "walker2d-medium-replay": (1, 2.5),
+    "halfcheetah-medium-expert": (5, 2.5),
+    "hopper-medium-expert": (5, 5.0),
+    "walker2d-medium-expert": (1, 2.5),
+}
+_MOPO_COMMON: dict[str, Any] = {
+    "num_epochs": 3000,
+    "updates_per_epoch": 1000,
+    "rollout_batch_size": 50_000,
+    "retain_epochs": 5,
+    "real_ratio": 0.05,
+    "auto_entropy": True,
+    "entropy_weight": 1.0,
+    "entropy_lr": 1e-4,
+    "actor_lr": 1e-4,
+    "actor_lr_schedule": "cosine",
+    "critic_lr": 3e-4,
+    "uncertainty": "max_aleatoric",
+    "eval_every": 10,
+    "eval_episodes": 10,
+}
+_MOPO_SOURCE = "OfflineRL-Kit's MOPO"
+
+# Hopper's medium-replay settings cut to a run of minutes on two CPU cores: fewer, shorter epochs, and larger,
+# constant rates. Found in three tries on this dataset, rates of actor and critics: 1e-4 and 3e-4 (mean return
+# 491 after 15,000 updates), 3e-4 and 3e-4 (387 after 12,000), 3e-4 and 1e-3 (512 after 12,000).
+QUICK: dict[str, Any] = {
+    "max_backtrack": 5,
+    "rollout_length": 5,
+    "penalty_coef": 0.1,
+    "entropy_weight": 0.05,
+    "real_ratio": 0.5,
+    "actor_lr": 3e-4,
+    "critic_lr": 1e-3,
+    "actor_lr_schedule": "none",
+    "rollout_batch_size": 5_000,
+    "num_epochs": 12,
+    "updates_per_epoch": 1_000,
+    "eval_every": 4,
+    "eval_episodes": 30,
+    "checkpoint_every": 4,
+    "fit_max_epochs": 12,
+    "fit_steps_per_epoch": 400,
+    "fit_patience": 12,
+    "bc_steps": 10_000,
+}
+
+
+def admpo(row: _Row) -> dict[str, Any]:
+    """A row of the authors' settings in flat configuration form."""
+    max_backtrack, rollout_length, penalty_coef, entropy_weight, others = row
+    return {
+        **_OFFLINE_COMMON,
+        "max_backtrack": max_backtrack,
+        "rollout_length": rollout_length,
+        "penalty_coef": penalty_coef,
+        "entropy_weight": entropy_weight,
+        **others,
+    }
+
+
+def mopo(name: str) -> dict[str, Any]:
+    """``mopo_settings`` and ``mopo_source`` of a task: its own, its environment's medium ones, or neither."""
+    env = name.partition("-")[0]
+    key = name if name in _MOPO else f"{env}-medium"
+    if key not in _MOPO:
+        source = f"{_MOPO_SOURCE}: what its tasks share; it has no rollout_length and penalty_coef for {env}"
+        return {"mopo_settings": _MOPO_COMMON, "mopo_source": source}
+    rollout_length, penalty_coef = _MOPO[key]
+    settings = {**_MOPO_COMMON, "rollout_length": rollout_length, "penalty_coef": penalty_coef}
+    source = _MOPO_SOURCE if key == name else f"{_MOPO_SOURCE} for {key}; none is published for {name}"
+    return {"mopo_settings": settings, "mopo_source": source}
+
+
+def quick_mopo() -> dict[str, Any]:
+    """MOPO's rollout_length, penalty and its coefficient for hopper-medium-replay in the quick preset."""
+    kept = {name: value for name, value in QUICK.items() if name != "max_backtrack"}
+    rollout_length, penalty_coef = _MOPO["hopper-medium-replay"]
+    settings = {
+        "rollout_length": rollout_length,
+        "penalty_coef": penalty_coef,
+        "uncertainty": "max_aleatoric",
+    }
+    source = f"quick preset: {_MOPO_SOURCE}'s penalty for hopper-medium-replay, the rest as settings"
+    return {"mopo_settings": {**kept, **settings}, "mopo_source": source}

@@ -1,0 +1,79 @@
+"""``module:name`` references to a user's own functions and tasks."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from adm_jax.types import InputError
+
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text means something of a module, and not a name that is known here."""
+    return ":" in text
+
+
+def import_module(name: str, field: str) -> ModuleType:
+    """The module of that dotted name, installed or in the current folder.
+
+    Args:
+      name: as ``my_robot.tasks``.
+      field: the flag or configuration field that named it, for messages.
+
+    Raises:
+      InputError: there is no such module, or importing it fails.
+    """
+    try:
+        with _current_folder_importable():
+            return importlib.import_module(name)
+    except InputError:
+        raise
+    except ModuleNotFoundError as error:
+        where = "" if error.name and name.split(".")[0] == error.name.split(".")[0] else f": {error}"
+        raise InputError(
+            f"{field}: module {name!r} cannot be imported{where}; it must lie in the current folder or be "
+            "installed"
+        ) from error
+    except Exception as error:  # whatever a user's module does while it is imported
+        raise InputError(f"{field}: importing {name!r} fails: {_one_line(error)}") from error
+
+
+def import_function(reference: str, field: str) -> Any:
+    """The callable that ``module:function`` names.
+
+    Raises:
+      InputError: the reference is malformed, or there is no such module or function.
+    """
+    if not _REFERENCE.fullmatch(reference):
+        raise InputError(f"{field}: {reference!r} is malformed; must be module:function, as my_robot:{field}")
+    module_name, _, name = reference.partition(":")
+    function = getattr(import_module(module_name, field), name, None)
+    if not callable(function):
+        raise InputError(f"{field}: module {module_name!r} has no function {name!r}")
+    return function
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """``python -m`` looks into the current folder by itself; a script or a notebook elsewhere does not."""
+    folder = os.getcwd()
+    importlib.invalidate_caches()  # a file may be newer than the import system's listing of the folder
+    if folder in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

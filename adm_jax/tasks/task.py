@@ -1,0 +1,66 @@
+"""What the library knows of a task."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from adm_jax.types import EnvSpec, InputError
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment, how its episodes end, what its returns are measured by, and published settings.
+
+    ``settings`` are ADMPO's published settings as its authors' code has them, in flat configuration form;
+    ``paper_settings`` holds only what the paper's tables state otherwise. ``mopo_settings`` are MOPO's, for
+    the ensemble in ADM's place.
+    """
+
+    name: str
+    env_id: str
+    obs_dim: int  # D, of what is kept of the observation
+    action_dim: int
+    termination: str  # a name in adm_jax.envs.termination, or module:function
+    reference_min: float | None = None  # return of a random policy
+    reference_max: float | None = None  # return of an expert
+    dataset: str | None = None  # default Minari dataset id
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    paper_settings: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""  # where settings and paper_settings come from
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)  # of gymnasium.make
+    obs_limit: int | None = None  # entries of the observation that are kept; all when None
+    mopo_settings: Mapping[str, Any] = field(default_factory=dict)
+    mopo_source: str = ""  # where mopo_settings come from
+
+    @property
+    def env(self) -> EnvSpec:
+        """The real environment, as adm_jax.envs makes it."""
+        return EnvSpec(self.env_id, self.env_kwargs, obs_limit=self.obs_limit)
+
+    def normalized_score(self, episode_return: float) -> float | None:
+        """D4RL's score, 100 for an expert and 0 for a random policy; None where there is no reference."""
+        if self.reference_min is None or self.reference_max is None:
+            return None
+        return 100.0 * (episode_return - self.reference_min) / (self.reference_max - self.reference_min)
+
+    def preset(self, name: str, family: Literal["admpo", "mopo"] = "admpo") -> dict[str, Any]:
+        """The flat settings of a preset: ``code``, or ``paper`` (the code's where the paper is silent).
+
+        Args:
+          name: ``code`` or ``paper``.
+          family: whose settings; MOPO's are ``code`` alone.
+
+        Raises:
+          InputError: there is no preset of that name.
+        """
+        if family == "mopo":
+            if name != "code":
+                raise InputError(f"preset: {name!r} is of ADMPO's settings; MOPO's are code")
+            return dict(self.mopo_settings)
+        if name == "code":
+            return dict(self.settings)
+        if name == "paper" and not self.paper_settings:
+            raise InputError(f"preset: the paper states no settings for task {self.name}; give preset=code")
+        if name == "paper":
+            return {**self.settings, **self.paper_settings}
+        raise InputError(f"preset: {name!r} is unknown; one of code, paper")

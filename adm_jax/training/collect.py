@@ -1,0 +1,272 @@
+"""The datasets of a task, in D4RL's manner: one run of SAC, and roll-outs of what it learned on the way.
+
+random         a uniformly random policy
+medium         the first policy evaluated at ``medium_return``
+replay         everything SAC went through until then
+expert         the final policy
+medium-expert  the medium and the expert dataset, one behind the other
+full-replay    everything SAC went through
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from adm_jax.agents.sac import make_sac
+from adm_jax.config import OnlineConfig
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.envs import environment
+from adm_jax.envs.collection import LockStep, concatenate
+from adm_jax.envs.evaluation import Evaluator
+from adm_jax.settings import to_flat
+from adm_jax.tasks import Task, get_task
+from adm_jax.training.online import Snapshot, collect_replay
+from adm_jax.training.progress import Progress
+from adm_jax.types import InputError, Params
+
+DEFAULT_KINDS = ("random", "medium", "replay", "expert", "medium-expert")
+KINDS = (*DEFAULT_KINDS, "full-replay")
+MEDIUM_SHARE = 1 / 3  # of the way from the task's random to its expert return: D4RL's "medium"
+
+_NEED_MEDIUM = frozenset({"medium", "replay", "medium-expert"})
+_REPORT_EVERY = 50  # steps of all environments between two reports of a roll-out's progress
+_SEED_INDEX = {"random": 1, "medium": 2, "expert": 3}  # 0 would be too close to the run's own
+_STOCHASTIC = "SAC, stochastic (sampled actions)"
+_DETERMINISTIC = "SAC, deterministic (mode actions)"
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What is collected beside the run of SAC."""
+
+    kinds: tuple[str, ...] = DEFAULT_KINDS
+    num_transitions: int = 100_000  # of random, medium and expert each
+    medium_return: float | None = None  # MEDIUM_SHARE of the task's references when None
+    deterministic: bool = False  # medium and expert act by their mode, not by samples
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise InputError(f"kinds: {(unknown or [''])[0]!r} is unknown; some of {', '.join(KINDS)}")
+        if len(set(self.kinds)) != len(self.kinds):
+            raise InputError(f"kinds: {','.join(self.kinds)} names a kind twice")
+        if self.num_transitions < 1:
+            raise InputError(f"num_transitions: {self.num_transitions} is out of range; at least 1")
+        if self.medium_return is not None and not math.isfinite(self.medium_return):
+            raise InputError(f"medium_return: {self.medium_return} is out of range; a finite number")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was collected."""
+
+    datasets: Mapping[str, EpisodeData]  # by kind, with metadata
+    policies: Mapping[str, tuple[Params, dict[str, Any]]]  # medium and expert: parameters and where from
+    missing: str | None  # why some of the kinds that were asked for are not there
+
+
+def medium_return(task: Task, config: CollectConfig) -> float | None:
+    """The return a medium policy is waited for; None where no kind needs one.
+
+    Raises:
+      InputError: one is needed, none is given, and the task has no references to take a share of.
+    """
+    if not _NEED_MEDIUM & set(config.kinds):
+        return None
+    if config.medium_return is not None:
+        return config.medium_return
+    if task.reference_min is None or task.reference_max is None:
+        raise InputError(
+            f"medium_return: empty, and task {task.name} has no reference scores to take a share of; give it"
+        )
+    return task.reference_min + MEDIUM_SHARE * (task.reference_max - task.reference_min)
+
+
+def collect(config: OnlineConfig, wanted: CollectConfig, progress: Progress) -> Collected:
+    """Trains where a kind needs it, rolls policies out, and says of every dataset how it was made.
+
+    Args:
+      config: the run of SAC, and how many environments are stepped side by side everywhere.
+      wanted: the kinds, and how much of them.
+      progress: entered already.
+
+    Raises:
+      InputError: the task, or what is wanted of it, cannot be had; nothing has been computed then.
+    """
+    task = get_task(config.task)
+    target = medium_return(task, wanted)
+    if wanted.num_transitions % config.num_envs:
+        raise InputError(
+            f"num_envs: {config.num_envs} does not divide num_transitions {wanted.num_transitions}"
+        )
+    collection = _Collection(task, config, wanted, progress)
+    if set(wanted.kinds) != {"random"}:
+        collection.train(target)
+    collection.roll_out()
+    return collection.result(target)
+
+
+class _Collection:
+    """What is at hand while one is made."""
+
+    def __init__(self, task: Task, config: OnlineConfig, wanted: CollectConfig, progress: Progress):
+        self._task, self._config, self._wanted, self._progress = task, config, wanted, progress
+        environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
+        self._scale = environment.action_scale(task.env)
+        self._sac = make_sac(task.obs_dim, task.action_dim, self._scale, config.sac)
+        self._data: dict[str, EpisodeData] = {}
+        self._made_by: dict[str, dict[str, Any]] = {}  # kind -> its own metadata
+        self._policies: dict[str, tuple[Params, dict[str, Any]]] = {}
+        self._best = -math.inf
+        self._final_returns: list[float] | None = None
+
+    def train(self, target: float | None) -> None:
+        """Runs SAC: the replays and the policies."""
+        self._progress.begin("SAC", self._config.num_steps)
+        done = 0
+
+        def report(steps: int, metrics: Mapping[str, float]) -> None:
+            nonlocal done
+            names = ("collect/return", "critic/q", "actor/entropy")
+            info = {name.split("/")[1]: metrics[name] for name in names if name in metrics}
+            self._progress.advance(steps - done, info=info, environment_steps=steps - done)
+            done = steps
+
+        replay, actor_params, outcome = collect_replay(self._config, report, target)
+        self._progress.end()
+        self._best, self._final_returns = outcome["best_return"], outcome["eval_returns"]
+        steps, seed = self._config.num_steps, self._config.seed
+        learning = "SAC, stochastic, while it learns"
+        self._put("full-replay", replay, policy=learning, seed=seed, policy_steps=steps)
+        self._keep_policy("expert", actor_params, steps, outcome["eval_returns"])
+        snapshot: Snapshot | None = outcome["snapshot"]
+        if snapshot is not None:
+            steps = snapshot.num_steps
+            self._put("replay", snapshot.replay, policy=learning, seed=seed, policy_steps=steps)
+            self._keep_policy("medium", snapshot.actor_params, steps, snapshot.returns)
+
+    def roll_out(self) -> None:
+        """The datasets of one policy, and the two joined."""
+        kinds = set(self._wanted.kinds)
+        if "medium-expert" in kinds:
+            kinds |= {"medium", "expert"}
+        if "random" in kinds:
+            self._roll_out("random", None)
+        for kind in ("medium", "expert"):
+            if kind in kinds and kind in self._policies:
+                self._roll_out(kind, self._policies[kind][0])
+        if {"medium", "expert"} <= self._data.keys():
+            parts = [self._data[kind] for kind in ("medium", "expert")]
+            seeds = {kind: self._made_by[kind]["seed"] for kind in ("medium", "expert")}
+            self._put(
+                "medium-expert",
+                concatenate(parts),
+                policy=self._made_by["expert"]["policy"],
+                seed=self._config.seed,
+                part_seeds=seeds,
+                part_episodes={"medium": len(parts[0].episode_ends), "expert": len(parts[1].episode_ends)},
+            )
+
+    def result(self, target: float | None) -> Collected:
+        """The kinds that were asked for, each with what made it."""
+        shared = self._shared_metadata()
+        datasets = {
+            kind: replace(self._data[kind], metadata={**shared, **self._made_by[kind]})
+            for kind in self._wanted.kinds
+            if kind in self._data
+        }
+        absent = [kind for kind in self._wanted.kinds if kind not in datasets]
+        missing = None
+        if absent:
+            missing = (
+                f"medium_return: {target:.1f} was not reached in {self._config.num_steps} steps (best "
+                f"evaluation {self._best:.1f}): no {', '.join(absent)}; lower it or raise num_steps"
+            )
+        return Collected(datasets, self._policies, missing)
+
+    def _roll_out(self, kind: str, actor_params: Params | None) -> None:
+        """A dataset of a policy; of uniformly random actions when None."""
+        seed = environment.reset_seed(self._config.seed, _SEED_INDEX[kind])
+        policy = _DETERMINISTIC if self._wanted.deterministic else _STOCHASTIC
+        total, num_envs = self._wanted.num_transitions, self._config.num_envs
+        envs = LockStep(self._task.env, seed, total, num_envs)
+        act = self._random(envs, seed) if actor_params is None else self._acting(actor_params, seed)
+        self._progress.begin(kind, total)
+        reported = 0
+        while envs.num_steps < total:
+            envs.step(act(envs.obs, envs.num_steps))
+            if envs.num_steps - reported >= _REPORT_EVERY or envs.num_steps == total:
+                count, reported = envs.num_steps - reported, envs.num_steps
+                self._progress.advance(count, transitions=count)
+        self._progress.end()
+        envs.close()
+        self._put(
+            kind, envs.episodes(), policy="uniform random" if actor_params is None else policy, seed=seed
+        )
+
+    def _random(self, envs: LockStep, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
+        rng = np.random.default_rng(seed)
+        return lambda obs, step: envs.random_action(rng)
+
+    def _acting(self, actor_params: Params, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
+        """A function ``(obs [E, D], step) -> action [E, A]``: one compiled call for all environments."""
+        key = jax.random.key(seed)
+        if self._wanted.deterministic:
+            mode = jax.jit(self._sac.mode_action)
+            return lambda obs, step: np.asarray(mode(actor_params, obs))
+        sample = jax.jit(
+            lambda params, obs, step: self._sac.sample_action(params, obs, jax.random.fold_in(key, step))
+        )
+        return lambda obs, step: np.asarray(sample(actor_params, obs, np.int32(step)))
+
+    def _put(self, kind: str, data: EpisodeData, **made_by: Any) -> None:
+        self._data[kind] = data
+        self._made_by[kind] = {"kind": kind, **made_by}
+        if kind in self._policies:
+            info = self._policies[kind][1]
+            self._made_by[kind] |= {name: info[name] for name in ("policy_steps", "policy_returns")}
+
+    def _keep_policy(self, kind: str, actor_params: Params, steps: int, returns: list[float]) -> None:
+        info = {**self._origin(), "kind": kind, "policy_steps": steps, "policy_returns": returns}
+        self._policies[kind] = (actor_params, info)
+
+    def _origin(self) -> dict[str, Any]:
+        task, config = self._task, self._config
+        origin = {"task": task.name, "env_id": task.env_id, "seed": config.seed, "config": to_flat(config)}
+        if task.env_kwargs:
+            origin["env_kwargs"] = dict(task.env_kwargs)
+        if task.obs_limit is not None:
+            origin["obs_limit"] = task.obs_limit
+        return origin
+
+    def _shared_metadata(self) -> dict[str, Any]:
+        shared = {**self._origin(), "num_envs": self._config.num_envs}
+        random_returns = _random_returns(self._task, self._config)
+        shared["random_policy_returns"] = random_returns
+        if self._final_returns is not None:
+            shared["final_policy_returns"] = self._final_returns
+        low, high = self._task.reference_min, self._task.reference_max
+        if low is None or high is None:
+            if self._final_returns is None:
+                return shared
+            low, high = float(np.mean(random_returns)), float(np.mean(self._final_returns))
+            shared["references"] = "measured: random_policy_returns and final_policy_returns"
+        else:
+            shared["references"] = f"those of task {self._task.name}"
+        return {**shared, "ref_min_score": low, "ref_max_score": high}
+
+
+def _random_returns(task: Task, config: OnlineConfig) -> list[float]:
+    """Returns [eval_episodes] of uniformly random actions."""
+    evaluator = Evaluator(task.env, [config.seed], config.eval_episodes)
+    rng = np.random.default_rng(config.seed)
+    low, high = evaluator.action_low, evaluator.action_high
+    result = evaluator.evaluate(
+        lambda obs: rng.uniform(low, high, (*obs.shape[:2], low.size)).astype(np.float32)
+    )
+    evaluator.close()
+    return result.returns[0].tolist()

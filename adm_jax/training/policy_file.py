@@ -1,0 +1,93 @@
+"""A policy on disk: a plain NumPy archive that can be read without this library.
+
+    kernel_0 [D, W], bias_0 [W], ..., kernel_n [W, 2 A], bias_n [2 A]    float32
+    action_scale []                                                      float32, the environment's bound b
+    info []                                                              JSON: task, env_id, returns, ...
+
+``x = obs``, the environment's observation [D], neither scaled nor shifted (of it the first ``obs_limit``
+entries, where ``info`` names that); then ``x = max(x @ kernel_i + bias_i, 0)`` for all layers but the last;
+``mean, log_std = split(x @ kernel_n + bias_n, 2)``. The deterministic action [A] is ``b * tanh(mean)``, a
+sampled one ``b * tanh(mean + exp(clip(log_std, -5, 2)) * noise)`` with standard normal noise.
+"""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from adm_jax.agents.sac import make_sac
+from adm_jax.config import SACConfig
+from adm_jax.types import Array, InputError, Key, Params
+
+
+class Policy(NamedTuple):
+    """A policy read from a file, as pure functions of its parameters."""
+
+    actor_params: Params
+    mode_action: Callable[[Params, Array], Array]  # obs [B, D] -> action [B, A]
+    sample_action: Callable[[Params, Array, Key], Array]  # obs [B, D], key -> action [B, A]
+    obs_dim: int
+    action_dim: int
+    action_scale: float
+    info: dict[str, Any]
+
+
+def save_policy(path: Path, actor_params: Params, action_scale: float, info: Mapping[str, Any]) -> None:
+    """Writes an actor's parameters, in one rename.
+
+    Args:
+      path: the file, ending in ``.npz``; its folder is made.
+      actor_params: of ``adm_jax.agents.sac``.
+      action_scale: bound b of the actions.
+      info: what JSON can hold: where the policy comes from.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    layers = jax.device_get(actor_params)["params"]
+    arrays = {"action_scale": np.float32(action_scale), "info": np.asarray(json.dumps(dict(info)))}
+    for i in range(len(layers)):
+        arrays[f"kernel_{i}"] = layers[f"Dense_{i}"]["kernel"]
+        arrays[f"bias_{i}"] = layers[f"Dense_{i}"]["bias"]
+    temporary = path.with_name(f".{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def load_policy(path: str | os.PathLike[str]) -> Policy:
+    """Reads what ``save_policy`` wrote.
+
+    Raises:
+      InputError: the file is missing, damaged or no policy.
+    """
+    try:
+        with Path(path).open("rb") as file, np.load(file) as archive:
+            arrays = dict(archive)
+        num_layers = sum(name.startswith("kernel_") for name in arrays)
+        layers = [(arrays[f"kernel_{i}"], arrays[f"bias_{i}"]) for i in range(num_layers)]
+        widths = [kernel.shape for kernel, _ in layers]
+        info = json.loads(str(arrays["info"]))
+        scale = float(arrays["action_scale"])
+        (obs_dim, hidden_dim), (_, out_dim) = widths[0], widths[-1]
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: is no policy, or damaged ({reason})") from error
+    config = SACConfig(policy_hidden_dim=hidden_dim, policy_hidden_layers=num_layers - 1)
+    sac = make_sac(obs_dim, out_dim // 2, scale, config)
+    params = {
+        "params": {f"Dense_{i}": {"kernel": kernel, "bias": bias} for i, (kernel, bias) in enumerate(layers)}
+    }
+    return Policy(params, sac.mode_action, sac.sample_action, obs_dim, out_dim // 2, scale, info)
