@@ -10,17 +10,15 @@ starts a new stream at the current observation and advances all of them with the
 batched GRU call, which costs m cell steps where encoding each history anew costs m (m + 1) / 2.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from adm_jax.config import RecurrentConfig
 from adm_jax.dynamics import recurrent
-from adm_jax.dynamics.interface import Dynamics, HoldoutErrors, ModelParams
-from adm_jax.dynamics.prediction import holdout_errors, normalize_action, normalize_obs, predict
+from adm_jax.dynamics.interface import Dynamics, ModelParams
+from adm_jax.dynamics.prediction import normalize_action, normalize_obs
 from adm_jax.dynamics.recurrent import Spec
 from adm_jax.nn import gru
 from adm_jax.types import Array, Key, Prediction, Segment, Window
@@ -37,18 +35,7 @@ class Streams(NamedTuple):
 def make_adm(obs_dim: int, action_dim: int, config: RecurrentConfig) -> Dynamics:
     """The any-step dynamics model for observations [B, D] and actions [B, A]."""
     spec = recurrent.make_spec(obs_dim, action_dim, config)
-    return Dynamics(
-        init=partial(recurrent.init, spec),
-        loss=partial(_loss, spec),
-        validate=partial(_validate, spec),
-        finalise=lambda best, holdout: best,
-        begin=partial(_begin, spec),
-        step=partial(_step, spec),
-        max_backtrack=config.max_backtrack,
-        loss_all_backtracks=config.backtrack_sampling == "all",
-        num_networks=1,
-        uncertainties=spec.uncertainties,
-    )
+    return recurrent.assemble(spec, _predict_segment, _begin, _step)
 
 
 def _predict_segment(
@@ -65,18 +52,6 @@ def _predict_segment(
     displacement = segment.obs[:, 1:] - segment.obs[:, :1]
     target = jnp.concatenate([displacement, segment.reward[..., None]], axis=-1)
     return mean, logvar, jnp.moveaxis(target, 1, 0)[first:], segment.valid.T[first:]
-
-
-def _loss(spec: Spec, params: ModelParams, segment: Segment, key: Key) -> tuple[Array, dict[str, Array]]:
-    dropout_key = key if spec.config.dropout_rate > 0 else None
-    all_lengths = spec.config.backtrack_sampling == "all"
-    mean, logvar, target, valid = _predict_segment(spec, params, segment, dropout_key, all_lengths)
-    return recurrent.loss(spec, params.learned, mean, logvar, target, valid)
-
-
-def _validate(spec: Spec, params: ModelParams, segment: Segment) -> HoldoutErrors:
-    errors = holdout_errors(*_predict_segment(spec, params, segment, None, True))
-    return HoldoutErrors(errors.mse[None], errors.nll[None])
 
 
 def _advance(
@@ -112,15 +87,11 @@ def _begin(spec: Spec, params: ModelParams, window: Window) -> Streams:
 def _step(
     spec: Spec, params: ModelParams, carry: Streams, obs: Array, action: Array, key: Key, batch_key: Key
 ) -> tuple[Streams, Prediction]:
-    config = spec.config
     chex.assert_shape(obs, (None, spec.obs_dim))
     chex.assert_shape(action, (obs.shape[0], spec.action_dim))
-    backtrack_key, sample_key, dropout_key = jax.random.split(key, 3)
     streams, top = _advance(spec, params, carry, obs, action)
-    use_dropout = config.rollout_dropout and config.dropout_rate > 0
-    mean, logvar = recurrent.decode(spec, params.learned, top, dropout_key if use_dropout else None)
-    mean = mean.at[..., :-1].add(streams.start_obs)
-    unit_key = batch_key if config.shared_unit else backtrack_key
-    prediction = predict(mean, logvar, streams.valid, unit_key, sample_key, config.shared_unit)
+    prediction = recurrent.predict_streams(
+        spec, params.learned, top, streams.start_obs, streams.valid, key, batch_key
+    )
     kept = Streams(streams.hidden[:, :-1], streams.start_obs[:-1], streams.valid[:-1])
     return kept, prediction

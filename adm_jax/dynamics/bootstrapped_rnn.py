@@ -8,17 +8,15 @@ In a roll-out the m histories are m *streams*, as in ``adm_jax.dynamics.adm``: e
 advances all with the same state and action, in one batched GRU call.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from adm_jax.config import RecurrentConfig
 from adm_jax.dynamics import recurrent
-from adm_jax.dynamics.interface import Dynamics, HoldoutErrors, ModelParams
-from adm_jax.dynamics.prediction import holdout_errors, normalize_action, normalize_obs, predict
+from adm_jax.dynamics.interface import Dynamics, ModelParams
+from adm_jax.dynamics.prediction import normalize_action, normalize_obs
 from adm_jax.dynamics.recurrent import Spec
 from adm_jax.nn import gru
 from adm_jax.types import Array, Key, Prediction, Segment, Window
@@ -34,17 +32,7 @@ class Histories(NamedTuple):
 def make_bootstrapped_rnn(obs_dim: int, action_dim: int, config: RecurrentConfig) -> Dynamics:
     """The bootstrapping recurrent model for observations [B, D] and actions [B, A]."""
     spec = recurrent.make_spec(obs_dim, action_dim, config)
-    return Dynamics(
-        init=partial(recurrent.init, spec),
-        loss=partial(_loss, spec),
-        validate=partial(_validate, spec),
-        finalise=lambda best, holdout: best,
-        begin=partial(_begin, spec),
-        step=partial(_step, spec),
-        max_backtrack=config.max_backtrack,
-        loss_all_backtracks=config.backtrack_sampling == "all",
-        uncertainties=spec.uncertainties,
-    )
+    return recurrent.assemble(spec, _predict_segment, _begin, _step)
 
 
 def _inputs(params: ModelParams, obs: Array, action: Array) -> Array:
@@ -56,7 +44,7 @@ def _inputs(params: ModelParams, obs: Array, action: Array) -> Array:
 def _predict_segment(
     spec: Spec, params: ModelParams, segment: Segment, dropout_key: Key | None, all_lengths: bool
 ) -> tuple[Array, Array, Array, Array]:
-    """Means, log-variances, targets [K', B, D + 1] and valid [K', B]; K' is K, or 1 for the last k."""
+    """One-step predictions after histories of true states: see recurrent.assemble."""
     inputs = _inputs(params, segment.obs[:, :-1], segment.action)
     hidden = gru.unroll(params.learned.gru, jnp.moveaxis(inputs, 1, 0))
     first = 0 if all_lengths else hidden.shape[0] - 1
@@ -64,20 +52,6 @@ def _predict_segment(
     displacement = segment.obs[:, 1:] - segment.obs[:, :-1]
     target = jnp.concatenate([displacement, segment.reward[..., None]], axis=-1)
     return mean, logvar, jnp.moveaxis(target, 1, 0)[first:], segment.valid.T[first:]
-
-
-def _loss(spec: Spec, params: ModelParams, segment: Segment, key: Key) -> tuple[Array, dict[str, Array]]:
-    dropout_key = key if spec.config.dropout_rate > 0 else None
-    all_lengths = spec.config.backtrack_sampling == "all"
-    return recurrent.loss(
-        spec, params.learned, *_predict_segment(spec, params, segment, dropout_key, all_lengths)
-    )
-
-
-def _validate(spec: Spec, params: ModelParams, segment: Segment) -> HoldoutErrors:
-    """One-step errors after histories of k = 1..K true states."""
-    errors = holdout_errors(*_predict_segment(spec, params, segment, None, True))
-    return HoldoutErrors(errors.mse[None], errors.nll[None])
 
 
 def _advance(
@@ -107,14 +81,10 @@ def _begin(spec: Spec, params: ModelParams, window: Window) -> Histories:
 def _step(
     spec: Spec, params: ModelParams, carry: Histories, obs: Array, action: Array, key: Key, batch_key: Key
 ) -> tuple[Histories, Prediction]:
-    config = spec.config
     chex.assert_shape(obs, (None, spec.obs_dim))
     chex.assert_shape(action, (obs.shape[0], spec.action_dim))
-    unit_key, sample_key, dropout_key = jax.random.split(key, 3)
     histories, top = _advance(spec, params, carry, obs, action)
-    use_dropout = config.rollout_dropout and config.dropout_rate > 0
-    mean, logvar = recurrent.decode(spec, params.learned, top, dropout_key if use_dropout else None)
-    mean = mean.at[..., :-1].add(obs[None])
-    key = batch_key if config.shared_unit else unit_key
-    prediction = predict(mean, logvar, histories.valid, key, sample_key, config.shared_unit)
+    prediction = recurrent.predict_streams(
+        spec, params.learned, top, obs[None], histories.valid, key, batch_key
+    )
     return Histories(histories.hidden[:, :-1], histories.valid[:-1]), prediction

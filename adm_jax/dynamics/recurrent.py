@@ -3,17 +3,19 @@
 They differ in what the GRU reads and in the state that the predicted displacement starts from.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from adm_jax.config import RecurrentConfig
-from adm_jax.dynamics.interface import ModelParams
-from adm_jax.dynamics.prediction import masked_mean
+from adm_jax.dynamics.interface import Carry, Dynamics, HoldoutErrors, ModelParams
+from adm_jax.dynamics.prediction import holdout_errors, masked_mean, predict
 from adm_jax.nn import gaussian, gru
 from adm_jax.nn.layers import ResidualHead, apply
-from adm_jax.types import Array, Key, Normalizer, Params
+from adm_jax.types import Array, Key, Normalizer, Params, Prediction, Segment, Window
 
 MAX_LOGVAR_INIT, MIN_LOGVAR_INIT = 0.5, -10.0
 
@@ -35,11 +37,8 @@ class Spec(NamedTuple):
     config: RecurrentConfig
     head: ResidualHead
 
-    @property
-    def uncertainties(self) -> tuple[str, ...]:
-        """With one backtracking length there is no spread."""
-        spread = ("std_of_means", "max_deviation") if self.config.max_backtrack > 1 else ()
-        return (*spread, "total_variance", "max_aleatoric")
+
+PredictSegment = Callable[[Spec, ModelParams, Segment, Key | None, bool], tuple[Array, Array, Array, Array]]
 
 
 def make_spec(obs_dim: int, action_dim: int, config: RecurrentConfig) -> Spec:
@@ -48,7 +47,7 @@ def make_spec(obs_dim: int, action_dim: int, config: RecurrentConfig) -> Spec:
     return Spec(obs_dim, action_dim, config, head)
 
 
-def init(spec: Spec, key: Key, normalizer: Normalizer) -> ModelParams:
+def _init(spec: Spec, key: Key, normalizer: Normalizer) -> ModelParams:
     """Parameters that have not seen data; the GRU reads an observation and an action."""
     width, num_outputs = spec.config.model_hidden_dim, spec.obs_dim + 1
     gru_key, head_key = jax.random.split(key)
@@ -70,10 +69,67 @@ def decode(
     return mean, gaussian.soft_clamp(logvar, learned.min_logvar, learned.max_logvar)
 
 
-def loss(
-    spec: Spec, learned: RecurrentParams, mean: Array, logvar: Array, target: Array, valid: Array
-) -> tuple[Array, dict[str, Array]]:
-    """The loss of predictions [K, B, D + 1], each of the K lengths weighing the same (ADM paper, Eq. 2)."""
-    nll = masked_mean(gaussian.nll(mean, logvar, target), valid).mean()
-    bounds = learned.max_logvar.sum() - learned.min_logvar.sum()
-    return nll + spec.config.logvar_bound_coef * bounds, {"model/train_nll": nll}
+def assemble(
+    spec: Spec,
+    predict_segment: PredictSegment,
+    begin: Callable[[Spec, ModelParams, Window], Carry],
+    step: Callable[[Spec, ModelParams, Carry, Array, Array, Key, Key], tuple[Carry, Prediction]],
+) -> Dynamics:
+    """The model of a network: what it predicts on segments, and its streams.
+
+    Args:
+      spec: the network.
+      predict_segment: ``(spec, params, segment, dropout_key, all_lengths)`` to means, log-variances, targets
+        [K', B, D + 1] and valid [K', B]; K' is the segment's length K, or 1 for its last step alone.
+      begin: see Dynamics.
+      step: see Dynamics.
+    """
+    all_lengths = spec.config.backtrack_sampling == "all"
+
+    def loss(params: ModelParams, segment: Segment, key: Key) -> tuple[Array, dict[str, Array]]:
+        dropout_key = key if spec.config.dropout_rate > 0 else None
+        mean, logvar, target, valid = predict_segment(spec, params, segment, dropout_key, all_lengths)
+        nll = masked_mean(gaussian.nll(mean, logvar, target), valid).mean()  # each k weighs the same (Eq. 2)
+        bounds = params.learned.max_logvar.sum() - params.learned.min_logvar.sum()
+        return nll + spec.config.logvar_bound_coef * bounds, {"model/train_nll": nll}
+
+    def validate(params: ModelParams, segment: Segment) -> HoldoutErrors:
+        errors = holdout_errors(*predict_segment(spec, params, segment, None, True))
+        return HoldoutErrors(errors.mse[None], errors.nll[None])
+
+    # with one backtracking length there is no spread
+    spread = ("std_of_means", "max_deviation") if spec.config.max_backtrack > 1 else ()
+    return Dynamics(
+        init=partial(_init, spec),
+        loss=loss,
+        validate=validate,
+        finalise=lambda best, holdout: best,
+        begin=partial(begin, spec),
+        step=partial(step, spec),
+        max_backtrack=spec.config.max_backtrack,
+        loss_all_backtracks=all_lengths,
+        uncertainties=(*spread, "total_variance", "max_aleatoric"),
+    )
+
+
+def predict_streams(
+    spec: Spec, learned: RecurrentParams, top: Array, origin: Array, valid: Array, key: Key, batch_key: Key
+) -> Prediction:
+    """The prediction of streams whose top hidden states are ``top`` [m, B, W].
+
+    Args:
+      spec: the network.
+      learned: its parameters.
+      top: [m, B, W].
+      origin: what each stream's displacement is added to, [m or 1, B, D].
+      valid: [m, B].
+      key: of these rows.
+      batch_key: of the whole batch.
+    """
+    config = spec.config
+    unit_key, sample_key, dropout_key = jax.random.split(key, 3)
+    use_dropout = config.rollout_dropout and config.dropout_rate > 0
+    mean, logvar = decode(spec, learned, top, dropout_key if use_dropout else None)
+    mean = mean.at[..., :-1].add(origin)
+    unit_key = batch_key if config.shared_unit else unit_key
+    return predict(mean, logvar, valid, unit_key, sample_key, config.shared_unit)
