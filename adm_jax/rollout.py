@@ -85,16 +85,19 @@ def rollout(
         start = (dynamics.begin(params, window), obs, alive)
         return jax.lax.scan(body, start, jnp.arange(length))[1]
 
-    num_chunks = -(-num_starts // chunk)
-    rows = jax.lax.map(run_chunk, jnp.arange(num_chunks))
+    rows = jax.lax.map(run_chunk, jnp.arange(-(-num_starts // chunk)))
     transitions, valid, uncertainty = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
-    metrics = {
-        "rollout/valid_fraction": valid.sum().astype(jnp.float32) / (num_starts * length),
+    return Rollout(transitions, valid, _metrics(transitions, valid, uncertainty, num_starts * length))
+
+
+def _metrics(transitions: Transition, valid: Array, uncertainty: Array, num_rows: int) -> dict[str, Array]:
+    """Means over the valid rows."""
+    return {
+        "rollout/valid_fraction": valid.sum().astype(jnp.float32) / num_rows,
         "rollout/uncertainty": _mean(uncertainty, valid),
         "rollout/penalized_reward": _mean(transitions.reward, valid),
         "rollout/terminated_fraction": _mean(transitions.terminated.astype(jnp.float32), valid),
     }
-    return Rollout(transitions, valid, metrics)
 
 
 def open_loop(dynamics: Dynamics, params: ModelParams, segment: Segment, key: Key) -> Array:
