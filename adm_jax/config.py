@@ -5,76 +5,19 @@ Leaf names are unique across the nested dataclasses, so a configuration can be w
 and of ``config.json``.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
 
+from adm_jax.models import ModelConfig, RecurrentConfig, get_model, registered
 from adm_jax.settings import Leaf, check, leaves, replace_flat, setting, to_flat
 from adm_jax.tasks import get_task
-from adm_jax.tasks.references import import_module
 from adm_jax.types import InputError
 
 _MAX_SEED = 2**32 - 1
 _MAX_ROWS = 2**30  # of a ring buffer: its index is int32
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What every dynamics model has; each adds its own settings."""
-
-    model_hidden_dim: int = setting(200, "width W of the model's hidden layers", low=1, high=16_384)
-    logvar_bound_coef: float = setting(0.01, "weight of the log-variance bounds in the loss", low=0.0)
-    shared_unit: bool = setting(
-        False,
-        "in roll-outs draw one unit (backtracking length, or network) for the whole batch, not one per row",
-    )
-
-
-@dataclass(frozen=True)
-class RecurrentConfig(ModelConfig):
-    """The any-step model (ADM paper, section 3.1; architecture of the authors' code) and its relatives."""
-
-    max_backtrack: int = setting(5, "maximum backtracking length m", low=1, high=32)
-    num_gru_layers: int = setting(3, "GRU layers L", low=1, high=16)
-    num_residual_blocks: int = setting(4, "residual blocks of the head", low=0, high=64)
-    dropout_rate: float = setting(0.0, "dropout in the residual blocks while fitting", low=0.0, high=0.9)
-    rollout_dropout: bool = setting(
-        False, "keep dropout on in roll-outs and in the penalty, as the authors' code does"
-    )
-    backtrack_sampling: Literal["one", "all"] = setting(
-        "one", "fit one backtracking length per minibatch (drawn uniformly), or all m in one pass"
-    )
-
-    def __post_init__(self) -> None:
-        if self.rollout_dropout and self.dropout_rate == 0.0:
-            raise InputError("rollout_dropout: there is no dropout to keep on; set dropout_rate above 0")
-
-
-@dataclass(frozen=True)
-class EnsembleConfig(ModelConfig):
-    """The probabilistic ensemble (PETS; Chua et al., 2018) as MBPO and MOPO have it."""
-
-    num_networks: int = setting(7, "networks of the ensemble", low=2, high=256)
-    num_elites: int = setting(5, "networks with the lowest held-out errors that roll out", low=2, high=256)
-    num_hidden_layers: int = setting(4, "hidden layers of a network", low=1, high=16)
-    weight_decays: tuple[float, ...] = setting(
-        (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4),
-        "weight of half the squared weights in the loss, for each layer from the first to the last",
-        low=0.0,
-    )
-
-    def __post_init__(self) -> None:
-        if self.num_elites > self.num_networks:
-            raise InputError(
-                f"num_elites: {self.num_elites} of num_networks={self.num_networks} cannot be chosen"
-            )
-        if len(self.weight_decays) != self.num_hidden_layers + 1:
-            raise InputError(
-                f"weight_decays: {len(self.weight_decays)} numbers for num_hidden_layers="
-                f"{self.num_hidden_layers}; must be one for each and one for the last layer"
-            )
 
 
 @dataclass(frozen=True)
@@ -279,89 +222,6 @@ class Hyper(NamedTuple):
     tau: jax.Array
 
 
-class Model(NamedTuple):
-    """What is known of a dynamics model before one is made."""
-
-    factory: str | Callable[..., Any]  # (obs_dim, action_dim, config) -> Dynamics; text: "module:function"
-    config_class: type[ModelConfig]
-    algorithm: str  # what the offline loop is called with it; names the folder of its runs
-    published: Literal["admpo", "mopo"]  # whose published settings of a task go with it
-    settings: Mapping[str, Any]  # flat settings that go with it, above the task's published ones
-
-
-_MODELS: dict[str, Model] = {}
-
-
-def register_dynamics(
-    name: str,
-    factory: str | Callable[..., Any],
-    config_class: type[ModelConfig] = RecurrentConfig,
-    *,
-    algorithm: str | None = None,
-    published: Literal["admpo", "mopo"] = "admpo",
-    settings: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Makes a dynamics model known under a name, for ``--dynamics``.
-
-    Args:
-      name: what it is chosen by.
-      factory: ``(obs_dim, action_dim, config) -> adm_jax.dynamics.interface.Dynamics``, or "module:function",
-        which is imported when the first one is made.
-      config_class: its settings, a frozen dataclass; every field is a flag.
-      algorithm: name of the folder of its runs; ``offline_<name>`` when None.
-      published: whose published settings of a task it takes, as far as it has such settings.
-      settings: flat settings of the loop that go with it; they go before a task's published ones.
-      overwrite: replace a model of this name.
-
-    Raises:
-      InputError: the name is taken.
-    """
-    if name in _MODELS and not overwrite:
-        raise InputError(
-            f"dynamics: {name} is registered already; choose another name or give overwrite=True"
-        )
-    _MODELS[name] = Model(
-        factory, config_class, algorithm or f"offline_{name}", published, dict(settings or {})
-    )
-
-
-def get_model(name: str) -> Model:
-    """The dynamics model registered under a name; ``module:name`` imports the module first.
-
-    Raises:
-      InputError: there is none; the message lists the known names and how to register one.
-    """
-    module, _, short = name.rpartition(":")
-    if module:
-        import_module(module, "dynamics")
-    if short not in _MODELS:
-        raise InputError(
-            f"dynamics: {name!r} is unknown; one of {', '.join(_MODELS)}, or module:name of a module that "
-            "calls adm_jax.config.register_dynamics"
-        )
-    return _MODELS[short]
-
-
-register_dynamics("adm", "adm_jax.dynamics.adm:make_adm", algorithm="admpo_off")
-register_dynamics("bootstrapped_rnn", "adm_jax.dynamics.bootstrapped_rnn:make_bootstrapped_rnn")
-register_dynamics(
-    "ensemble",
-    "adm_jax.dynamics.ensemble:make_ensemble",
-    EnsembleConfig,
-    algorithm="mopo",
-    published="mopo",
-    settings={
-        "uncertainty": "max_aleatoric",
-        "fit_batch_size": 256,
-        "fit_lr_decay": "none",
-        "fit_patience": 5,
-        "fit_min_improvement": 0.01,
-        "selection_metric": "mse",
-    },
-)
-
-
 def all_leaves(config_class: type) -> Iterator[Leaf]:
     """The leaves of a configuration, and of every registered dynamics model that it could hold."""
     seen = set()
@@ -370,7 +230,7 @@ def all_leaves(config_class: type) -> Iterator[Leaf]:
         yield leaf
     if config_class is not OfflineConfig:
         return
-    for model in _MODELS.values():
+    for model in registered().values():
         for leaf in leaves(model.config_class):
             if leaf.name not in seen:
                 seen.add(leaf.name)
@@ -385,12 +245,18 @@ def offline_from_flat(values: Mapping[str, Any]) -> OfflineConfig:
     """
     name = values.get("dynamics", "adm")
     base = OfflineConfig(dynamics=name, model=get_model(name).config_class())
+    both = set(to_flat(base.model)) & {leaf.name for leaf in leaves(OfflineConfig) if leaf.group != "model"}
+    if both:
+        raise InputError(
+            f"{sorted(both)[0]}: a setting of the dynamics model {name} and of the loop; rename the model's"
+        )
     own = to_flat(base)
-    for field_name in values:
-        others = [other for other, model in _MODELS.items() if field_name in to_flat(model.config_class())]
-        if field_name not in own and others:
+    settings = {other: to_flat(model.config_class()) for other, model in registered().items()}
+    for field_name in sorted(set(values) - set(own)):
+        having = [other for other, theirs in settings.items() if field_name in theirs]
+        if having:
             raise InputError(
-                f"{field_name}: the dynamics model {name} has no such setting; {', '.join(others)} has"
+                f"{field_name}: no setting of the dynamics model {name}, but of {' and '.join(having)}"
             )
     return replace_flat(base, values)
 

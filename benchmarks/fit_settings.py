@@ -20,11 +20,12 @@ import jax
 from absl import app, flags
 
 import adm_jax
-from adm_jax.config import OfflineConfig, RecurrentConfig
+from adm_jax.config import OfflineConfig
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import Dataset, make_dataset
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import make_dynamics
+from adm_jax.models import RecurrentConfig
 from adm_jax.settings import replace_flat
 
 _DATASET = flags.DEFINE_string("dataset", "adm_jax/hopper-replay-v0", "Minari dataset id")

@@ -22,19 +22,26 @@ def summarize(folder: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
     config["config"].pop("workdir")  # a path of the machine that ran it
     arguments = [argument for argument in config["command_line"][1:] if not argument.startswith("--workdir")]
-    means = {
-        kind: mean_interval([member["return_mean"] for member in result[kind]]) for kind in ("members", "bc")
-    }
+    returns = {kind: [member["return_mean"] for member in result[kind]] for kind in ("members", "bc")}
     return {
         "command": " ".join(["python", *arguments]),
         **{name: config[name] for name in ("git_commit", "created", "versions", "device", "config")},
-        "returns": {kind: interval._asdict() for kind, interval in means.items()},
+        "dataset_sha256": config["dataset_sha256"],
+        "returns": {kind: over_seeds(values) for kind, values in returns.items()},
         "evaluations": [
             {"phase": row["phase"], "updates": row["updates"], "eval/return": row["eval/return"]}
             for row in rows
         ],
         "result": result,
     }
+
+
+def over_seeds(values: list[float | None]) -> dict[str, Any]:
+    """Mean and interval of one value per seed; of a single seed or one that broke there is no interval."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2 or len(known) < len(values):
+        return {"mean": known[0] if len(values) == len(known) == 1 else None, "low": None, "high": None}
+    return mean_interval(known)._asdict()
 
 
 def main(argv: list[str]) -> None:

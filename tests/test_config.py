@@ -3,21 +3,18 @@ import json
 
 import pytest
 
-from adm_jax import config as config_module
+from adm_jax import models
 from adm_jax.config import (
-    EnsembleConfig,
     OfflineConfig,
     OnlineConfig,
-    RecurrentConfig,
     SACConfig,
     all_leaves,
     config_for_task,
-    get_model,
     offline_from_flat,
-    register_dynamics,
 )
-from adm_jax.settings import leaves, replace_flat, to_flat
-from adm_jax.tasks import TASKS, get_task
+from adm_jax.models import EnsembleConfig, ModelConfig, RecurrentConfig, get_model, register_dynamics
+from adm_jax.settings import leaves, replace_flat, setting, to_flat
+from adm_jax.tasks import TASKS, get_task, register_task, registry
 from adm_jax.types import InputError
 
 
@@ -177,10 +174,10 @@ def test_every_models_configuration_survives_json(dynamics):
             "dynamics: 'gp' is unknown; one of adm, bootstrapped_rnn, ensemble, or mod",
         ),
         ({"dynamics": "no_such_module:gp"}, "dynamics: module 'no_such_module' cannot be imported"),
-        ({"num_networks": 5}, "num_networks: the dynamics model adm has no such setting; ensemble has"),
+        ({"num_networks": 5}, "num_networks: no setting of the dynamics model adm, but of ensemble"),
         (
             {"dynamics": "ensemble", "max_backtrack": 3},
-            "max_backtrack: the dynamics model ensemble has no such setting; adm, bootstrapped_rnn has",
+            "max_backtrack: no setting of the dynamics model ensemble, but of adm and bootstrapped_rnn",
         ),
         ({"dynamics": "ensemble", "preset": "paper"}, "preset: 'paper' is of ADMPO's settings"),
     ],
@@ -191,13 +188,37 @@ def test_settings_that_no_or_another_model_has_are_refused(values, message):
 
 
 def test_a_models_name_is_taken_once(monkeypatch):
-    monkeypatch.setattr(config_module, "_MODELS", dict(config_module._MODELS))
+    monkeypatch.setattr(models, "_MODELS", dict(models._MODELS))
     register_dynamics("mine", "module:function")
-    with pytest.raises(InputError, match="dynamics: mine is registered already"):
-        register_dynamics("mine", "module:function")
+    register_dynamics("mine", "module:function")  # its module imported again under another name
+    with pytest.raises(InputError, match="dynamics: mine is registered already, as another model"):
+        register_dynamics("mine", "module:another")
     register_dynamics("mine", "module:function", EnsembleConfig, overwrite=True)
     assert get_model("mine").config_class is EnsembleConfig
     assert get_model("mine").algorithm == "offline_mine"
+
+
+def test_a_models_setting_does_not_take_a_name_of_the_loops(monkeypatch):
+    """One value would silently set both."""
+    monkeypatch.setattr(models, "_MODELS", dict(models._MODELS))
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine(ModelConfig):
+        gamma: float = setting(0.5, "of something else")
+
+    register_dynamics("mine", "module:function", Mine)
+    with pytest.raises(InputError, match="gamma: a setting of the dynamics model mine and of the loop"):
+        config_for_task(dynamics="mine")
+
+
+def test_settings_of_a_task_for_the_ensemble_win_over_the_familys(monkeypatch):
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    own = {"uncertainty": "max_deviation", "fit_patience": 20}
+    fields = {"obs_dim": 11, "action_dim": 3, "termination": "hopper", "env_id": "Hopper-v4"}
+    register_task(name="mine", **fields, mopo_settings=own)
+    config = config_for_task("mine", dynamics="ensemble")
+    assert (config.rollout.uncertainty, config.fit.fit_patience) == ("max_deviation", 20)
+    assert config.fit.fit_min_improvement == 0.01  # what the task leaves open is MOPO's
 
 
 def test_flags_cover_every_models_settings():

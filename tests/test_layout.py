@@ -15,6 +15,7 @@ FLOORS = (
         "types",
         "settings",
         "tasks",
+        "models",
         "config",
         "nn",
         "data",

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from adm_jax.agents.sac import make_sac
-from adm_jax.config import RecurrentConfig, SACConfig
+from adm_jax.config import SACConfig
 from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import make_dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import Dynamics
 from adm_jax.dynamics.uncertainty import std_of_means
+from adm_jax.models import RecurrentConfig
 from adm_jax.rollout import open_loop, open_loop_errors, rollout
 from adm_jax.types import Prediction, Segment, Window
 

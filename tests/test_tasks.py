@@ -8,6 +8,7 @@ import pytest
 
 from adm_jax import config, tasks
 from adm_jax.envs import environment, termination
+from adm_jax.settings import to_flat
 from adm_jax.tasks import TASKS, Task, get_task, register_task, registry
 from adm_jax.types import InputError
 
@@ -49,16 +50,12 @@ def test_every_setting_is_a_valid_leaf_of_the_configuration(name, preset):
 
 
 @pytest.mark.parametrize("name", BUILTIN)
-def test_what_mopo_published_is_in_flat_form(name):
-    task = get_task(name)
-    fields = config.to_flat(config.OfflineConfig())
-    assert set(task.mopo_settings) <= set(fields)
-    assert task.mopo_settings["uncertainty"] == "max_aleatoric"
-    assert not {"max_backtrack", "model_hidden_dim"} & set(task.mopo_settings)
-    others = {key: value for key, value in task.mopo_settings.items() if key != "uncertainty"}
-    flat = config.to_flat(config.replace_flat(config.OfflineConfig(), others))
-    assert {key: flat[key] for key in others} == others
-    assert task.mopo_source
+def test_what_mopo_published_is_a_valid_configuration(name):
+    settings = get_task(name).preset("code", "mopo")
+    flat = to_flat(config.config_for_task(name, dynamics="ensemble"))
+    assert {key: flat[key] for key in settings} == settings
+    assert settings["uncertainty"] == "max_aleatoric"
+    assert get_task(name).mopo_source
 
 
 @pytest.mark.parametrize(
@@ -80,7 +77,7 @@ def test_what_mopo_published_is_in_flat_form(name):
     ],
 )
 def test_mopo_settings(name, length, penalty):
-    s = get_task(name).mopo_settings
+    s = get_task(name).preset("code", "mopo")
     assert (s["rollout_length"], s["penalty_coef"], s["num_epochs"]) == (length, penalty, 3000)
     assert (s["rollout_batch_size"], s["retain_epochs"], s["real_ratio"]) == (50_000, 5, 0.05)
     assert (s["actor_lr"], s["critic_lr"], s["entropy_lr"], s["auto_entropy"]) == (1e-4, 3e-4, 1e-4, True)

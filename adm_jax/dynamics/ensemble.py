@@ -1,8 +1,9 @@
 """The probabilistic ensemble: networks of one step, fitted side by side (PETS; MBPO; MOPO).
 
 Each network maps a state and an action to a Gaussian over displacement and reward. They are fitted on
-bootstrap samples of the data, each keeps its own best epoch, and those with the lowest held-out errors, the
-elites, roll out: one of them, drawn at each step, gives the sample, and all of them the uncertainty.
+bootstrap samples of the data and each keeps its own best epoch. At each step of a roll-out one of the
+elites, the networks with the lowest held-out errors, is drawn and gives the sample; the uncertainty is of all
+networks.
 
 As in OfflineRL-Kit but for two things: every network has its own bounds of the log-variance (there they are
 shared), with the bounds' weight divided among the networks, which keeps its balance with the data; and the
@@ -16,7 +17,6 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from adm_jax.config import EnsembleConfig
 from adm_jax.dynamics.interface import Dynamics, HoldoutErrors, ModelParams
 from adm_jax.dynamics.prediction import (
     holdout_errors,
@@ -25,6 +25,7 @@ from adm_jax.dynamics.prediction import (
     normalize_obs,
     predict,
 )
+from adm_jax.models import EnsembleConfig
 from adm_jax.nn import gaussian
 from adm_jax.nn.layers import truncated_normal_init
 from adm_jax.types import Array, Key, Normalizer, Prediction, Segment, Window
@@ -56,7 +57,7 @@ def make_ensemble(obs_dim: int, action_dim: int, config: EnsembleConfig) -> Dyna
         init=partial(_init, spec),
         loss=partial(_loss, spec),
         validate=partial(_validate, spec),
-        finalise=partial(_choose_elites, spec),
+        finalise=partial(_elites_first, spec),
         begin=_begin,
         step=partial(_step, spec),
         max_backtrack=1,
@@ -125,11 +126,10 @@ def _validate(spec: _Spec, params: ModelParams, segment: Segment) -> HoldoutErro
     return HoldoutErrors(errors.mse[:, None], errors.nll[:, None])
 
 
-def _choose_elites(spec: _Spec, best: ModelParams, holdout: Segment) -> ModelParams:
-    """The networks with the lowest held-out squared error, the best first."""
-    error = _validate(spec, best, holdout).mse[:, 0]
-    elites = jnp.argsort(error)[: spec.config.num_elites]  # NaN comes last
-    return best._replace(learned=jax.tree.map(lambda x: x[elites], best.learned))
+def _elites_first(spec: _Spec, best: ModelParams, holdout: Segment) -> ModelParams:
+    """The networks in the order of their held-out squared errors."""
+    order = jnp.argsort(_validate(spec, best, holdout).mse[:, 0])  # NaN comes last
+    return best._replace(learned=jax.tree.map(lambda x: x[order], best.learned))
 
 
 def _begin(params: ModelParams, window: Window) -> tuple[()]:
@@ -145,6 +145,6 @@ def _step(
     unit_key, sample_key = jax.random.split(key)
     mean, logvar = _forward(params, obs[None], action[None])
     mean = mean.at[..., :-1].add(obs[None])
-    shared = spec.config.shared_unit
-    valid = jnp.ones(mean.shape[:2], bool)
-    return carry, predict(mean, logvar, valid, batch_key if shared else unit_key, sample_key, shared)
+    config, valid = spec.config, jnp.ones(mean.shape[:2], bool)
+    unit_key = batch_key if config.shared_unit else unit_key
+    return carry, predict(mean, logvar, valid, unit_key, sample_key, config.shared_unit, config.num_elites)

@@ -60,11 +60,14 @@ def holdout_segments(dataset: Dataset, length: int, config: FitConfig) -> Segmen
 
     Steps past an episode's end are not valid: every length is evaluated on the starts with room for it.
     """
-    num_starts = int(dataset.holdout.count[0])
-    size = min(config.holdout_batch_size, num_starts)
-    chosen = np.sort(np.random.default_rng((config.split_seed, 1)).permutation(num_starts)[:size])
-    chosen[0] = 0  # the deepest starts come first: with this one no length is empty that need not be
-    return gather_segments(dataset, dataset.holdout.index[chosen], length)
+    # in the order of rows, which is the same whatever the length: models are compared on the same starts
+    starts = np.sort(np.asarray(dataset.holdout.index))
+    order = np.random.default_rng((config.split_seed, 1)).permutation(len(starts))
+    chosen = starts[np.sort(order[: config.holdout_batch_size])]
+    deepest = int(dataset.holdout.index[0])
+    if deepest not in chosen:
+        chosen[0] = deepest  # with this one no length is empty that need not be
+    return gather_segments(dataset, jnp.asarray(chosen), length)
 
 
 def learning_rate(step: Array, config: FitConfig) -> Array:

@@ -36,7 +36,13 @@ def holdout_errors(mean: Array, logvar: Array, target: Array, valid: Array) -> H
 
 
 def predict(
-    means: Array, logvars: Array, valid: Array, unit_key: Key, sample_key: Key, shared: bool
+    means: Array,
+    logvars: Array,
+    valid: Array,
+    unit_key: Key,
+    sample_key: Key,
+    shared: bool,
+    num_drawn: int | None = None,
 ) -> Prediction:
     """The prediction of all units, with a sample of one of them.
 
@@ -47,8 +53,9 @@ def predict(
       unit_key: draws the unit.
       sample_key: draws from its Gaussian.
       shared: one unit for the whole batch, not one per row.
+      num_drawn: the sample is of one of the first so many units; of any when None.
     """
-    chosen = draw_unit(valid, unit_key, shared)
+    chosen = draw_unit(valid[:num_drawn], unit_key, shared)
     sample = gaussian.sample(take_unit(means, chosen), take_unit(logvars, chosen), sample_key)
     return Prediction(sample[:, :-1], sample[:, -1], means, logvars, valid)
 

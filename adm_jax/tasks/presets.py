@@ -230,7 +230,8 @@ _MOPO: dict[str, tuple[int, float]] = {
     "hopper-medium-expert": (5, 5.0),
     "walker2d-medium-expert": (1, 2.5),
 }
-_MOPO_COMMON: dict[str, Any] = {
+# for all tasks; MOPO fits whole passes over the data without a limit: here an epoch has a number of steps
+MOPO_COMMON: dict[str, Any] = {
     "num_epochs": 3000,
     "updates_per_epoch": 1000,
     "rollout_batch_size": 50_000,
@@ -243,6 +244,12 @@ _MOPO_COMMON: dict[str, Any] = {
     "actor_lr_schedule": "cosine",
     "critic_lr": 3e-4,
     "uncertainty": "max_aleatoric",
+    "fit_batch_size": 256,
+    "fit_lr_decay": "none",
+    "fit_max_epochs": 100,
+    "fit_patience": 5,
+    "fit_min_improvement": 0.01,
+    "selection_metric": "mse",
     "eval_every": 10,
     "eval_episodes": 10,
 }
@@ -292,9 +299,9 @@ def mopo(name: str) -> dict[str, Any]:
     key = name if name in _MOPO else f"{env}-medium"
     if key not in _MOPO:
         source = f"{_MOPO_SOURCE}: what its tasks share; it has no rollout_length and penalty_coef for {env}"
-        return {"mopo_settings": _MOPO_COMMON, "mopo_source": source}
+        return {"mopo_source": source}
     rollout_length, penalty_coef = _MOPO[key]
-    settings = {**_MOPO_COMMON, "rollout_length": rollout_length, "penalty_coef": penalty_coef}
+    settings = {"rollout_length": rollout_length, "penalty_coef": penalty_coef}
     source = _MOPO_SOURCE if key == name else f"{_MOPO_SOURCE} for {key}; none is published for {name}"
     return {"mopo_settings": settings, "mopo_source": source}
 
@@ -303,10 +310,6 @@ def quick_mopo() -> dict[str, Any]:
     """MOPO's rollout_length, penalty and its coefficient for hopper-medium-replay in the quick preset."""
     kept = {name: value for name, value in QUICK.items() if name != "max_backtrack"}
     rollout_length, penalty_coef = _MOPO["hopper-medium-replay"]
-    settings = {
-        "rollout_length": rollout_length,
-        "penalty_coef": penalty_coef,
-        "uncertainty": "max_aleatoric",
-    }
+    settings = {"rollout_length": rollout_length, "penalty_coef": penalty_coef}
     source = f"quick preset: {_MOPO_SOURCE}'s penalty for hopper-medium-replay, the rest as settings"
     return {"mopo_settings": {**kept, **settings}, "mopo_source": source}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from adm_jax.tasks import presets
 from adm_jax.types import EnvSpec, InputError
 
 
@@ -12,8 +13,8 @@ class Task:
     """An environment, how its episodes end, what its returns are measured by, and published settings.
 
     ``settings`` are ADMPO's published settings as its authors' code has them, in flat configuration form;
-    ``paper_settings`` holds only what the paper's tables state otherwise. ``mopo_settings`` are MOPO's, for
-    the ensemble in ADM's place.
+    ``paper_settings`` holds only what the paper's tables state otherwise. ``mopo_settings`` is what MOPO,
+    with the ensemble in ADM's place, has for this task beside what it has for all.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Task:
         if family == "mopo":
             if name != "code":
                 raise InputError(f"preset: {name!r} is of ADMPO's settings; MOPO's are code")
-            return dict(self.mopo_settings)
+            return {**presets.MOPO_COMMON, **self.mopo_settings}
         if name == "code":
             return dict(self.settings)
         if name == "paper" and not self.paper_settings:

@@ -78,12 +78,15 @@ def scalars(row: Mapping[str, Any], seeds: Sequence[int] | None) -> Iterator[tup
     """``(tag, value)`` of every member's numbers in a line.
 
     ``critic/loss`` [P] becomes ``critic/loss/seed0`` and so on; an evaluation's episodes [P, E] are averaged;
-    ``_per_k`` arrays are left to metrics.jsonl. Behaviour cloning's evaluation is tagged ``bc/eval/...``: its
-    steps are not those of the policies that are trained later. What is not finite (null) is NaN.
+    arrays per length or step are left to metrics.jsonl, and so is what no member has. Behaviour cloning's
+    evaluation is tagged ``bc/eval/...``: its steps are not those of the policies that are trained later. What
+    is not finite (null) is NaN.
     """
     prefix = "bc/" if row["phase"] == "bc" else ""
     for name, values in row.items():
-        if "/" not in name or name.endswith("_per_k"):
+        if "/" not in name or "_per_" in name:
+            continue
+        if np.ndim(values) and all(value is None for value in values):  # a score without references
             continue
         array = np.asarray(values, np.float64)  # None becomes NaN
         if array.ndim == 2:

@@ -9,8 +9,8 @@
       curves.png      learning curves, drawn as it goes
       result.json     final returns and scores per member, wall clock
 
-Lines bear ``phase`` (``fit``, then ``bc``, then ``train``) and ``epoch``; numbers that are not finite
-become null, as JSON knows none.
+Lines bear ``phase`` (``fit``, ``model``, ``bc``, ``train``, in this order) and ``epoch``; numbers that are
+not finite become null, as JSON knows none.
 """
 
 import contextlib

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.config import OfflineConfig, get_model, offline_from_flat
+from adm_jax.config import OfflineConfig, offline_from_flat
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import ModelParams
+from adm_jax.models import get_model
 from adm_jax.settings import to_flat
 from adm_jax.training import programs, results
 from adm_jax.training.checkpoint import Checkpointer, Restored

@@ -64,7 +64,7 @@ def make_parts(
       InputError: the model doesn't offer the uncertainty that the configuration penalises.
     """
     dynamics = make_dynamics(config.dynamics, obs_dim, action_dim, config.model)
-    if config.rollout.uncertainty not in dynamics.uncertainties:
+    if config.penalty_coef > 0 and config.rollout.uncertainty not in dynamics.uncertainties:
         raise InputError(
             f"uncertainty: {config.rollout.uncertainty} says nothing of the predictions of {config.dynamics} "
             f"with these settings; one of {', '.join(dynamics.uncertainties)}"
@@ -88,9 +88,11 @@ def population_hyper(config: OfflineConfig) -> Hyper:
 
 
 def buffer_capacity(config: OfflineConfig) -> int:
-    """Rows of one member's model buffer: all that ``retain_epochs`` epochs can roll out."""
+    """Rows of one member's model buffer: all of ``retain_epochs`` epochs' roll-outs, in whole chunks."""
     rollout_config = config.rollout
-    return rollout_config.rollout_batch_size * rollout_config.rollout_length * rollout_config.retain_epochs
+    chunk = min(rollout_config.rollout_chunk, rollout_config.rollout_batch_size)
+    num_starts = -(-rollout_config.rollout_batch_size // chunk) * chunk
+    return num_starts * rollout_config.rollout_length * rollout_config.retain_epochs
 
 
 def init_fit(parts: OfflineParts, dataset: Dataset, keys: Key) -> fitting.FitState:

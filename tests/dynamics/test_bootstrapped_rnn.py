@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import FitConfig, RecurrentConfig
+from adm_jax.config import FitConfig
 from adm_jax.data.dataset import make_dataset
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.bootstrapped_rnn import make_bootstrapped_rnn
 from adm_jax.dynamics.interface import ModelParams
+from adm_jax.models import RecurrentConfig
 from adm_jax.types import Normalizer, Segment, Window
 from tests.dynamics.random_walk import OBS_NOISE, REWARD_NOISE, keys_of, random_walk
 

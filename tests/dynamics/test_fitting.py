@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import FitConfig, RecurrentConfig
+from adm_jax.config import FitConfig
 from adm_jax.data.dataset import make_dataset
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import ModelParams
+from adm_jax.models import RecurrentConfig
 from adm_jax.types import Segment
 from tests.dynamics.random_walk import OBS_NOISE, REWARD_NOISE, keys_of, random_walk, trees_equal
 
@@ -232,6 +233,17 @@ def test_heldout_segments_are_heldout_and_cover_every_length(problem):
     assert set(starts) <= known
     again = fitting.holdout_segments(dataset, M, few)
     assert trees_equal(segment, again)
+
+
+@pytest.mark.parametrize("max_backtrack", [1, 5])
+def test_heldout_starts_are_the_same_for_every_model(problem, max_backtrack):
+    """Whatever its longest segment: errors of different models compare."""
+    few = dataclasses.replace(CONFIG, holdout_batch_size=50)
+    other = make_dataset(random_walk(), max_backtrack, holdout_fraction=CONFIG.holdout_fraction)
+    ours, theirs = (fitting.holdout_segments(dataset, 10, few) for dataset in (problem[1], other))
+    same = {row.tobytes() for row in np.asarray(ours.obs[:, 0])}
+    same &= {row.tobytes() for row in np.asarray(theirs.obs[:, 0])}
+    assert len(same) >= 49  # but for the one that has room for the longest
 
 
 # --- one k per minibatch against all k in one pass ----------------------------------------------------------

@@ -60,7 +60,9 @@ def log(folder: RunFolder, epochs: range) -> None:
 
 def test_every_member_has_its_scalars(folder: RunFolder) -> None:
     folder.log_metrics({"phase": "fit", "epoch": 1, "updates": 400, "model/nll_per_k": np.ones((2, 3))})
-    folder.log_eval({"phase": "bc", "epoch": 0, "updates": 77, "eval/return": np.array([[5.0], [6.0]])})
+    folder.log_metrics({"phase": "model", "epoch": 0, "updates": 0, "model/mse_per_step": np.ones((2, 10))})
+    no_score = {"eval/return": np.array([[5.0], [6.0]]), "eval/normalized_score": [None, None]}
+    folder.log_eval({"phase": "bc", "epoch": 0, "updates": 77, **no_score})
     folder.log_metrics({"phase": "bc", "epoch": 0, "updates": 77, "bc/loss": np.array([0.25, 2.0])})
     log(folder, range(1, 4))
     found = points(folder.path / "tensorboard")

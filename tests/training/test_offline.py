@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from adm_jax.config import OfflineConfig, config_for_task, get_model, offline_from_flat
+from adm_jax.config import OfflineConfig, config_for_task, offline_from_flat
 from adm_jax.data import minari_io
 from adm_jax.envs.evaluation import Evaluator
+from adm_jax.models import get_model
 from adm_jax.settings import replace_flat, to_flat
 from adm_jax.training import offline
 from adm_jax.training import session as session_module

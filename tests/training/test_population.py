@@ -82,3 +82,12 @@ def test_member_keys_depend_on_the_seed_alone() -> None:
 def test_members_default_is_map_on_cpu() -> None:
     assert resolve_members("auto") == ("map" if jax.default_backend() == "cpu" else "vmap")
     assert resolve_members("vmap") == "vmap"
+
+
+def test_the_buffer_takes_a_last_chunk_that_is_filled_up(tiny_config: OfflineConfig) -> None:
+    """Roll-outs come in whole chunks; the rows of one epoch must fit even where only one is kept."""
+    config = replace_flat(tiny_config, {"rollout_batch_size": 26, "rollout_chunk": 25, "retain_epochs": 1})
+    assert programs.buffer_capacity(config) == 50 * config.rollout.rollout_length
+    _, agent, buffer = run_all_programs(config, "map")
+    assert (np.asarray(buffer.size) <= 26 * config.rollout.rollout_length * 2).all()
+    assert np.isfinite(np.asarray(agent.log_alpha)).all()
