@@ -246,7 +246,9 @@ def _show(session: Session, phase: str, metrics: dict[str, Any]) -> None:
     config, num_members = session.config, len(session.config.seeds)
     if phase == "fit":
         steps = int(metrics["model/active"].sum()) * config.fit.fit_steps_per_epoch
-        info = {"held-out NLL": float(np.nanmean(metrics["model/best_error"]))}
+        info = {
+            f"held-out {config.fit.selection_metric.upper()}": float(np.nanmean(metrics["model/best_error"]))
+        }
         session.progress.advance(fit_steps=steps, info=info)
     elif phase == "train":
         kept = metrics["rollout/valid_fraction"].sum() * config.rollout.rollout_batch_size
