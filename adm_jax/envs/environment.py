@@ -53,8 +53,9 @@ def _make(spec: EnvSpec) -> gymnasium.Env:
     try:
         if spec.spec_json is not None:
             whole = registration.EnvSpec.from_json(spec.spec_json)
+            whole.entry_point = gymnasium.spec(spec.env_id).entry_point
             return gymnasium.make(whole, disable_env_checker=True)
-        return gymnasium.make(spec.env_id, disable_env_checker=True, **spec.kwargs)
+        return gymnasium.make(spec.env_id, **{"disable_env_checker": True, **spec.kwargs})
     except (gymnasium.error.Error, TypeError, ImportError) as error:
         raise InputError(f"environment {spec.env_id}: {str(error).splitlines()[0]}") from error
 

@@ -73,6 +73,11 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
     if metadata.get("env_spec") is None:
         if not metadata.get("env_id"):
             raise InputError(f"{source}: names no environment; give --task=<name> of a registered one")
+        if metadata.get("env_kwargs", {}) is None:
+            raise InputError(
+                f"{source}: the arguments of its environment {metadata['env_id']} could not be stored with it; "
+                "give --task=<name> of a registered task"
+            )
         return EnvSpec(metadata["env_id"], metadata.get("env_kwargs", {}), obs_limit=limit)
     try:
         stored = json.loads(metadata["env_spec"])
@@ -90,7 +95,7 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
     registered = _registered(env_id, maker.partition(".")[0], source)
     known = {field.name for field in dataclasses.fields(registered) if field.init}
     spec = {name: value for name, value in stored.items() if name in known}  # older versions had others
-    spec |= {"entry_point": json.loads(registered.to_json())["entry_point"], "vector_entry_point": None}
+    spec |= {"entry_point": None, "vector_entry_point": None}
     return EnvSpec(env_id, kwargs, json.dumps(spec), limit)
 
 
