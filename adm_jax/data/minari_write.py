@@ -49,8 +49,9 @@ def save(
 
     The environment's specification (see ``env_spec``) is stored with the arguments ``env_kwargs`` of
     ``data.metadata``; one that the data bring along for the same ``env_id`` (``env_spec``) is kept.
-    ``data.metadata`` is kept beside it, ``env_kwargs`` as ``storable_kwargs`` has them; ``env_id``, ``command``, ``seed``, the versions installed now (unless it already names versions: a
-    copy keeps its maker's), return statistics and digests are added.
+    ``data.metadata`` is kept beside it, ``env_kwargs`` as ``storable_kwargs`` has them; ``env_id``,
+    ``command``, ``seed``, the versions installed now (unless it already names versions: a copy keeps its
+    maker's), return statistics and digests are added.
 
     Args:
       data: the dataset; validated first.

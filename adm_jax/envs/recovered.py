@@ -6,13 +6,14 @@ named here, and the registered maker is taken.
 """
 
 import dataclasses
-import importlib
 import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.data.episodes import EpisodeData
@@ -23,9 +24,6 @@ from adm_jax.types import EnvSpec, InputError
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = {
-    "gymnasium_robotics": "gymnasium-robotics"
-}  # modules that register environments -> what to install
 _TRUSTED_MAKERS = ("gymnasium.", "gymnasium_robotics.")
 _TERMINATES_LIKE = {  # by name and dimension, which tells whether positions are observed too
     ("hopper", 11): "hopper",
@@ -75,8 +73,8 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
             raise InputError(f"{source}: names no environment; give --task=<name> of a registered one")
         if metadata.get("env_kwargs", {}) is None:
             raise InputError(
-                f"{source}: the arguments of its environment {metadata['env_id']} could not be stored with it; "
-                "give --task=<name> of a registered task"
+                f"{source}: the arguments of its environment {metadata['env_id']} could not be stored with "
+                "it; give --task=<name> of a registered task"
             )
         return EnvSpec(metadata["env_id"], metadata.get("env_kwargs", {}), obs_limit=limit)
     try:
@@ -92,29 +90,17 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
             f"{source}: environment {env_id} is wrapped in {foreign[0]}, which is not run on a dataset's "
             f"word; give --task=<name> of a registered task"
         )
-    registered = _registered(env_id, maker.partition(".")[0], source)
+    environment.register_robotics(env_id, maker, source)
+    if env_id not in gymnasium.registry:
+        raise InputError(
+            f"{source}: environment {env_id} is not registered with Gymnasium {gymnasium.__version__}; "
+            "import the package that registers it first"
+        )
+    registered = gymnasium.registry[env_id]
     known = {field.name for field in dataclasses.fields(registered) if field.init}
     spec = {name: value for name, value in stored.items() if name in known}  # older versions had others
     spec |= {"entry_point": None, "vector_entry_point": None}
     return EnvSpec(env_id, kwargs, json.dumps(spec), limit)
-
-
-def _registered(env_id: str, package: str, source: str) -> Any:
-    """Gymnasium's registered specification; imports the package that registers it where it is a known one."""
-    if package in _PACKAGES:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(
-                f"{source}: environment {env_id} needs the package {package}; "
-                f"pip install {_PACKAGES[package]}"
-            ) from error
-    if env_id not in gymnasium.registry:
-        raise InputError(
-            f"{source}: environment {env_id} is not registered with Gymnasium {gymnasium.__version__}"
-            + (f" by {package}" if package in _PACKAGES else "; import the package that registers it first")
-        )
-    return gymnasium.registry[env_id]
 
 
 def task_from_dataset(data: EpisodeData, termination: str | None = None) -> DerivedTask:
@@ -176,6 +162,11 @@ def _termination_of(spec: EnvSpec, obs_dim: int, source: str) -> str:
     )
 
 
+def terminal_states(data: EpisodeData, terminated_fn: TerminationFn) -> np.ndarray:
+    """Which transitions [N] lead to a state that is terminal by the function, compiled as in a roll-out."""
+    return np.asarray(jax.jit(terminated_fn)(jnp.asarray(data.next_obs)))
+
+
 def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> None:
     """Compares a task's termination function with what the data say of their states.
 
@@ -190,7 +181,7 @@ def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_b
     Raises:
       InputError: most states after which the data go on are terminal ones by the function.
     """
-    ended = np.asarray(terminated_fn(data.next_obs))  # pyright: ignore[reportArgumentType]
+    ended = terminal_states(data, terminated_fn)
     going_on = ~data.terminated
     wrong = ended & going_on
     share = wrong.sum() / max(1, going_on.sum())

@@ -79,10 +79,14 @@ def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
     task = None if config.task == DERIVED_TASK else get_task(config.task)
     dataset_id = config.dataset or (task and task.dataset)
     if dataset_id is None:
-        name, example = (config.task, f"{config.task}-v0") if task else ("auto", "mujoco/hopper/medium-v0")
+        if task is None:
+            raise InputError(
+                "dataset: task auto is made from a dataset; give its Minari id, as "
+                "--dataset=mujoco/hopper/medium-v0"
+            )
         raise InputError(
-            f"dataset: task {name} has none of its own; give --dataset=<minari id>, e.g. one made by "
-            f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={example}"
+            f"dataset: task {config.task} has none of its own; give --dataset=<minari id>, e.g. one made by "
+            f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={config.task}-v0"
         )
     data = minari_io.load(dataset_id)
     if task is None:

@@ -189,14 +189,28 @@ def test_environments_that_cannot_be_recovered(goals):
     assert line(unnamed) == "names no environment; give --task=<name> of a registered one"
 
 
-def test_a_package_that_is_missing_is_named(goals, monkeypatch):
+@pytest.mark.parametrize("env_id", ["PointMaze_UMaze-v3", "FetchReach-v4"])
+def test_a_package_that_is_missing_is_named(goals, monkeypatch, env_id):
+    """Known by the environment's maker, or by its id: in the same words."""
     monkeypatch.setitem(__import__("sys").modules, "gymnasium_robotics", None)
-    maze = changed(
-        goals, id="PointMaze_UMaze-v3", entry_point="gymnasium_robotics.envs.maze.point_maze:PointMazeEnv"
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", {})
+    monkeypatch.setattr(gymnasium, "registry", {})
+    message = (
+        f"environment {env_id} needs gymnasium-robotics (import of gymnasium_robotics halted; None in "
+        "sys.modules); pip install 'adm_jax[robotics]'"
     )
-    assert line(maze) == (
-        "environment PointMaze_UMaze-v3 needs the package gymnasium_robotics; pip install gymnasium-robotics"
-    )
+    assert line(changed(goals, id=env_id, entry_point="gymnasium_robotics.envs.maze:Any")) == message
+    if env_id.startswith("Point"):
+        with pytest.raises(InputError) as caught:
+            environment.make_env(env_id)
+        assert str(caught.value) == message
+
+
+def test_a_termination_is_compiled_for_arrays_of_jax(goals):
+    """As in roll-outs, and in the trial of a user's function: NumPy's arrays have no ``at``."""
+    assert not recovered.terminal_states(goals, lambda next_obs: next_obs.at[..., 1].get() != 7.0).any()
+    with pytest.raises(InputError, match="task mine ends at 124 of the 124 states that do not terminate"):
+        recovered.check_terminations(goals, lambda next_obs: next_obs.at[..., 1].get() == 7.0, "task mine")
 
 
 def test_a_run_loads_its_task_from_the_dataset():
@@ -204,7 +218,10 @@ def test_a_run_loads_its_task_from_the_dataset():
     task, data = load_data(config_for_task("auto", dataset="mujoco/hopper/simple-v0"))
     assert (task.env_id, task.dataset) == ("Hopper-v5", "mujoco/hopper/simple-v0")
     assert len(data.obs) == data.episode_lengths.sum()
-    with pytest.raises(InputError, match=r"^dataset: task auto has none of its own; give --dataset="):
+    with pytest.raises(InputError) as caught:
         load_data(config_for_task("auto"))
+    assert str(caught.value) == (
+        "dataset: task auto is made from a dataset; give its Minari id, as --dataset=mujoco/hopper/medium-v0"
+    )
     with pytest.raises(InputError, match=r"task halfcheetah needs 17 and 6$"):
         load_data(config_for_task("halfcheetah", dataset="mujoco/hopper/simple-v0"))
