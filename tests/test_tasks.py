@@ -54,7 +54,7 @@ def test_what_mopo_published_is_in_flat_form(name):
     fields = config.to_flat(config.OfflineConfig())
     assert set(task.mopo_settings) <= set(fields)
     assert task.mopo_settings["uncertainty"] == "max_aleatoric"
-    assert not {"max_backtrack", "model_hidden_dim"} & set(task.mopo_settings)
+    assert "max_backtrack" not in task.mopo_settings
     others = {key: value for key, value in task.mopo_settings.items() if key != "uncertainty"}
     flat = config.to_flat(config.replace_flat(config.OfflineConfig(), others))
     assert {key: flat[key] for key in others} == others
@@ -84,6 +84,18 @@ def test_mopo_settings(name, length, penalty):
     assert (s["rollout_length"], s["penalty_coef"], s["num_epochs"]) == (length, penalty, 3000)
     assert (s["rollout_batch_size"], s["retain_epochs"], s["real_ratio"]) == (50_000, 5, 0.05)
     assert (s["actor_lr"], s["critic_lr"], s["entropy_lr"], s["auto_entropy"]) == (1e-4, 3e-4, 1e-4, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [*((name, None) for name in ("ant", "hopper-medium", "antmaze-umaze", "hopper-builtin")),
+     *((name, 400) for name in ("humanoid", "pen-human", "pen-cloned"))],
+)  # fmt: skip
+def test_the_width_of_mopos_networks(name, width):
+    """MBPO's are twice as wide for Humanoid and adroit."""
+    assert get_task(name).mopo_settings.get("model_hidden_dim") == width
+    assert ("400 hidden units" in get_task(name).mopo_source) == (width is not None)
+    assert config.config_for_task(name, dynamics="ensemble").model.model_hidden_dim == width or width is None
 
 
 @pytest.mark.parametrize("name", ["ant", "pen-human", "antmaze-large-play"])

@@ -247,6 +247,7 @@ _MOPO_COMMON: dict[str, Any] = {
     "eval_episodes": 10,
 }
 _MOPO_SOURCE = "OfflineRL-Kit's MOPO"
+_WIDE = ("humanoid", "pen")  # MBPO's networks have 400 hidden units there
 
 # Hopper's medium-replay settings cut to a run of minutes on two CPU cores: fewer, shorter epochs, and larger,
 # constant rates. Found in three tries on this dataset, rates of actor and critics: 1e-4 and 3e-4 (mean return
@@ -292,7 +293,12 @@ def mopo(name: str) -> dict[str, Any]:
     key = name if name in _MOPO else f"{env}-medium"
     if key not in _MOPO:
         source = f"{_MOPO_SOURCE}: what its tasks share; it has no rollout_length and penalty_coef for {env}"
-        return {"mopo_settings": _MOPO_COMMON, "mopo_source": source}
+        if env not in _WIDE:
+            return {"mopo_settings": _MOPO_COMMON, "mopo_source": source}
+        return {
+            "mopo_settings": {**_MOPO_COMMON, "model_hidden_dim": 400},
+            "mopo_source": f"{source}, and MBPO's 400 hidden units for Humanoid and adroit",
+        }
     rollout_length, penalty_coef = _MOPO[key]
     settings = {**_MOPO_COMMON, "rollout_length": rollout_length, "penalty_coef": penalty_coef}
     source = _MOPO_SOURCE if key == name else f"{_MOPO_SOURCE} for {key}; none is published for {name}"

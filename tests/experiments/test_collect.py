@@ -115,7 +115,12 @@ app.call(collect.main, ["collect", "--task=hopper", "--kinds=expert"])
 def test_what_could_fail_is_tried_before_the_run_and_policies_are_saved_first():
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", IN_WHICH_ORDER], env=env, capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", IN_WHICH_ORDER],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     )
     steps = [line for line in done.stdout.splitlines() if " " not in line]
     assert steps == ["specification", "run", "policy", "dataset"]
