@@ -145,6 +145,12 @@ def test_robotics_tasks_are_the_environments(name):
     env.close()
 
 
+@pytest.mark.parametrize("name", BUILTIN)
+def test_whose_terminations_redefine_the_datas_episodes(name):
+    """Minari's data go on behind a drop and a goal; all others terminate as their environments do."""
+    assert get_task(name).relabel_terminations == (name in (*PEN, *ANTMAZE))
+
+
 def test_neorl_keeps_x_and_the_truncated_ones_do_not():
     for name, x_at in (("neorl-hopper-low", 0), ("ant", None), ("humanoid", None)):
         env = environment.make_env(get_task(name).env)
@@ -276,6 +282,7 @@ def test_a_name_is_taken_once():
         ({"action_dim": 1.5}, "action_dim: 1.5: must be at least 1"),
         ({"termination": print}, "termination: <built-in function print>: must be a text"),
         ({"obs_limit": 3}, "obs_limit: 3: must be obs_dim, 4"),
+        ({"relabel_terminations": "yes"}, "relabel_terminations: 'yes': must be True or False"),
         ({"settings": [1]}, r"settings: \[1\]: must be a mapping"),
         ({"dataset": 3}, "dataset: 3: must be a text"),
         ({"reference_min": 1.0}, "reference_max: None: must be a number, or both references None"),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.episodes import EpisodeData, end_at
 from adm_jax.envs import environment
 from adm_jax.envs.termination import TERMINATIONS, TerminationFn
 from adm_jax.tasks import Task
@@ -165,6 +165,27 @@ def _termination_of(spec: EnvSpec, obs_dim: int, source: str) -> str:
 def terminal_states(data: EpisodeData, terminated_fn: TerminationFn) -> np.ndarray:
     """Which transitions [N] lead to a state that is terminal by the function, compiled as in a roll-out."""
     return np.asarray(jax.jit(terminated_fn)(jnp.asarray(data.next_obs)))
+
+
+def relabel_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> EpisodeData:
+    """Ends the data's episodes where a task's roll-outs end, and tells how much of them that leaves out.
+
+    Without it, data that go on behind a drop or a goal would teach the critics a continuing task and the
+    roll-outs an episodic one, and roll-outs would begin where none may go on.
+
+    Args:
+      data: the dataset.
+      terminated_fn: next_obs [N, D] -> terminated [N].
+      wanted_by: who ends episodes so, as "task pen-human".
+    """
+    cut = end_at(data, terminal_states(data, terminated_fn))
+    shorter = int((cut.episode_lengths < data.episode_lengths).sum())
+    if dropped := len(data.reward) - len(cut.reward):
+        logger.warning(
+            "%s: %s ends %d of its %d episodes earlier; %d of %d transitions lie behind and are left out",
+            data.source, wanted_by, shorter, len(data.episode_ends), dropped, len(data.reward),
+        )  # fmt: skip
+    return cut
 
 
 def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> None:

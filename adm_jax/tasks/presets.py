@@ -75,7 +75,8 @@ TRUNCATED: dict[str, dict[str, Any]] = {
 # m and the model's width of Table 4 and of the authors' code; nothing is published for offline data
 TRUNCATED_SETTINGS: dict[str, Any] = {"max_backtrack": 2, "model_hidden_dim": 400}
 
-# Gymnasium-Robotics registers it. Its own limit is 200 steps; D4RL's scores, and Minari's data, have 100.
+# Gymnasium-Robotics registers it. Its own limit is 200 steps; D4RL's scores, and Minari's data, have 100. It
+# and the data go on behind a drop, where D4RL's episodes end: the data are cut, the evaluation is not.
 PEN: dict[str, Any] = {
     "env_id": "AdroitHandPen-v1",
     "obs_dim": 45,
@@ -84,6 +85,7 @@ PEN: dict[str, Any] = {
     "reference_min": 96.262799,
     "reference_max": 3076.8331017826877,
     "env_kwargs": {"max_episode_steps": 100},
+    "relabel_terminations": True,
 }
 
 _R, _G = "r", "g"  # where an episode begins, and its goal
@@ -132,8 +134,8 @@ def antmaze(data: str) -> dict[str, Any]:
 
     The observation is Gymnasium-Robotics' dictionary, flattened: achieved goal (x, y), desired goal (x, y),
     27 of the ant. Start and goal are one each, and an episode ends at the goal, so that its return is D4RL's
-    0 or 1. The walls are those that Minari's data were collected between; the evaluation environment in the
-    umaze data's own specification has them the other way round.
+    0 or 1; the data, which go on there, are cut. The walls are those that Minari's data were collected
+    between; the evaluation environment in the umaze data's own specification has them the other way round.
     """
     return {
         "env_id": _MAZE_ENV_IDS[data],
@@ -147,6 +149,7 @@ def antmaze(data: str) -> dict[str, Any]:
             "continuing_task": False,
             "reset_target": False,
         },
+        "relabel_terminations": True,
     }
 
 

@@ -175,6 +175,8 @@ def _check(task: Task) -> None:
         _require(
             isinstance(value, str) or (name == "dataset" and value is None), name, value, "must be a text"
         )
+    value = task.relabel_terminations
+    _require(isinstance(value, bool), "relabel_terminations", value, "must be True or False")
     _check_references(task.reference_min, task.reference_max)
 
 

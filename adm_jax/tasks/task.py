@@ -31,6 +31,8 @@ class Task:
     obs_limit: int | None = None  # entries of the observation that are kept; all when None
     mopo_settings: Mapping[str, Any] = field(default_factory=dict)
     mopo_source: str = ""  # where mopo_settings come from
+    # whether its termination redefines the data's episodes: they are ended where it says so, when loaded
+    relabel_terminations: bool = False
 
     @property
     def env(self) -> EnvSpec:

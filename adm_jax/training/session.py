@@ -17,7 +17,7 @@ from adm_jax.data.validation import check_actions, check_dims
 from adm_jax.dynamics import fitting
 from adm_jax.envs import environment
 from adm_jax.envs.evaluation import Evaluator
-from adm_jax.envs.recovered import check_terminations, task_from_dataset
+from adm_jax.envs.recovered import check_terminations, relabel_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
 from adm_jax.envs.user_functions import get_reward
 from adm_jax.tasks import Task, get_task
@@ -94,9 +94,10 @@ def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
     wanted_by = f"task {task.name}"
     check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id)
     check_actions(data, environment.action_scale(task.env), wanted_by)
-    check_terminations(
-        data, get_termination(config.rollout.termination or task.termination, task.obs_dim), wanted_by
-    )
+    terminated_fn = get_termination(config.rollout.termination or task.termination, task.obs_dim)
+    if task.relabel_terminations:
+        data = relabel_terminations(data, terminated_fn, wanted_by)
+    check_terminations(data, terminated_fn, wanted_by)
     return task, data
 
 

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import gymnasium
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,8 @@ from adm_jax.config import config_for_task
 from adm_jax.data import minari_files, minari_io
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs import environment, recovered
+from adm_jax.envs.termination import get_termination
+from adm_jax.tasks import register_task, registry
 from adm_jax.training.session import load_data
 from adm_jax.types import EnvSpec, InputError
 
@@ -211,6 +214,36 @@ def test_a_termination_is_compiled_for_arrays_of_jax(goals):
     assert not recovered.terminal_states(goals, lambda next_obs: next_obs.at[..., 1].get() != 7.0).any()
     with pytest.raises(InputError, match="task mine ends at 124 of the 124 states that do not terminate"):
         recovered.check_terminations(goals, lambda next_obs: next_obs.at[..., 1].get() == 7.0, "task mine")
+
+
+@pytest.mark.parametrize("relabel", [False, True])
+def test_a_task_may_end_the_datas_episodes_itself(monkeypatch, caplog, relabel):
+    """A Hopper that goes on where it has fallen, as Minari's pen does behind the drop."""
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    recorded.record("tests/falls-v0", "Hopper-v4", num_episodes=4, terminate_when_unhealthy=False)
+    whole = minari_io.load("tests/falls-v0")
+    fallen = np.asarray(get_termination("hopper")(jnp.asarray(whole.next_obs)))
+    firsts = [np.flatnonzero(part)[0] for part in np.split(fallen, whole.episode_ends[:-1] + 1)]
+    register_task(
+        name="falling", env_id="Hopper-v4", obs_dim=11, action_dim=3, termination="hopper",
+        dataset="tests/falls-v0", relabel_terminations=relabel,
+    )  # fmt: skip
+    if not relabel:
+        with pytest.raises(InputError, match=r"task falling ends at .* states that do not terminate"):
+            load_data(config_for_task("falling"))
+        return
+    _, data = load_data(config_for_task("falling"))
+    assert data.episode_lengths.tolist() == [first + 1 for first in firsts]
+    assert data.terminated.sum() == 4
+    assert not fallen[: firsts[0]].any()
+    assert (
+        np.asarray(get_termination("hopper")(jnp.asarray(data.next_obs))).tolist() == data.terminated.tolist()
+    )
+    dropped = 200 - len(data.reward)
+    told = f"ends 4 of its 4 episodes earlier; {dropped} of 200 transitions lie behind and are left out"
+    assert [told in record.getMessage() for record in caplog.records].count(True) == 1
+    _, untouched = load_data(config_for_task("falling", termination="halfcheetah"))
+    assert len(untouched.reward) == 200
 
 
 def test_a_run_loads_its_task_from_the_dataset():
