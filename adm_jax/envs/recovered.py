@@ -19,7 +19,7 @@ import numpy as np
 from adm_jax.data.episodes import EpisodeData, end_at
 from adm_jax.envs import environment
 from adm_jax.envs.termination import TERMINATIONS, TerminationFn
-from adm_jax.tasks import Task
+from adm_jax.tasks import Task, presets
 from adm_jax.types import EnvSpec, InputError
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
       termination: name of the termination function; when None that of the environment, where it is known.
 
     Returns:
-      The task. It has no published settings; reference scores are the dataset's, where it has some.
+      The task. No settings are published for it; reference scores are the dataset's, where it has some.
 
     Raises:
       InputError: the environment cannot be recovered or made; its dimensions are not the data's; its
@@ -139,7 +139,7 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
         reference_min=data.metadata.get("reference_min"),
         reference_max=data.metadata.get("reference_max"),
         dataset=data.source.partition(" ")[0],
-        source="made from the dataset: no settings are published",
+        **presets.UNPUBLISHED,
         env_kwargs=spec.kwargs,
         spec=spec,
     )

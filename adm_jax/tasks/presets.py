@@ -277,6 +277,15 @@ QUICK: dict[str, Any] = {
 }
 
 
+# of a task that is made from a dataset; MOPO's settings are mostly those of all its tasks, ADMPO's are not
+UNPUBLISHED: dict[str, Any] = {
+    "source": "no settings are published for this dataset: the library's defaults",
+    "mopo_settings": _MOPO_COMMON,
+    "mopo_source": f"no settings are published for this dataset: what the tasks of {_MOPO_SOURCE} share, and "
+    "the library's defaults",
+}
+
+
 def admpo(row: _Row) -> dict[str, Any]:
     """A row of the authors' settings in flat configuration form."""
     max_backtrack, rollout_length, penalty_coef, entropy_weight, others = row

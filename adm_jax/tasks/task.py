@@ -45,6 +45,18 @@ class Task:
             return None
         return 100.0 * (episode_return - self.reference_min) / (self.reference_max - self.reference_min)
 
+    def settings_source(self, family: Literal["admpo", "mopo"] = "admpo") -> str:
+        """Where the settings of a family's presets come from, in words; also where there are none."""
+        settings, source = {
+            "admpo": (self.settings, self.source),
+            "mopo": (self.mopo_settings, self.mopo_source),
+        }[family]
+        if source:
+            return source
+        if not settings:
+            return f"task {self.name} has no {family.upper()} settings: the library's defaults"
+        return f"task {self.name}, which does not say where they come from"
+
     def preset(self, name: str, family: Literal["admpo", "mopo"] = "admpo") -> dict[str, Any]:
         """The flat settings of a preset: ``code``, or ``paper`` (the code's where the paper is silent).
 
