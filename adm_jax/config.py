@@ -13,7 +13,7 @@ import jax
 
 from adm_jax.models import ModelConfig, RecurrentConfig, get_model, registered
 from adm_jax.settings import Leaf, check, leaves, replace_flat, setting, to_flat
-from adm_jax.tasks import get_task
+from adm_jax.tasks import Task, get_task, presets
 from adm_jax.types import InputError
 
 _MAX_SEED = 2**32 - 1
@@ -262,6 +262,7 @@ def offline_from_flat(values: Mapping[str, Any]) -> OfflineConfig:
 
 
 DERIVED_TASK = "auto"  # the name of a task that is made from the dataset and has no published settings
+_UNPUBLISHED_TASK = Task(DERIVED_TASK, "", 0, 0, "", **presets.UNPUBLISHED)  # its settings, before it is made
 
 
 def config_for_task(
@@ -279,7 +280,8 @@ def config_for_task(
       InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
     """
     model = get_model(dynamics)
-    published = {} if task == DERIVED_TASK else get_task(task).preset(preset, model.published)
+    known = _UNPUBLISHED_TASK if task == DERIVED_TASK else get_task(task)
+    published = known.preset(preset, model.published)
     own = to_flat(OfflineConfig(dynamics=dynamics, model=model.config_class()))
     unknown = set(published) - {leaf.name for leaf in all_leaves(OfflineConfig)}
     if unknown:

@@ -26,9 +26,9 @@ class EnvSpec(NamedTuple):
 
     env_id: str  # Gymnasium's
     kwargs: Mapping[str, Any] = MappingProxyType({})  # of gymnasium.make
-    spec_json: str | None = (
-        None  # a whole gymnasium EnvSpec, as Minari stores it; env_id and kwargs say the same
-    )
+    # a whole gymnasium EnvSpec, as Minari stores it, less its maker, which is the registered one; env_id and
+    # kwargs say the same
+    spec_json: str | None = None
     obs_limit: int | None = None  # the first entries of the observation that are kept; all when None
 
 

@@ -70,22 +70,23 @@ def main(argv: list[str]) -> None:
     ids = _dataset_ids(FLAGS.dataset or f"{task.name}/sac-seed{config.seed}", wanted.kinds)
     policy_dir = Path(FLAGS.policy_dir or f"policies/{task.name}-seed{config.seed}")
     _check_targets(ids, policy_dir, wanted.kinds)
+    scale = environment.action_scale(task.env)
+    minari_write.env_spec(task.env_id, task.env_kwargs, f"task {task.name}")  # what it warns of is told now
     with Progress() as progress:
         collected = collect.collect(config, wanted, progress)
     facts = {
         "command": shlex.join(["python", "-m", "experiments.collect", *sys.argv[1:]]),
         "versions": {"python": platform.python_version(), **minari_write.installed_versions()},
     }
-    scale = environment.action_scale(task.env)
+    for kind, (actor_params, info) in collected.policies.items():
+        save_policy(policy_dir / f"{kind}.npz", actor_params, scale, {**info, **facts})
+        print(f"{kind} policy saved as {policy_dir / kind}.npz")
     for kind, data in collected.datasets.items():
         data = replace(data, metadata={**data.metadata, **facts})
         _save(task, data, ids[kind], scale)
         if kind == "full-replay" and FLAGS.builtin_file:
             size = builtin.pack(data, Path(FLAGS.builtin_file))
             print(f"packed into {FLAGS.builtin_file}, {size / 1e6:.2f} MB")
-    for kind, (actor_params, info) in collected.policies.items():
-        save_policy(policy_dir / f"{kind}.npz", actor_params, scale, {**info, **facts})
-        print(f"{kind} policy saved as {policy_dir / kind}.npz")
     if collected.missing is not None:
         raise InputError(collected.missing)
 

@@ -158,6 +158,18 @@ def test_a_models_settings_go_between_the_published_ones_and_overrides():
     assert (overridden.fit.fit_patience, overridden.model.num_networks) == (7, 6)
 
 
+def test_a_task_made_from_a_dataset_has_the_settings_that_mopos_tasks_share():
+    ensemble = to_flat(config_for_task("auto", dynamics="ensemble", num_epochs=7))
+    shared = get_task("ant").preset("code", "mopo")  # an environment that MOPO has no settings of its own for
+    assert {name: ensemble[name] for name in shared} == {**shared, "num_epochs": 7}
+    defaults = to_flat(OfflineConfig())
+    assert ensemble["entropy_lr"] != defaults["entropy_lr"]
+    assert ensemble["penalty_coef"] == defaults["penalty_coef"]
+    assert to_flat(config_for_task("auto")) == {**defaults, "task": "auto"}
+    with pytest.raises(InputError, match="preset: the paper states no settings for task auto"):
+        config_for_task("auto", preset="paper")
+
+
 @pytest.mark.parametrize("dynamics", ["adm", "bootstrapped_rnn", "ensemble"])
 def test_every_models_configuration_survives_json(dynamics):
     config = config_for_task("hopper-builtin", dynamics=dynamics)

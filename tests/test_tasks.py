@@ -83,6 +83,18 @@ def test_mopo_settings(name, length, penalty):
     assert (s["actor_lr"], s["critic_lr"], s["entropy_lr"], s["auto_entropy"]) == (1e-4, 3e-4, 1e-4, True)
 
 
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [*((name, None) for name in ("ant", "hopper-medium", "antmaze-umaze", "hopper-builtin")),
+     *((name, 400) for name in ("humanoid", "pen-human", "pen-cloned"))],
+)  # fmt: skip
+def test_the_width_of_mopos_networks(name, width):
+    """MBPO's are twice as wide for Humanoid and adroit."""
+    assert get_task(name).mopo_settings.get("model_hidden_dim") == width
+    assert ("400 hidden units" in get_task(name).mopo_source) == (width is not None)
+    assert config.config_for_task(name, dynamics="ensemble").model.model_hidden_dim == width or width is None
+
+
 @pytest.mark.parametrize("name", ["ant", "pen-human", "antmaze-large-play"])
 def test_where_mopo_published_nothing_it_is_said(name):
     task = get_task(name)
@@ -128,6 +140,12 @@ def test_robotics_tasks_are_the_environments(name):
         name.split("-")[0 if "pen" in name else 1], 1000
     )
     env.close()
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_whose_terminations_redefine_the_datas_episodes(name):
+    """Minari's data go on behind a drop and a goal; all others terminate as their environments do."""
+    assert get_task(name).relabel_terminations == (name in (*PEN, *ANTMAZE))
 
 
 def test_neorl_keeps_x_and_the_truncated_ones_do_not():
@@ -261,6 +279,7 @@ def test_a_name_is_taken_once():
         ({"action_dim": 1.5}, "action_dim: 1.5: must be at least 1"),
         ({"termination": print}, "termination: <built-in function print>: must be a text"),
         ({"obs_limit": 3}, "obs_limit: 3: must be obs_dim, 4"),
+        ({"relabel_terminations": "yes"}, "relabel_terminations: 'yes': must be True or False"),
         ({"settings": [1]}, r"settings: \[1\]: must be a mapping"),
         ({"dataset": 3}, "dataset: 3: must be a text"),
         ({"reference_min": 1.0}, "reference_max: None: must be a number, or both references None"),

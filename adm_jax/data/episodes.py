@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,3 +57,21 @@ class EpisodeData:
             name: hashlib.sha256(np.ascontiguousarray(getattr(self, name)).data).hexdigest()
             for name in FIELDS
         }
+
+
+def end_at(data: EpisodeData, terminal: np.ndarray) -> EpisodeData:
+    """The same episodes, each ended by termination at its first transition to a terminal state.
+
+    Args:
+      data: the episodes.
+      terminal: [N] bool, which transitions lead to a terminal state.
+
+    Returns:
+      The episodes without what came behind those transitions.
+    """
+    ends = data.episode_ends
+    starts = np.repeat(ends - data.episode_lengths + 1, data.episode_lengths)
+    before = np.cumsum(terminal) - terminal  # [N] terminal ones ahead of each, in all episodes
+    kept = before == before[starts]
+    fields = {name: getattr(data, name)[kept] for name in FIELDS}
+    return replace(data, **{**fields, "terminated": fields["terminated"] | terminal[kept]})

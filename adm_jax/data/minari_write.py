@@ -9,7 +9,9 @@ import errno
 import importlib.metadata
 import json
 import logging
+import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 _STAGING_PREFIX = ".adm_jax-"
 _MINARI_SCORES = ("ref_min_score", "ref_max_score")  # where minari.get_normalized_score looks for them
 _STAGING_MAX_AGE = 86_400.0  # seconds after which a staging folder's writer is taken for dead
+_OF_MAKE = ("max_episode_steps", "disable_env_checker")  # gymnasium.make's own; the rest is the environment's
 
 
 def save(
@@ -44,10 +47,11 @@ def save(
 ) -> Path:
     """Writes ``data`` as a Minari HDF5 dataset from which every transition is read back bit for bit.
 
-    The environment's specification is stored with the arguments ``env_kwargs`` of ``data.metadata``; one that
-    the data bring along for the same ``env_id`` (``env_spec``) is kept. ``data.metadata`` is kept beside
-    it; ``env_id``, ``command``, ``seed``, the versions installed now (unless it already names versions: a
-    copy keeps its maker's), return statistics and digests are added.
+    The environment's specification (see ``env_spec``) is stored with the arguments ``env_kwargs`` of
+    ``data.metadata``; one that the data bring along for the same ``env_id`` (``env_spec``) is kept.
+    ``data.metadata`` is kept beside it, ``env_kwargs`` as ``storable_kwargs`` has them; ``env_id``,
+    ``command``, ``seed``, the versions installed now (unless it already names versions: a copy keeps its
+    maker's), return statistics and digests are added.
 
     Args:
       data: the dataset; validated first.
@@ -97,6 +101,41 @@ def require_writable(dataset_id: str, root: Path | None = None) -> None:
         shutil.rmtree(make_staging(root))
     except OSError as error:
         raise _cannot_write(dataset_id, root, error) from error
+
+
+def env_spec(env_id: str, env_kwargs: Mapping[str, Any] | None, wanted_by: str) -> str | None:
+    """A registered environment's specification as JSON, as ``save`` stores it.
+
+    Args:
+      env_id: Gymnasium id of the environment.
+      env_kwargs: of gymnasium.make; what it takes itself (``max_episode_steps``) goes into the specification,
+        the rest into the environment's own arguments. None, where they could not be stored, has none.
+      wanted_by: the dataset or task, for the warning.
+
+    Returns:
+      The JSON; None, with a warning, where nobody has registered the environment or JSON cannot hold it.
+    """
+    from gymnasium import error, spec
+
+    try:
+        registered = spec(env_id)
+    except error.Error:
+        logger.warning("%s: %s is not registered with Gymnasium; stored without it", wanted_by, env_id)
+        return None
+    try:
+        return _to_json(registered, env_kwargs)
+    except (TypeError, ValueError) as problem:
+        reason = minari_files.one_line(problem)
+        logger.warning("%s: %s cannot be stored (%s); stored without it", wanted_by, env_id, reason)
+        return None
+
+
+def storable_kwargs(env_kwargs: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An environment's arguments as JSON gives them back (arrays and tuples as lists); None if it cannot."""
+    try:
+        return None if env_kwargs is None else _plain(env_kwargs)
+    except (TypeError, ValueError):
+        return None
 
 
 def _cannot_write(dataset_id: str, root: Path, error: OSError) -> InputError:
@@ -184,7 +223,9 @@ def _write(
     from minari.dataset.minari_storage import MinariStorage
 
     folder.mkdir(parents=True)
-    env_spec = facts.get("env_spec") or _env_spec(facts, dataset_id)
+    spec = facts.get("env_spec") or env_spec(facts["env_id"], facts.get("env_kwargs", {}), dataset_id)
+    if "env_kwargs" in facts:
+        facts = {**facts, "env_kwargs": storable_kwargs(facts["env_kwargs"])}
     obs_shape, action_shape = data.obs.shape[1:], data.action.shape[1:]
     low, high = (np.broadcast_to(np.asarray(bound, np.float32), action_shape) for bound in bounds)
     storage = MinariStorage.new(
@@ -195,7 +236,7 @@ def _write(
     )
     storage.update_metadata(
         {
-            **({"env_spec": env_spec} if env_spec else {}),
+            **({"env_spec": spec} if spec else {}),
             "dataset_id": dataset_id,
             "minari_version": minari.__version__,
             **{name: facts[name] for name in _MINARI_SCORES if name in facts},
@@ -205,19 +246,51 @@ def _write(
     storage.update_episodes(_buffers(data))
 
 
-def _env_spec(facts: Mapping[str, Any], dataset_id: str) -> str | None:
-    """The registered environment's specification as JSON, with the data's arguments; None without one."""
-    from gymnasium import error, spec
+def _to_json(registered: Any, env_kwargs: Mapping[str, Any] | None) -> str:
+    """A gymnasium EnvSpec with those arguments; raises TypeError or ValueError where JSON cannot hold it."""
+    if env_kwargs is None:
+        raise ValueError("its arguments are no JSON")
+    own = {name: env_kwargs[name] for name in _OF_MAKE if env_kwargs.get(name) is not None}
+    if own.get("max_episode_steps") == -1:  # how make is told to set no limit
+        own["max_episode_steps"] = None
+    others = {name: value for name, value in env_kwargs.items() if name not in _OF_MAKE}
+    changed = dataclasses.replace(
+        registered,
+        entry_point=_importable(registered.entry_point),
+        vector_entry_point=_importable(registered.vector_entry_point),
+        kwargs=_plain({**registered.kwargs, **others}),
+        **_plain(own),
+    )
+    return changed.to_json()
 
-    try:
-        registered = spec(facts["env_id"])
-    except error.Error:
-        logger.warning(
-            "%s: %s is not registered with Gymnasium; stored without it", dataset_id, facts["env_id"]
-        )
-        return None
-    kwargs = {**registered.kwargs, **facts.get("env_kwargs", {})}
-    return dataclasses.replace(registered, kwargs=kwargs).to_json()
+
+def _importable(maker: Any) -> str | None:
+    """``module:name`` of what makes an environment; ValueError where no other process finds it so."""
+    if maker is None or isinstance(maker, str):
+        return maker
+    module, name = getattr(maker, "__module__", ""), getattr(maker, "__qualname__", "")
+    if module == "__main__" or getattr(sys.modules.get(module), name, None) is not maker:
+        raise ValueError(f"its maker {module}:{name or type(maker).__name__} cannot be imported by that name")
+    return f"{module}:{name}"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON makes of them; raises TypeError or ValueError naming what it cannot hold."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, (np.ndarray, np.generic)):
+            return value.tolist()
+        if isinstance(value, Mapping):
+            return dict(value)
+        return os.fspath(value)
+
+    plain = {}
+    for name, value in values.items():
+        try:
+            plain[name] = json.loads(json.dumps(value, default=convert))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"its argument {name}, a {type(value).__name__}, is no JSON") from error
+    return plain
 
 
 def _buffers(data: EpisodeData) -> Iterator[Any]:

@@ -49,24 +49,36 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
 
 def _make(spec: EnvSpec) -> gymnasium.Env:
     """The environment as Gymnasium makes it."""
-    _register_robotics(spec.env_id)
+    register_robotics(spec.env_id)
     try:
         if spec.spec_json is not None:
             whole = registration.EnvSpec.from_json(spec.spec_json)
+            whole.entry_point = gymnasium.spec(spec.env_id).entry_point
             return gymnasium.make(whole, disable_env_checker=True)
-        return gymnasium.make(spec.env_id, disable_env_checker=True, **spec.kwargs)
+        return gymnasium.make(spec.env_id, **{"disable_env_checker": True, **spec.kwargs})
     except (gymnasium.error.Error, TypeError, ImportError) as error:
         raise InputError(f"environment {spec.env_id}: {str(error).splitlines()[0]}") from error
 
 
-def _register_robotics(env_id: str) -> None:
-    """Gymnasium-Robotics registers its environments when it is imported, and nobody else imports it."""
-    if env_id.startswith(_ROBOTICS) and env_id not in gymnasium.registry:
+def register_robotics(env_id: str, maker: str = "", wanted_by: str = "") -> None:
+    """Imports Gymnasium-Robotics where an environment is one of its: importing it registers them.
+
+    Args:
+      env_id: Gymnasium id; of other environments nothing is done.
+      maker: the environment's entry point, where a dataset tells it.
+      wanted_by: the dataset, for the message.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    known = env_id.startswith(_ROBOTICS) or maker.startswith("gymnasium_robotics.")
+    if known and env_id not in gymnasium.registry:
         try:
             importlib.import_module("gymnasium_robotics")
         except ImportError as error:
+            where = f"{wanted_by}: environment" if wanted_by else "environment"
             raise InputError(
-                f"environment {env_id}: needs gymnasium-robotics ({error}); pip install 'adm_jax[robotics]'"
+                f"{where} {env_id} needs gymnasium-robotics ({error}); pip install 'adm_jax[robotics]'"
             ) from error
 
 

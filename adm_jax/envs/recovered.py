@@ -6,26 +6,24 @@ named here, and the registered maker is taken.
 """
 
 import dataclasses
-import importlib
 import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.episodes import EpisodeData, end_at
 from adm_jax.envs import environment
 from adm_jax.envs.termination import TERMINATIONS, TerminationFn
-from adm_jax.tasks import Task
+from adm_jax.tasks import Task, presets
 from adm_jax.types import EnvSpec, InputError
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = {
-    "gymnasium_robotics": "gymnasium-robotics"
-}  # modules that register environments -> what to install
 _TRUSTED_MAKERS = ("gymnasium.", "gymnasium_robotics.")
 _TERMINATES_LIKE = {  # by name and dimension, which tells whether positions are observed too
     ("hopper", 11): "hopper",
@@ -73,6 +71,11 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
     if metadata.get("env_spec") is None:
         if not metadata.get("env_id"):
             raise InputError(f"{source}: names no environment; give --task=<name> of a registered one")
+        if metadata.get("env_kwargs", {}) is None:
+            raise InputError(
+                f"{source}: the arguments of its environment {metadata['env_id']} could not be stored with "
+                "it; give --task=<name> of a registered task"
+            )
         return EnvSpec(metadata["env_id"], metadata.get("env_kwargs", {}), obs_limit=limit)
     try:
         stored = json.loads(metadata["env_spec"])
@@ -87,29 +90,17 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
             f"{source}: environment {env_id} is wrapped in {foreign[0]}, which is not run on a dataset's "
             f"word; give --task=<name> of a registered task"
         )
-    registered = _registered(env_id, maker.partition(".")[0], source)
-    known = {field.name for field in dataclasses.fields(registered) if field.init}
-    spec = {name: value for name, value in stored.items() if name in known}  # older versions had others
-    spec |= {"entry_point": json.loads(registered.to_json())["entry_point"], "vector_entry_point": None}
-    return EnvSpec(env_id, kwargs, json.dumps(spec), limit)
-
-
-def _registered(env_id: str, package: str, source: str) -> Any:
-    """Gymnasium's registered specification; imports the package that registers it where it is a known one."""
-    if package in _PACKAGES:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(
-                f"{source}: environment {env_id} needs the package {package}; "
-                f"pip install {_PACKAGES[package]}"
-            ) from error
+    environment.register_robotics(env_id, maker, source)
     if env_id not in gymnasium.registry:
         raise InputError(
-            f"{source}: environment {env_id} is not registered with Gymnasium {gymnasium.__version__}"
-            + (f" by {package}" if package in _PACKAGES else "; import the package that registers it first")
+            f"{source}: environment {env_id} is not registered with Gymnasium {gymnasium.__version__}; "
+            "import the package that registers it first"
         )
-    return gymnasium.registry[env_id]
+    registered = gymnasium.registry[env_id]
+    known = {field.name for field in dataclasses.fields(registered) if field.init}
+    spec = {name: value for name, value in stored.items() if name in known}  # older versions had others
+    spec |= {"entry_point": None, "vector_entry_point": None}
+    return EnvSpec(env_id, kwargs, json.dumps(spec), limit)
 
 
 def task_from_dataset(data: EpisodeData, termination: str | None = None) -> DerivedTask:
@@ -120,7 +111,7 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
       termination: name of the termination function; when None that of the environment, where it is known.
 
     Returns:
-      The task. It has no published settings; reference scores are the dataset's, where it has some.
+      The task. No settings are published for it; reference scores are the dataset's, where it has some.
 
     Raises:
       InputError: the environment cannot be recovered or made; its dimensions are not the data's; its
@@ -148,7 +139,7 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
         reference_min=data.metadata.get("reference_min"),
         reference_max=data.metadata.get("reference_max"),
         dataset=data.source.partition(" ")[0],
-        source="made from the dataset: no settings are published",
+        **presets.UNPUBLISHED,
         env_kwargs=spec.kwargs,
         spec=spec,
     )
@@ -171,6 +162,32 @@ def _termination_of(spec: EnvSpec, obs_dim: int, source: str) -> str:
     )
 
 
+def terminal_states(data: EpisodeData, terminated_fn: TerminationFn) -> np.ndarray:
+    """Which transitions [N] lead to a state that is terminal by the function, compiled as in a roll-out."""
+    return np.asarray(jax.jit(terminated_fn)(jnp.asarray(data.next_obs)))
+
+
+def relabel_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> EpisodeData:
+    """Ends the data's episodes where a task's roll-outs end, and tells how much of them that leaves out.
+
+    Without it, data that go on behind a drop or a goal would teach the critics a continuing task and the
+    roll-outs an episodic one, and roll-outs would begin where none may go on.
+
+    Args:
+      data: the dataset.
+      terminated_fn: next_obs [N, D] -> terminated [N].
+      wanted_by: who ends episodes so, as "task pen-human".
+    """
+    cut = end_at(data, terminal_states(data, terminated_fn))
+    shorter = int((cut.episode_lengths < data.episode_lengths).sum())
+    if dropped := len(data.reward) - len(cut.reward):
+        logger.warning(
+            "%s: %s ends %d of its %d episodes earlier; %d of %d transitions lie behind and are left out",
+            data.source, wanted_by, shorter, len(data.episode_ends), dropped, len(data.reward),
+        )  # fmt: skip
+    return cut
+
+
 def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> None:
     """Compares a task's termination function with what the data say of their states.
 
@@ -185,7 +202,7 @@ def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_b
     Raises:
       InputError: most states after which the data go on are terminal ones by the function.
     """
-    ended = np.asarray(terminated_fn(data.next_obs))  # pyright: ignore[reportArgumentType]
+    ended = terminal_states(data, terminated_fn)
     going_on = ~data.terminated
     wrong = ended & going_on
     share = wrong.sum() / max(1, going_on.sum())

@@ -75,7 +75,8 @@ TRUNCATED: dict[str, dict[str, Any]] = {
 # m and the model's width of Table 4 and of the authors' code; nothing is published for offline data
 TRUNCATED_SETTINGS: dict[str, Any] = {"max_backtrack": 2, "model_hidden_dim": 400}
 
-# Gymnasium-Robotics registers it. Its own limit is 200 steps; D4RL's scores, and Minari's data, have 100.
+# Gymnasium-Robotics registers it. Its own limit is 200 steps; D4RL's scores, and Minari's data, have 100. It
+# and the data go on behind a drop, where D4RL's episodes end: the data are cut, the evaluation is not.
 PEN: dict[str, Any] = {
     "env_id": "AdroitHandPen-v1",
     "obs_dim": 45,
@@ -84,6 +85,7 @@ PEN: dict[str, Any] = {
     "reference_min": 96.262799,
     "reference_max": 3076.8331017826877,
     "env_kwargs": {"max_episode_steps": 100},
+    "relabel_terminations": True,
 }
 
 _R, _G = "r", "g"  # where an episode begins, and its goal
@@ -132,8 +134,8 @@ def antmaze(data: str) -> dict[str, Any]:
 
     The observation is Gymnasium-Robotics' dictionary, flattened: achieved goal (x, y), desired goal (x, y),
     27 of the ant. Start and goal are one each, and an episode ends at the goal, so that its return is D4RL's
-    0 or 1. The walls are those that Minari's data were collected between; the evaluation environment in the
-    umaze data's own specification has them the other way round.
+    0 or 1; the data, which go on there, are cut. The walls are those that Minari's data were collected
+    between; the evaluation environment in the umaze data's own specification has them the other way round.
     """
     return {
         "env_id": _MAZE_ENV_IDS[data],
@@ -147,6 +149,7 @@ def antmaze(data: str) -> dict[str, Any]:
             "continuing_task": False,
             "reset_target": False,
         },
+        "relabel_terminations": True,
     }
 
 
@@ -254,6 +257,7 @@ MOPO_COMMON: dict[str, Any] = {
     "eval_episodes": 10,
 }
 _MOPO_SOURCE = "OfflineRL-Kit's MOPO"
+_WIDE = ("humanoid", "pen")  # MBPO's networks have 400 hidden units there
 
 # Hopper's medium-replay settings cut to a run of minutes on two CPU cores: fewer, shorter epochs, and larger,
 # constant rates. Found in three tries on this dataset, rates of actor and critics: 1e-4 and 3e-4 (mean return
@@ -280,6 +284,14 @@ QUICK: dict[str, Any] = {
 }
 
 
+# of a task that is made from a dataset; MOPO's settings are mostly those of all its tasks, ADMPO's are not
+UNPUBLISHED: dict[str, Any] = {
+    "source": "no settings are published for this dataset: the library's defaults",
+    "mopo_source": f"no settings are published for this dataset: what the tasks of {_MOPO_SOURCE} share, and "
+    "the library's defaults",
+}
+
+
 def admpo(row: _Row) -> dict[str, Any]:
     """A row of the authors' settings in flat configuration form."""
     max_backtrack, rollout_length, penalty_coef, entropy_weight, others = row
@@ -299,7 +311,12 @@ def mopo(name: str) -> dict[str, Any]:
     key = name if name in _MOPO else f"{env}-medium"
     if key not in _MOPO:
         source = f"{_MOPO_SOURCE}: what its tasks share; it has no rollout_length and penalty_coef for {env}"
-        return {"mopo_source": source}
+        if env not in _WIDE:
+            return {"mopo_source": source}
+        return {
+            "mopo_settings": {"model_hidden_dim": 400},
+            "mopo_source": f"{source}, and MBPO's 400 hidden units for Humanoid and adroit",
+        }
     rollout_length, penalty_coef = _MOPO[key]
     settings = {"rollout_length": rollout_length, "penalty_coef": penalty_coef}
     source = _MOPO_SOURCE if key == name else f"{_MOPO_SOURCE} for {key}; none is published for {name}"

@@ -33,7 +33,7 @@ def _mujoco_tasks() -> Iterator[Task]:
             dataset=f"d4rl/{env}-{data}-v2",
             settings=presets.admpo(row),
             paper_settings={**presets.PAPER_COMMON, **presets.PAPER.get(name, {})},
-            source=f"settings: {_CODE}; paper_settings: {_PAPER}",
+            source=f"{_CODE}; with preset=paper where they differ {_PAPER}",
             **presets.mopo(name),
         )
     yield Task(
@@ -60,7 +60,7 @@ def _neorl_tasks() -> Iterator[Task]:
             dataset=f"neorl/{name}-v0",
             settings=presets.admpo(row),
             paper_settings=presets.PAPER_COMMON,
-            source=f"settings: {_CODE}; paper_settings: {_PAPER}",
+            source=f"{_CODE}; with preset=paper where they differ {_PAPER}",
             env_kwargs={"exclude_current_positions_from_observation": False},
             **mopo,
         )
@@ -175,6 +175,8 @@ def _check(task: Task) -> None:
         _require(
             isinstance(value, str) or (name == "dataset" and value is None), name, value, "must be a text"
         )
+    value = task.relabel_terminations
+    _require(isinstance(value, bool), "relabel_terminations", value, "must be True or False")
     _check_references(task.reference_min, task.reference_max)
 
 

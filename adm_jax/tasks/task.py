@@ -32,6 +32,8 @@ class Task:
     obs_limit: int | None = None  # entries of the observation that are kept; all when None
     mopo_settings: Mapping[str, Any] = field(default_factory=dict)
     mopo_source: str = ""  # where mopo_settings come from
+    # whether its termination redefines the data's episodes: they are ended where it says so, when loaded
+    relabel_terminations: bool = False
 
     @property
     def env(self) -> EnvSpec:
@@ -43,6 +45,20 @@ class Task:
         if self.reference_min is None or self.reference_max is None:
             return None
         return 100.0 * (episode_return - self.reference_min) / (self.reference_max - self.reference_min)
+
+    def settings_source(self, family: Literal["admpo", "mopo"] = "admpo") -> str:
+        """Where the settings of a family's presets come from, in words; also where there are none."""
+        settings, source = {
+            "admpo": (self.settings, self.source),
+            "mopo": (self.mopo_settings, self.mopo_source),
+        }[family]
+        if source:
+            return source
+        if not settings and family == "mopo":
+            return f"what MOPO's tasks share; task {self.name} has no settings of its own for it"
+        if not settings:
+            return f"task {self.name} has no ADMPO settings: the library's defaults"
+        return f"task {self.name}, which does not say where they come from"
 
     def preset(self, name: str, family: Literal["admpo", "mopo"] = "admpo") -> dict[str, Any]:
         """The flat settings of a preset: ``code``, or ``paper`` (the code's where the paper is silent).

@@ -19,6 +19,7 @@ import numpy as np
 from adm_jax.agents.sac import make_sac
 from adm_jax.config import OnlineConfig
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.minari_write import storable_kwargs
 from adm_jax.envs import environment
 from adm_jax.envs.collection import LockStep, concatenate
 from adm_jax.envs.evaluation import Evaluator
@@ -238,7 +239,7 @@ class _Collection:
         task, config = self._task, self._config
         origin = {"task": task.name, "env_id": task.env_id, "seed": config.seed, "config": to_flat(config)}
         if task.env_kwargs:
-            origin["env_kwargs"] = dict(task.env_kwargs)
+            origin["env_kwargs"] = storable_kwargs(task.env_kwargs)
         if task.obs_limit is not None:
             origin["obs_limit"] = task.obs_limit
         return origin

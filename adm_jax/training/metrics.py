@@ -1,7 +1,8 @@
 """A run's folder: what was run, its metrics line by line, its result and its curves.
 
     <workdir>/<algorithm>/<task>/<run_id>/
-      config.json     resolved configuration, seeds, environment, versions, commit, device, command line
+      config.json     resolved configuration and where it comes from, seeds, environment, versions, commit,
+                      device, command line
       metrics.jsonl   a line per epoch; arrays over the population, never averaged
       eval.jsonl      a line per evaluation; every episode's return
       checkpoints/    see adm_jax.training.checkpoint

@@ -34,6 +34,7 @@ from adm_jax.training.session import (
     load_data,
     open_session,
     policy_sharding,
+    settings_source,
 )
 from adm_jax.types import InputError, Params
 
@@ -54,7 +55,11 @@ def run(config: OfflineConfig) -> dict[str, Any]:
         get_model(config.dynamics).algorithm,
         task.name,
         to_flat(config),
-        {"env_id": task.env_id, _DATA_DIGESTS: data.digests()},
+        {
+            "env_id": task.env_id,
+            "settings_source": settings_source(config, task),
+            _DATA_DIGESTS: data.digests(),
+        },
     )
     try:
         session = open_session(config, task, data, folder)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adm_jax.config import DERIVED_TASK, OfflineConfig
+from adm_jax.config import DERIVED_TASK, OfflineConfig, get_model
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import Dataset, count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
@@ -17,9 +17,10 @@ from adm_jax.data.validation import check_actions, check_dims
 from adm_jax.dynamics import fitting
 from adm_jax.envs import environment
 from adm_jax.envs.evaluation import Evaluator
-from adm_jax.envs.recovered import check_terminations, task_from_dataset
+from adm_jax.envs.recovered import check_terminations, relabel_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
 from adm_jax.envs.user_functions import get_reward
+from adm_jax.settings import to_flat
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import memory, programs
 from adm_jax.training.background import Background
@@ -29,6 +30,9 @@ from adm_jax.training.population import compile_program, fold_epoch, member_keys
 from adm_jax.training.progress import Progress
 from adm_jax.training.wall_clock import WallClock
 from adm_jax.types import InputError, Key, Segment
+
+# what published settings tune from one dataset to the next
+_TUNED = ("max_backtrack", "rollout_length", "penalty_coef", "entropy_weight", "real_ratio", "num_epochs")
 
 
 class Stream(enum.IntEnum):
@@ -79,10 +83,14 @@ def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
     task = None if config.task == DERIVED_TASK else get_task(config.task)
     dataset_id = config.dataset or (task and task.dataset)
     if dataset_id is None:
-        name, example = (config.task, f"{config.task}-v0") if task else ("auto", "mujoco/hopper/medium-v0")
+        if task is None:
+            raise InputError(
+                "dataset: task auto is made from a dataset; give its Minari id, as "
+                "--dataset=mujoco/hopper/medium-v0"
+            )
         raise InputError(
-            f"dataset: task {name} has none of its own; give --dataset=<minari id>, e.g. one made by "
-            f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={example}"
+            f"dataset: task {config.task} has none of its own; give --dataset=<minari id>, e.g. one made by "
+            f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={config.task}-v0"
         )
     data = minari_io.load(dataset_id)
     if task is None:
@@ -90,10 +98,28 @@ def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
     wanted_by = f"task {task.name}"
     check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id)
     check_actions(data, environment.action_scale(task.env), wanted_by)
-    check_terminations(
-        data, get_termination(config.rollout.termination or task.termination, task.obs_dim), wanted_by
-    )
+    terminated_fn = get_termination(config.rollout.termination or task.termination, task.obs_dim)
+    if task.relabel_terminations:
+        data = relabel_terminations(data, terminated_fn, wanted_by)
+    check_terminations(data, terminated_fn, wanted_by)
     return task, data
+
+
+def settings_source(config: OfflineConfig, task: Task) -> str:
+    """Where a run's settings come from, in words, and which were given instead.
+
+    A task's published settings are for a family of models: MOPO's for the ensemble, ADMPO's for the others.
+    Of a task that is made from a dataset, and has none, the values are told too.
+    """
+    model, values = get_model(config.dynamics), to_flat(config)
+    published = {**task.preset(config.preset, model.published), **model.settings}
+    others = [name for name, value in published.items() if name in values and values[name] != value]
+    parts = [task.settings_source(model.published)]
+    if others:
+        parts.append(f"given instead: {', '.join(others)}")
+    if config.task == DERIVED_TASK:
+        parts.append(", ".join(f"{name}={values[name]}" for name in _TUNED if name in values))
+    return "; ".join(parts)
 
 
 def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
@@ -134,6 +160,7 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
         background=Background(clock),
     )
     _describe_data(session)
+    session.progress.note(f"settings: {settings_source(config, task)}")
     session.progress.note(f"run folder: {folder.path}\ncompiling ...")
     with session.clock.phase("compile"):
         _compile(session)

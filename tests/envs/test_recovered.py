@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import gymnasium
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,8 @@ from adm_jax.config import config_for_task
 from adm_jax.data import minari_files, minari_io
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs import environment, recovered
+from adm_jax.envs.termination import get_termination
+from adm_jax.tasks import register_task, registry
 from adm_jax.training.session import load_data
 from adm_jax.types import EnvSpec, InputError
 
@@ -189,14 +192,58 @@ def test_environments_that_cannot_be_recovered(goals):
     assert line(unnamed) == "names no environment; give --task=<name> of a registered one"
 
 
-def test_a_package_that_is_missing_is_named(goals, monkeypatch):
+@pytest.mark.parametrize("env_id", ["PointMaze_UMaze-v3", "FetchReach-v4"])
+def test_a_package_that_is_missing_is_named(goals, monkeypatch, env_id):
+    """Known by the environment's maker, or by its id: in the same words."""
     monkeypatch.setitem(__import__("sys").modules, "gymnasium_robotics", None)
-    maze = changed(
-        goals, id="PointMaze_UMaze-v3", entry_point="gymnasium_robotics.envs.maze.point_maze:PointMazeEnv"
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", {})
+    monkeypatch.setattr(gymnasium, "registry", {})
+    message = (
+        f"environment {env_id} needs gymnasium-robotics (import of gymnasium_robotics halted; None in "
+        "sys.modules); pip install 'adm_jax[robotics]'"
     )
-    assert line(maze) == (
-        "environment PointMaze_UMaze-v3 needs the package gymnasium_robotics; pip install gymnasium-robotics"
+    assert line(changed(goals, id=env_id, entry_point="gymnasium_robotics.envs.maze:Any")) == message
+    if env_id.startswith("Point"):
+        with pytest.raises(InputError) as caught:
+            environment.make_env(env_id)
+        assert str(caught.value) == message
+
+
+def test_a_termination_is_compiled_for_arrays_of_jax(goals):
+    """As in roll-outs, and in the trial of a user's function: NumPy's arrays have no ``at``."""
+    assert not recovered.terminal_states(goals, lambda next_obs: next_obs.at[..., 1].get() != 7.0).any()
+    with pytest.raises(InputError, match="task mine ends at 124 of the 124 states that do not terminate"):
+        recovered.check_terminations(goals, lambda next_obs: next_obs.at[..., 1].get() == 7.0, "task mine")
+
+
+@pytest.mark.parametrize("relabel", [False, True])
+def test_a_task_may_end_the_datas_episodes_itself(monkeypatch, caplog, relabel):
+    """A Hopper that goes on where it has fallen, as Minari's pen does behind the drop."""
+    monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
+    recorded.record("tests/falls-v0", "Hopper-v4", num_episodes=4, terminate_when_unhealthy=False)
+    whole = minari_io.load("tests/falls-v0")
+    fallen = np.asarray(get_termination("hopper")(jnp.asarray(whole.next_obs)))
+    firsts = [np.flatnonzero(part)[0] for part in np.split(fallen, whole.episode_ends[:-1] + 1)]
+    register_task(
+        name="falling", env_id="Hopper-v4", obs_dim=11, action_dim=3, termination="hopper",
+        dataset="tests/falls-v0", relabel_terminations=relabel,
+    )  # fmt: skip
+    if not relabel:
+        with pytest.raises(InputError, match=r"task falling ends at .* states that do not terminate"):
+            load_data(config_for_task("falling"))
+        return
+    _, data = load_data(config_for_task("falling"))
+    assert data.episode_lengths.tolist() == [first + 1 for first in firsts]
+    assert data.terminated.sum() == 4
+    assert not fallen[: firsts[0]].any()
+    assert (
+        np.asarray(get_termination("hopper")(jnp.asarray(data.next_obs))).tolist() == data.terminated.tolist()
     )
+    dropped = 200 - len(data.reward)
+    told = f"ends 4 of its 4 episodes earlier; {dropped} of 200 transitions lie behind and are left out"
+    assert [told in record.getMessage() for record in caplog.records].count(True) == 1
+    _, untouched = load_data(config_for_task("falling", termination="halfcheetah"))
+    assert len(untouched.reward) == 200
 
 
 def test_a_run_loads_its_task_from_the_dataset():
@@ -204,7 +251,10 @@ def test_a_run_loads_its_task_from_the_dataset():
     task, data = load_data(config_for_task("auto", dataset="mujoco/hopper/simple-v0"))
     assert (task.env_id, task.dataset) == ("Hopper-v5", "mujoco/hopper/simple-v0")
     assert len(data.obs) == data.episode_lengths.sum()
-    with pytest.raises(InputError, match=r"^dataset: task auto has none of its own; give --dataset="):
+    with pytest.raises(InputError) as caught:
         load_data(config_for_task("auto"))
+    assert str(caught.value) == (
+        "dataset: task auto is made from a dataset; give its Minari id, as --dataset=mujoco/hopper/medium-v0"
+    )
     with pytest.raises(InputError, match=r"task halfcheetah needs 17 and 6$"):
         load_data(config_for_task("halfcheetah", dataset="mujoco/hopper/simple-v0"))

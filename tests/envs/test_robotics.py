@@ -1,10 +1,16 @@
 """The robotics environments of D4RL, recorded and recovered for real; pip install 'adm_jax[robotics]'."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from adm_jax.config import config_for_task
 from adm_jax.data import minari_files, minari_io
 from adm_jax.envs import environment, recovered
+from adm_jax.envs.collection import Collector
+from adm_jax.tasks import get_task
+from adm_jax.training.session import load_data
 from adm_jax.types import InputError
 
 from . import recorded
@@ -52,6 +58,38 @@ def test_a_maze_that_ends_at_its_goal_needs_a_termination():
     data = minari_io.load("D4RL/pointmaze/umaze-v2")
     with pytest.raises(InputError, match="PointMaze_UMaze-v3 with continuing_task=False is not known"):
         recovered.task_from_dataset(data)
+
+
+@pytest.mark.parametrize("name", ["pen-human", "antmaze-umaze"])
+def test_a_dataset_of_a_task_is_used_by_itself_again(name):
+    """The pen preset's max_episode_steps is gymnasium.make's, not the environment's own."""
+    task = get_task(name)
+    collector = Collector(task.env, seed=0, num_steps=20)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        collector.step(collector.random_action(rng))
+    data = collector.episodes()
+    collector.close()
+    facts = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
+    minari_io.save(dataclasses.replace(data, metadata=facts), "tests/own-v0", env_id=task.env_id)
+    derived = recovered.task_from_dataset(minari_io.load("tests/own-v0"), task.termination)
+    ours, theirs = environment.make_env(task.env), environment.make_env(derived.env)
+    assert environment.step_limit(ours) == environment.step_limit(theirs) == (100 if "pen" in name else 700)
+    assert ours.reset(seed=3)[0].tobytes() == theirs.reset(seed=3)[0].tobytes()
+    for env in (ours, theirs):
+        env.close()
+
+
+def test_data_of_the_pen_end_at_the_drop():
+    """Random actions drop it; the environment, and so the recording, goes on."""
+    recorded.record("D4RL/pen/human-v2", "AdroitHandPen-v1", max_steps=100)
+    raw = minari_io.load("D4RL/pen/human-v2")
+    assert (len(raw.reward), raw.terminated.any()) == (300, False)
+    _, data = load_data(config_for_task("pen-human"))
+    assert data.terminated.sum() >= 2
+    assert len(data.reward) < 300
+    assert ((data.next_obs[:, 26] < 0.075) == data.terminated).all()
+    assert (data.obs[:, 26] >= 0.075).all()
 
 
 def test_the_simulator_is_still_the_one_scores_compare_with():

@@ -43,11 +43,23 @@ def test_a_replay_is_saved_and_packed_with_what_made_it(tmp_path):
     assert data.digests() == packed.digests()
 
 
+# an environment as a user writes one: registered by its class, with an argument that is no JSON as it is
 PENDULUM = """
+import gymnasium
+import numpy as np
 from adm_jax.tasks import register_task
+from gymnasium.envs.mujoco.inverted_pendulum_v4 import InvertedPendulumEnv
+
+class Pendulum(InvertedPendulumEnv):
+    def __init__(self, start):
+        super().__init__()
+        self.init_qpos = start
+
+gymnasium.register("MyPendulum-v0", Pendulum)
 register_task(
-    name="pendulum", env_id="InvertedPendulum-v4", obs_dim=4, action_dim=1, termination="halfcheetah",
+    name="pendulum", env_id="MyPendulum-v0", obs_dim=4, action_dim=1, termination="halfcheetah",
     reference_min=5.0, reference_max=1000.0,
+    env_kwargs={"start": np.array([0.0, 0.1]), "max_episode_steps": 1000},
 )
 """
 KINDS = ("random", "medium", "replay", "expert", "medium-expert")
@@ -67,14 +79,51 @@ def test_a_task_of_ones_own_becomes_five_datasets_and_two_policies():
         assert {"python", "jax", "mujoco", "gymnasium", "adm_jax"} <= set(data.metadata["versions"])
         assert data.metadata["sha256"] == data.digests()
         digests.add(data.metadata["sha256"]["obs"])
+        spec = json.loads(data.metadata["env_spec"])
+        assert (spec["entry_point"], spec["max_episode_steps"]) == ("my_pendulum:Pendulum", 1000)
+        assert spec["kwargs"] == {"start": [0.0, 0.1]}
         stored = minari.load_dataset(f"tests/pendulum/{kind}-v0")
         assert minari.get_normalized_score(stored, np.array([5.0, 1000.0])).tolist() == [0.0, 1.0]
     assert len(digests) == len(KINDS)
     assert sorted(path.name for path in Path("kept").iterdir()) == ["expert.npz", "medium.npz"]
     policy = load_policy("kept/expert.npz")
     assert (policy.obs_dim, policy.action_dim, policy.action_scale) == (4, 1, 3.0)
-    assert policy.info["env_id"] == "InvertedPendulum-v4"
+    assert policy.info["env_id"] == "MyPendulum-v0"
     assert policy.info["command"].startswith("python -m experiments.collect --num_steps=120")
+
+
+IN_WHICH_ORDER = """
+import numpy as np
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.training.collect import Collected
+from experiments import app, collect
+
+def collected(*args):
+    print("run")
+    rows = np.zeros((1, 1), np.float32)
+    data = EpisodeData(rows, rows, rows[:, 0], rows, *np.ones((2, 1), bool), metadata={"kind": "expert"})
+    return Collected({"expert": data}, {"expert": (None, {})}, None)
+
+collect.minari_write.env_spec = lambda *args: print("specification")
+collect.collect.collect = collected
+collect.save_policy = lambda *args: print("policy")
+collect.minari_io.save = lambda *args, **kwargs: print("dataset")
+app.call(collect.main, ["collect", "--task=hopper", "--kinds=expert"])
+"""
+
+
+def test_what_could_fail_is_tried_before_the_run_and_policies_are_saved_first():
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_WHICH_ORDER],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    steps = [line for line in done.stdout.splitlines() if " " not in line]
+    assert steps == ["specification", "run", "policy", "dataset"]
 
 
 BAD_INPUT = [

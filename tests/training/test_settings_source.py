@@ -1,0 +1,85 @@
+"""Whose settings a run has: told at its start, and kept in its config.json."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adm_jax.config import OfflineConfig, config_for_task
+from adm_jax.envs.recovered import task_from_dataset
+from adm_jax.settings import replace_flat
+from adm_jax.tasks import Task, get_task
+from adm_jax.training import offline, session
+from adm_jax.training.session import load_data, settings_source
+
+FIELDS = {"name": "mine", "env_id": "Hopper-v4", "obs_dim": 11, "action_dim": 3, "termination": "hopper"}
+
+
+@pytest.mark.parametrize(
+    ("task", "dynamics", "expected"),
+    [
+        (
+            "hopper-medium",
+            "adm",
+            "the authors' code (HxLyn3/ADMPO, 2025-02-13); with preset=paper where they",
+        ),
+        ("hopper-medium", "bootstrapped_rnn", "the authors' code (HxLyn3/ADMPO, 2025-02-13)"),
+        ("hopper-medium", "ensemble", "OfflineRL-Kit's MOPO"),
+        ("pen-human", "ensemble", "OfflineRL-Kit's MOPO: what its tasks share; it has no rollout_length"),
+    ],
+)
+def test_the_family_of_the_model_decides(task, dynamics, expected):
+    source = settings_source(config_for_task(task, dynamics=dynamics), get_task(task))
+    assert source.startswith(expected)
+    assert "given instead" not in source
+
+
+def test_what_was_given_is_told():
+    config = config_for_task("hopper-medium", penalty_coef=3.0, rollout_length=10, bc_steps=5)
+    assert settings_source(config, get_task("hopper-medium")).endswith("; given instead: penalty_coef")
+
+
+def test_a_task_that_does_not_say():
+    nothing, silent = Task(**FIELDS), Task(**FIELDS, settings={"gamma": 0.5})
+    assert (
+        settings_source(OfflineConfig(), nothing) == "task mine has no ADMPO settings: the library's defaults"
+    )
+    assert settings_source(OfflineConfig(), silent) == (
+        "task mine, which does not say where they come from; given instead: gamma"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "expected"),
+    [
+        ("adm", "no settings are published for this dataset: the library's defaults; max_backtrack=5, "
+         "rollout_length=5, penalty_coef=1.0, entropy_weight=0.1, real_ratio=0.05, num_epochs=1000"),
+        ("ensemble", "no settings are published for this dataset: what the tasks of OfflineRL-Kit's MOPO "
+         "share, and the library's defaults; rollout_length=5, penalty_coef=1.0, entropy_weight=1.0, "
+         "real_ratio=0.05, num_epochs=3000"),
+    ],
+)  # fmt: skip
+def test_of_a_task_made_from_a_dataset_the_defaults_are_told(tiny_dataset, dynamics, expected):
+    config = config_for_task("auto", dynamics=dynamics, dataset=tiny_dataset)
+    task, data = load_data(config)
+    assert task == task_from_dataset(data)
+    assert settings_source(config, task) == expected
+
+
+def test_a_run_keeps_and_tells_it(tiny_config, monkeypatch, capsys):
+    """Up to where it would begin to compile."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(_):
+        (path,) = Path(tiny_config.workdir).rglob("config.json")
+        raise Stop(json.loads(path.read_text())["settings_source"])
+
+    monkeypatch.setattr(session, "_compile", stop)
+    config = replace_flat(tiny_config, {"task": "hopper"})
+    with pytest.raises(Stop) as stopped:
+        offline.run(config)
+    kept = str(stopped.value)
+    assert kept.startswith("the published settings of hopper-medium; given instead: num_epochs, ")
+    assert capsys.readouterr().out.count(f"settings: {kept}\n") == 1
