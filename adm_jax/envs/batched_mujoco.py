@@ -4,10 +4,10 @@ The physics of all rows runs on a pool of threads; rewards, terminations and obs
 then computed together (adm_jax.envs.locomotion_rules).
 
 Why not ``mujoco.rollout``: from step to step a row has to carry its solver's warm start (``qacc_warmstart``),
-which ``mujoco.rollout`` takes but does not give back. Begun without it, states differ from Gymnasium's after
-the second or third step, by 1e-16 (Hopper) to 1e-11 (Humanoid), and the differences grow. So each row keeps
-an ``MjData`` of its own and is stepped by ``mujoco.mj_step``, which releases Python's interpreter lock. That
-is as fast, and what ``mujoco.rollout`` does not return (Humanoid's inertias, contact forces) is at hand.
+which ``mujoco.rollout`` takes but does not give back. Begun without it, states differ from Gymnasium's in
+their last bits after a few steps, and the differences grow. So each row keeps an ``MjData`` of its own and is
+stepped by ``mujoco.mj_step``, which releases Python's interpreter lock; and what ``mujoco.rollout`` does not
+return (Humanoid's inertias, contact forces) is at hand.
 """
 
 import os

@@ -36,9 +36,14 @@ def test_huge_values(name, index, value, line):
     )
 
 
-def test_the_largest_value_passes():
-    at_the_bound = put(DATA.reward, 0, validation.LARGEST_VALUE)
-    validation.validate(dataclasses.replace(DATA, reward=at_the_bound))
+def test_the_largest_value_passes_and_the_next_does_not():
+    largest = np.float32(validation.LARGEST_VALUE)
+    at_the_bound, beyond = (
+        dataclasses.replace(DATA, reward=put(DATA.reward, 0, value))
+        for value in (largest, np.nextafter(largest, np.float32(np.inf)))
+    )
+    validation.validate(at_the_bound)
+    assert "must lie within +-1e+06" in error_line(validation.validate, beyond)
 
 
 def test_states_that_the_task_would_have_terminated(caplog):
