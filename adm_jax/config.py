@@ -12,7 +12,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from adm_jax.models import ModelConfig, RecurrentConfig, get_model, registered
-from adm_jax.settings import Leaf, check, leaves, replace_flat, setting, to_flat
+from adm_jax.settings import (
+    Leaf,
+    check,
+    leaves,
+    only_value,
+    replace_flat,
+    setting,
+    to_flat,
+)
 from adm_jax.tasks import Task, get_task, presets
 from adm_jax.types import InputError
 
@@ -78,16 +86,22 @@ class SACConfig:
     policy_hidden_dim: int = setting(256, "width of actor and critics", low=1, high=16_384)
     policy_hidden_layers: int = setting(2, "hidden layers of actor and critics", low=1, high=16)
     gamma: float = setting(0.99, "discount", low=0.0, high=1.0)
-    tau: float = setting(0.005, "target critics' smoothing coefficient", above=0.0, high=1.0)
+    tau: float | tuple[float, ...] = setting(
+        0.005, "target critics' smoothing coefficient", above=0.0, high=1.0
+    )
     batch_size: int = setting(256, "transitions per update", low=1)
-    actor_lr: float = setting(1e-4, "actor's learning rate", above=0.0)
-    critic_lr: float = setting(3e-4, "critics' learning rate", above=0.0)
+    actor_lr: float | tuple[float, ...] = setting(1e-4, "actor's learning rate", above=0.0)
+    critic_lr: float | tuple[float, ...] = setting(3e-4, "critics' learning rate", above=0.0)
     actor_lr_schedule: Literal["none", "cosine"] = setting(
         "cosine", "decay of the actor's rate over num_epochs"
     )
     auto_entropy: bool = setting(False, "adapt the entropy weight to target_entropy")
-    entropy_weight: float = setting(0.1, "entropy weight alpha; where it starts with auto_entropy", above=0.0)
-    entropy_lr: float = setting(3e-4, "entropy weight's learning rate with auto_entropy", above=0.0)
+    entropy_weight: float | tuple[float, ...] = setting(
+        0.1, "entropy weight alpha; where it starts with auto_entropy", above=0.0
+    )
+    entropy_lr: float | tuple[float, ...] = setting(
+        3e-4, "entropy weight's learning rate with auto_entropy", above=0.0
+    )
     target_entropy: float | None = setting(
         None, "target entropy with auto_entropy; minus the action dimension when empty"
     )
@@ -127,7 +141,9 @@ class OfflineConfig:
     num_epochs: int = setting(1000, "epochs of roll-out and updates", low=1)
     updates_per_epoch: int = setting(1000, "SAC updates per epoch", low=1)
     real_ratio: float = setting(0.05, "share of real transitions in a SAC batch", low=0.0, high=1.0)
-    penalty_coef: float = setting(1.0, "coefficient beta of the uncertainty penalty", low=0.0)
+    penalty_coef: float | tuple[float, ...] = setting(
+        1.0, "coefficient beta of the uncertainty penalty", low=0.0
+    )
     bc_steps: int = setting(20_000, "behaviour-cloning steps of the baseline; 0 leaves it out", low=0)
     bc_lr: float = setting(3e-4, "behaviour cloning's learning rate", above=0.0)
     eval_every: int = setting(10, "epochs between evaluations in the real environment", low=1)
@@ -135,6 +151,14 @@ class OfflineConfig:
     checkpoint_every: int = setting(10, "epochs between checkpoints", low=1)
     members: Literal["auto", "vmap", "map"] = setting(
         "auto", "how members share the program; auto: map on CPU, vmap on GPU"
+    )
+    members_per_batch: int | None = setting(
+        None,
+        "members trained side by side, one such batch after another; as many as fit into memory when empty",
+        low=1,
+    )
+    num_devices: int | None = setting(
+        None, "devices that the members are spread over; as many as divide them when empty", low=1
     )
     memory_limit_gib: float | None = setting(
         None, "memory this run may use; what is free when empty", above=0.0
@@ -195,6 +219,9 @@ class OnlineConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        for name in SWEPT:
+            if hasattr(self.sac, name):
+                only_value(name, getattr(self.sac, name))
         if self.sac.actor_lr_schedule != "none":
             raise InputError(
                 f"actor_lr_schedule: {self.sac.actor_lr_schedule} has no effect here; must be none"
@@ -219,7 +246,11 @@ class Hyper(NamedTuple):
     entropy_weight: jax.Array
     actor_lr: jax.Array
     critic_lr: jax.Array
+    entropy_lr: jax.Array
     tau: jax.Array
+
+
+SWEPT = Hyper._fields  # the settings that may have several values
 
 
 def all_leaves(config_class: type) -> Iterator[Leaf]:

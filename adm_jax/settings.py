@@ -18,6 +18,8 @@ from adm_jax.types import InputError
 
 T = TypeVar("T")
 
+Swept = float | tuple[float, ...]  # a number, or several, of which each is a setting of its own members
+
 _INT32_MAX = 2**31 - 1  # JAX's integers: counts end here
 
 
@@ -93,8 +95,25 @@ def _replace(config: Any, values: Mapping[str, Any]) -> Any:
 def base_type(annotation: Any) -> tuple[Any, bool]:
     """``(type, optional)`` of a leaf's annotation: ``float | None`` gives ``(float, True)``."""
     if isinstance(annotation, types.UnionType):
-        return next(a for a in typing.get_args(annotation) if a is not type(None)), True
+        kinds = typing.get_args(annotation)
+        return next(kind for kind in kinds if kind is not type(None)), type(None) in kinds
     return annotation, False
+
+
+def values_of(setting: Swept) -> tuple[float, ...]:
+    """All values of a setting that may be swept."""
+    return setting if isinstance(setting, tuple) else (setting,)
+
+
+def only_value(name: str, setting: Swept) -> float:
+    """The value of a setting that may be swept elsewhere.
+
+    Raises:
+      InputError: it has several.
+    """
+    if isinstance(setting, tuple):
+        raise InputError(f"{name}: {','.join(map(str, setting))} are several values; give one")
+    return setting
 
 
 def check(config: Any) -> None:
@@ -117,6 +136,9 @@ def check_leaf(name: str, annotation: Any, value: Any, metadata: Mapping[str, An
     kind, optional = base_type(annotation)
     if value is None and optional:
         return
+    if annotation == Swept and isinstance(value, tuple):
+        _check_swept(name, value, metadata)
+        return
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
             raise InputError(f"{name}: {value!r} is unknown; one of {', '.join(typing.get_args(kind))}")
@@ -133,6 +155,15 @@ def check_leaf(name: str, annotation: Any, value: Any, metadata: Mapping[str, An
         raise InputError(f"{name}: {value!r} is not of type {kind.__name__}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         _check_range(name, value, metadata)
+
+
+def _check_swept(name: str, values: tuple[Any, ...], metadata: Mapping[str, Any]) -> None:
+    if len(values) < 2 or len(set(values)) < len(values):
+        raise InputError(
+            f"{name}: {','.join(map(str, values))} must be one number, or several that are all different"
+        )
+    for value in values:
+        check_leaf(name, float, value, metadata)
 
 
 def _check_range(name: str, value: float, metadata: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import app, flags
 
-from adm_jax.evaluation.statistics import mean_interval
+from adm_jax.statistics import mean_interval
 
 _RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
 _JSON = flags.DEFINE_string("json", None, "file the summary is written to", required=True)

@@ -14,6 +14,7 @@ FLOORS = (
     *(
         "types",
         "settings",
+        "statistics",
         "tasks",
         "models",
         "config",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.agents.sac import make_sac
+from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
 from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import make_dataset
@@ -318,9 +318,10 @@ def real_program():
         3, 1, RecurrentConfig(max_backtrack=M, model_hidden_dim=8, num_gru_layers=1, num_residual_blocks=1)
     )
     dataset = make_dataset(DATA, M)
-    agent = make_sac(3, 1, 1.0, SACConfig(policy_hidden_dim=8))
+    config = SACConfig(policy_hidden_dim=8)
+    agent = make_sac(3, 1, 1.0, config)
     params = jax.jit(dynamics.init)(jax.random.key(0), dataset.normalizer)
-    actor_params = jax.jit(agent.init)(jax.random.key(1)).actor_params
+    actor_params = jax.jit(agent.init)(jax.random.key(1), make_hyper(config)).actor_params
 
     def run(params, actor_params, dataset, penalty_coef, key):
         return rollout(

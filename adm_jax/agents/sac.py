@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adm_jax.config import Hyper, SACConfig
+from adm_jax.config import SWEPT, Hyper, SACConfig
 from adm_jax.nn import squashed_gaussian
 from adm_jax.nn.layers import MLP, apply
+from adm_jax.settings import only_value
 from adm_jax.types import Array, Key, Params, Transition
 
 Metrics = dict[str, Array]
@@ -34,7 +35,7 @@ class SACState(NamedTuple):
 class SAC(NamedTuple):
     """SAC for given dimensions: pure functions that close over nothing but static settings."""
 
-    init: Callable[[Key], SACState]
+    init: Callable[[Key, Hyper], SACState]
     update: Callable[[SACState, Transition, Key, Hyper], tuple[SACState, Metrics]]
     sample_action: Callable[[Params, Array, Key], Array]
     mode_action: Callable[[Params, Array], Array]
@@ -43,9 +44,14 @@ class SAC(NamedTuple):
 
 
 def make_hyper(config: SACConfig, penalty_coef: float = 0.0) -> Hyper:
-    """The traced scalars of a configuration."""
-    values = (penalty_coef, config.entropy_weight, config.actor_lr, config.critic_lr, config.tau)
-    return Hyper(*(jnp.asarray(value, jnp.float32) for value in values))
+    """The traced scalars of a configuration.
+
+    Raises:
+      InputError: a setting has several values.
+    """
+    own = {name: getattr(config, name) for name in SWEPT if name != "penalty_coef"}
+    values = {"penalty_coef": penalty_coef, **{n: only_value(n, value) for n, value in own.items()}}
+    return Hyper(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
 
 
 def make_actor(action_dim: int, config: SACConfig) -> MLP:
@@ -85,13 +91,13 @@ def make_sac(obs_dim: int, action_dim: int, action_scale: float, config: SACConf
     )
 
 
-def _init(spec: _Spec, key: Key) -> SACState:
+def _init(spec: _Spec, key: Key, hyper: Hyper) -> SACState:
     actor_key, critic_key = jax.random.split(key)
     actor_params = spec.actor.init(actor_key, jnp.zeros((1, spec.obs_dim)))
     q_input = jnp.zeros((1, spec.obs_dim + spec.action_dim))
     critic_keys = jax.random.split(critic_key, NUM_CRITICS)
     critic_params = jax.vmap(lambda one_key: spec.critic.init(one_key, q_input))(critic_keys)
-    log_alpha = jnp.log(jnp.asarray(spec.config.entropy_weight, jnp.float32))
+    log_alpha = jnp.log(hyper.entropy_weight)
     return SACState(
         actor_params=actor_params,
         critic_params=critic_params,
@@ -165,7 +171,7 @@ def _update(
         # gradient of -log_alpha * (log_prob + target_entropy), averaged over the batch
         gradient = actor_metrics["actor/entropy"] - target_entropy
         direction, alpha_opt = _ADAM.update(gradient, alpha_opt)
-        log_alpha = _descend(log_alpha, direction, jnp.asarray(config.entropy_lr))
+        log_alpha = _descend(log_alpha, direction, hyper.entropy_lr)
 
     targets = jax.tree.map(lambda t, p: t + hyper.tau * (p - t), state.target_critic_params, critic_params)
     new_state = SACState(actor_params, critic_params, targets, log_alpha, actor_opt, critic_opt, alpha_opt)

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from adm_jax.training.population import Member
+
 Rows = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's palette: tells members apart for colour-blind readers too
@@ -27,7 +29,7 @@ def draw(
     metrics: Rows,
     evals: Rows,
     title: str,
-    seeds: Sequence[int] | None,
+    members: Sequence[Member],
     references: Mapping[str, float],
 ) -> None:
     """Writes a PNG with the returns, the held-out errors and the learners' curves.
@@ -37,7 +39,7 @@ def draw(
       metrics: lines of metrics.jsonl.
       evals: lines of eval.jsonl.
       title: what was run.
-      seeds: the members' seeds, in the order of the population's axis.
+      members: the population, in the order of its axis.
       references: label -> return, drawn as horizontal lines.
     """
     figure = Figure(figsize=(13, 7), layout="constrained", dpi=110)
@@ -45,11 +47,13 @@ def draw(
     grid = figure.add_gridspec(2, 4)
     fit = [row for row in metrics if row["phase"] == "fit"]
     train = [row for row in metrics if row["phase"] == "train"]
-    _draw_returns(figure.add_subplot(grid[0, :2]), evals, seeds, references)
-    _draw_members(figure.add_subplot(grid[0, 2]), fit, "epoch", "model/holdout_nll", "held-out NLL per seed")
+    _draw_returns(figure.add_subplot(grid[0, :2]), evals, members, references)
+    _draw_members(
+        figure.add_subplot(grid[0, 2]), fit, "epoch", "model/holdout_nll", "held-out NLL per seed", ()
+    )
     _draw_backtracks(figure.add_subplot(grid[0, 3]), fit)
     for column, (key, name) in enumerate(_PANELS):
-        _draw_members(figure.add_subplot(grid[1, column]), train, "updates", key, name)
+        _draw_members(figure.add_subplot(grid[1, column]), train, "updates", key, name, members)
     figure.savefig(Path(path), format="png")
 
 
@@ -61,16 +65,22 @@ def finite_mean(values: Any) -> float:
 
 
 def _draw_returns(
-    axes: Axes, evals: Rows, seeds: Sequence[int] | None, references: Mapping[str, float]
+    axes: Axes, evals: Rows, members: Sequence[Member], references: Mapping[str, float]
 ) -> None:
     rows = [row for row in evals if row["phase"] == "train"]
     updates = [row["updates"] for row in rows]
     values = _array([[finite_mean(episodes) for episodes in row["eval/return"]] for row in rows])
     num_members = values.shape[1]
+    colors, settings = _colors(members, num_members), _settings(members)
     for member in range(num_members):
-        label = f"seed {seeds[member]}" if seeds and num_members <= len(_COLORS) else None
-        _plot(axes, updates, values[:, member], color=_color(member, num_members), label=label, linewidth=1.2)
-    if num_members > 1:
+        labelled = members and not settings and num_members <= len(_COLORS)
+        label = f"seed {members[member].seed}" if labelled else None
+        width = 0.7 if settings else 1.2
+        _plot(axes, updates, values[:, member], color=colors[member], label=label, linewidth=width)
+    for label, indices in settings.items():
+        mean = [finite_mean(row) for row in values[:, indices]]
+        _plot(axes, updates, mean, color=colors[indices[0]], linewidth=2.4, label=label)
+    if num_members > 1 and not settings:
         mean = [finite_mean(row) for row in values]
         _plot(axes, updates, mean, color="black", linewidth=2.4, label=f"mean of {num_members} seeds")
     for number, (label, value) in enumerate(references.items()):
@@ -81,13 +91,16 @@ def _draw_returns(
         axes.legend(fontsize=8, loc="best", framealpha=0.8)
 
 
-def _draw_members(axes: Axes, rows: Rows, x_key: str, y_key: str, title: str) -> None:
+def _draw_members(
+    axes: Axes, rows: Rows, x_key: str, y_key: str, title: str, members: Sequence[Member]
+) -> None:
     """One line per member of a key whose values are [P]."""
     rows = [row for row in rows if y_key in row and x_key in row]
     values = _array([row[y_key] for row in rows])
+    colors = _colors(members, values.shape[1])
     for member in range(values.shape[1]):
         x = [row[x_key] for row in rows]
-        _plot(axes, x, values[:, member], color=_color(member, values.shape[1]), linewidth=1.2)
+        _plot(axes, x, values[:, member], color=colors[member], linewidth=1.2)
     _finish(axes, title, x_key if x_key == "updates" else "fitting epoch", bool(rows))
 
 
@@ -129,8 +142,22 @@ def _finish(axes: Axes, title: str, x_label: str, has_data: bool) -> None:
         )
 
 
-def _color(member: int, num_members: int) -> str:
-    return _COLORS[member] if num_members <= len(_COLORS) else "#7FA9CC"
+def _settings(members: Sequence[Member]) -> dict[str, list[int]]:
+    """The members of each swept setting by its name; empty where nothing is swept."""
+    settings: dict[str, list[int]] = {}
+    for index, member in enumerate(members):
+        if member.swept:
+            name = ", ".join(f"{name} {value:g}" for name, value in member.swept.items())
+            settings.setdefault(name, []).append(index)
+    return settings
+
+
+def _colors(members: Sequence[Member], num_members: int) -> list[str]:
+    """One for each member, or for each setting if one is swept; one for all if there are too many."""
+    groups = list(_settings(members).values()) or [[index] for index in range(num_members)]
+    colors = _COLORS if len(groups) <= len(_COLORS) else ["#7FA9CC"] * len(groups)
+    of_member = {index: color for color, group in zip(colors, groups, strict=False) for index in group}
+    return [of_member[index] for index in range(num_members)]
 
 
 def _array(rows: Sequence[Any]) -> np.ndarray:

@@ -23,10 +23,10 @@ class EventLog:
     (a full disk) nobody would hear of. A line is one event and is flushed, well below a millisecond.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], seeds: Sequence[int] | None):
-        """``seeds`` name the members; nothing is written before the first line."""
+    def __init__(self, folder: str | os.PathLike[str], *tags: Sequence[str]):
+        """``tags`` name the members, and their seeds; nothing is written before the first line."""
         self._folder = Path(folder)
-        self._seeds = seeds
+        self._tags = {len(names): names for names in tags}
         self._writer: EventsWriter | None = None
         self._close: weakref.finalize | None = None
         self._lock = threading.Lock()  # that one file is begun; the writer has a lock of its own
@@ -66,7 +66,7 @@ class EventLog:
                 self._writer = EventsWriter(os.fspath(self._folder / "events"))
                 self._close = weakref.finalize(self, self._writer.close)  # a run may end anywhere
             writer = self._writer
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row, self._seeds)]
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row, self._tags)]
         event = Event(
             wall_time=time.time(), step=row.get("updates", row["epoch"]), summary=Summary(value=values)
         )
@@ -74,8 +74,11 @@ class EventLog:
         return writer
 
 
-def scalars(row: Mapping[str, Any], seeds: Sequence[int] | None) -> Iterator[tuple[str, float]]:
+def scalars(row: Mapping[str, Any], tags: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, float]]:
     """``(tag, value)`` of every member's numbers in a line.
+
+    ``tags`` holds the names of a population by its size: there are arrays over all members, and arrays over
+    their seeds, of which there are fewer if a setting is swept.
 
     ``critic/loss`` [P] becomes ``critic/loss/seed0`` and so on; an evaluation's episodes [P, E] are averaged;
     arrays per length or step are left to metrics.jsonl, and so is what no member has. Behaviour cloning's
@@ -96,5 +99,5 @@ def scalars(row: Mapping[str, Any], seeds: Sequence[int] | None) -> Iterator[tup
             yield tag, float(array)
             continue
         for member, value in enumerate(array):
-            label = member if seeds is None else seeds[member]
-            yield f"{tag}/seed{label}", float(value) if math.isfinite(value) else math.nan
+            label = tags[len(array)][member] if len(array) in tags else f"member{member}"
+            yield f"{tag}/{label}", float(value) if math.isfinite(value) else math.nan

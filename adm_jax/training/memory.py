@@ -1,4 +1,4 @@
-"""How much memory a run needs, known before it is allocated."""
+"""How much memory a run needs on each of its devices, known before it is allocated."""
 
 import math
 from collections.abc import Mapping
@@ -21,6 +21,10 @@ _LOWER = {  # what takes the memory -> the fields that make it smaller
     "rollout": "rollout_chunk or the number of seeds",
     "update": "batch_size or the number of seeds",
 }
+
+
+class DoesNotFit(InputError):
+    """A run needs more memory than there is."""
 
 
 class MemoryEstimate(NamedTuple):
@@ -79,7 +83,10 @@ def temporary_bytes(program: Any) -> int:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of all (abstract) arrays of a pytree; typed keys count as their data."""
+    """Bytes of all (abstract) arrays of a pytree, on one device if they are spread over several.
+
+    Typed keys count as their data.
+    """
     return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
@@ -92,23 +99,24 @@ def require(need: MemoryEstimate, limit_gib: float | None = None, device: Any = 
       device: a JAX device, the default one where None.
 
     Raises:
-      InputError: it does not fit; the message says what to lower.
+      DoesNotFit: the message says what to lower.
     """
     lower = _LOWER.get(need.largest(), "the number of seeds")
     if limit_gib is not None and need.total > limit_gib * _GIB:
         needed = f"about {_gib(need.total)} GiB are needed"
-        raise InputError(f"memory: {needed} and memory_limit_gib is {limit_gib:g}; lower {lower}")
+        raise DoesNotFit(f"memory: {needed} and memory_limit_gib is {limit_gib:g}; lower {lower}")
     free = free_bytes(device)
     if limit_gib is None and free is not None and need.to_allocate > free:
         needed = f"about {_gib(need.to_allocate)} GiB more are needed"
-        raise InputError(f"memory: {needed} and {_gib(free)} GiB are free; lower {lower}")
+        raise DoesNotFit(f"memory: {needed} and {_gib(free)} GiB are free; lower {lower}")
 
 
 def free_bytes(device: Any = None) -> int | None:
     """Bytes that can still be allocated on a device; None where its backend does not tell."""
     device = device or jax.devices()[0]
     if device.platform == "cpu":
-        return min(psutil.virtual_memory().available, *cgroup_free_bytes(_CGROUP, _own_cgroup()))
+        free = min(psutil.virtual_memory().available, *cgroup_free_bytes(_CGROUP, _own_cgroup()))
+        return free // jax.local_device_count("cpu")
     stats = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         return None
@@ -166,7 +174,9 @@ def _reclaimable(path: Path) -> int:
 def _leaf_bytes(leaf: Any) -> int:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+    sharding = getattr(leaf, "sharding", None)
+    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+    return math.prod(shape) * np.dtype(leaf.dtype).itemsize
 
 
 def _gib(size: int) -> str:

@@ -1,13 +1,14 @@
 """A run's folder: what was run, its metrics line by line, its result and its curves.
 
     <workdir>/<algorithm>/<task>/<run_id>/
-      config.json     resolved configuration and where it comes from, seeds, environment, versions, commit,
+      config.json     resolved configuration and where it comes from, members, environment, versions, commit,
                       device, command line
       metrics.jsonl   a line per epoch; arrays over the population, never averaged
       eval.jsonl      a line per evaluation; every episode's return
       checkpoints/    see adm_jax.training.checkpoint
       tensorboard/    the numbers of both files as TensorBoard's event file
       curves.png      learning curves, drawn as it goes
+      batches/        where not all members fit into memory at once: a folder like this one for each batch
       result.json     final returns and scores per member, wall clock
 
 Lines bear ``phase`` (``fit``, ``model``, ``bc``, ``train``, in this order) and ``epoch``; numbers that are
@@ -35,6 +36,7 @@ import adm_jax
 from adm_jax.training import curves
 from adm_jax.training.checkpoint import PHASES
 from adm_jax.training.event_files import EventLog
+from adm_jax.training.population import Member, seeds_of
 from adm_jax.types import InputError
 
 _CONFIG, _METRICS, _EVAL, _RESULT = "config.json", "metrics.jsonl", "eval.jsonl", "result.json"
@@ -50,8 +52,13 @@ class RunFolder:
     def __init__(self, path: Path, config: dict[str, Any], made: Sequence[Path] = ()):
         self.path = path
         self._made = made  # folders above it that were made with it, innermost first
-        self._events = EventLog(path / "tensorboard", config.get("seeds"))
         self.config = config  # config.json's content; the flat configuration is its entry "config"
+        self._events = EventLog(path / "tensorboard", *_tags(self.members))
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The population whose arrays the files hold."""
+        return tuple(Member.from_dict(values) for values in self.config.get("members", ()))
 
     @classmethod
     def create(
@@ -60,6 +67,7 @@ class RunFolder:
         algorithm: str,
         task: str,
         config_flat: Mapping[str, Any],
+        members: Sequence[Member],
         extra: Mapping[str, Any] | None = None,
     ) -> "RunFolder":
         """Makes a new folder ``<workdir>/<algorithm>/<task>/<run_id>`` with its config.json.
@@ -68,7 +76,8 @@ class RunFolder:
           workdir: folder that holds the runs of all algorithms; made if it does not exist.
           algorithm: e.g. ``admpo_off``.
           task: the task's name.
-          config_flat: the resolved configuration (``adm_jax.config.to_flat``).
+          config_flat: the resolved configuration (``adm_jax.settings.to_flat``).
+          members: the population.
           extra: further entries of config.json, such as ``env_id``.
 
         Raises:
@@ -84,7 +93,7 @@ class RunFolder:
             "algorithm": algorithm,
             "task": task,
             "run_id": path.name,
-            "seeds": config_flat.get("seeds"),
+            "members": [member.to_dict() for member in members],
             "config": dict(config_flat),
             **describe_surroundings(),
             **dict(extra or {}),
@@ -118,6 +127,20 @@ class RunFolder:
         if not os.access(path, os.W_OK):
             raise InputError(f"{path} cannot be written")
         return cls(path, config)
+
+    def part(self, number: int, members: Sequence[Member]) -> "RunFolder":
+        """The folder of some of the members, ``batches/<number>`` in this one; made if it does not exist."""
+        path = self.path / "batches" / str(number)
+        path.mkdir(parents=True, exist_ok=True)
+        config = {**self.config, "members": [member.to_dict() for member in members]}
+        _write_json(path / _CONFIG, config)
+        return RunFolder(path, config)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Members of a batch, if the run was begun in batches."""
+        path = self.path / "batches" / "0" / _CONFIG
+        return len(json.loads(path.read_text())["members"]) if path.exists() else None
 
     def require(self, names: Collection[str]) -> None:
         """Raises InputError if the flat configuration in config.json lacks a name.
@@ -156,6 +179,12 @@ class RunFolder:
         """All lines of eval.jsonl."""
         return _read_lines(self.path / _EVAL)
 
+    def replace_rows(self, metrics: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]) -> None:
+        """Writes all lines of metrics.jsonl and of eval.jsonl anew."""
+        _write_atomically(self.path / _METRICS, "".join(map(_line, metrics)))
+        _write_atomically(self.path / _EVAL, "".join(map(_line, evals)))
+        self._events.rewrite([*metrics, *evals])
+
     def truncate(self, phase: str | None = None, epoch: int = 0) -> None:
         """Cuts the files back to a restored checkpoint: lines after ``epoch`` of ``phase`` are dropped.
 
@@ -191,9 +220,7 @@ class RunFolder:
         temporary = self.path / ".curves.png"
         title = f"{self.config['algorithm']} on {self.config['task']}"
         trained = [row for row in self.read_eval() if row["phase"] == "train"]
-        curves.draw(
-            temporary, self.read_metrics(), trained, title, self.config.get("seeds"), references or {}
-        )
+        curves.draw(temporary, self.read_metrics(), trained, title, self.members, references or {})
         os.replace(temporary, self.path / "curves.png")
 
 
@@ -244,6 +271,11 @@ def to_json(value: Any) -> Any:
     return value
 
 
+def _tags(members: Sequence[Member]) -> tuple[list[str], list[str]]:
+    """Names of the members, and of their seeds."""
+    return [member.tag for member in members], [f"seed{seed}" for seed in seeds_of(members)]
+
+
 def _resolve(name: str, path: str | os.PathLike[str]) -> Path:
     """A folder as absolute path, ``~`` expanded; ``name`` is the flag it came from."""
     if not os.fspath(path):
@@ -265,8 +297,10 @@ def _require(path: Path, config: Any, names: Collection[str]) -> None:
 def _lacking(config: Any, required: Collection[str]) -> list[str]:
     """What a config.json does not hold, by name."""
     if not isinstance(config, dict):
-        return ["algorithm", "task", "config"]
+        return ["algorithm", "task", "members", "config"]
     lacking = [name for name in ("algorithm", "task") if not isinstance(config.get(name), str)]
+    if not isinstance(config.get("members"), list):
+        lacking.append("members")
     flat = config.get("config")
     if not isinstance(flat, dict):
         return [*lacking, "config"]

@@ -17,14 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.config import OfflineConfig, offline_from_flat
+from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.models import get_model
 from adm_jax.settings import to_flat
+from adm_jax.tasks import Task
 from adm_jax.training import programs, results
+from adm_jax.training.batches import batch_sizes, run_batches
 from adm_jax.training.checkpoint import Checkpointer, Restored
+from adm_jax.training.memory import DoesNotFit
 from adm_jax.training.metrics import RunFolder, require_writable
-from adm_jax.training.population import shared_key
+from adm_jax.training.population import Member, all_members, choose_devices, member_hyper, shared_key
 from adm_jax.training.progress import print_result
 from adm_jax.training.session import (
     Session,
@@ -49,24 +53,23 @@ def run(config: OfflineConfig) -> dict[str, Any]:
         has been computed then.
     """
     require_writable(config.workdir)
+    members = all_members(config)
+    batch_sizes(len(members), config.members_per_batch, config.num_devices)
+    choose_devices(config.members_per_batch or len(members), config.num_devices)
     task, data = load_data(config)
     folder = RunFolder.create(
         config.workdir,
         get_model(config.dynamics).algorithm,
         task.name,
         to_flat(config),
+        members,
         {
             "env_id": task.env_id,
             "settings_source": settings_source(config, task),
             _DATA_DIGESTS: data.digests(),
         },
     )
-    try:
-        session = open_session(config, task, data, folder)
-    except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
-        folder.discard()
-        raise
-    return _drive(session, None)
+    return _begin(config, task, data, folder)
 
 
 def resume(path: str) -> dict[str, Any]:
@@ -82,13 +85,54 @@ def resume(path: str) -> dict[str, Any]:
     task, data = load_data(config)
     if data.digests() != folder.config.get(_DATA_DIGESTS):
         raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
+    if folder.batch_size is not None:
+        return _run_batches(config, task, data, folder, folder.batch_size)
+    return _resume(config, task, data, folder)
+
+
+def _begin(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> dict[str, Any]:
+    """A run from its beginning: all members at once, or as many at a time as fit into memory."""
+    members = folder.members
+    sizes = batch_sizes(len(members), config.members_per_batch, config.num_devices)
+    try:
+        for size in sizes:
+            try:
+                session = open_session(config, members[:size], task, data, folder)
+                break
+            except DoesNotFit as error:
+                if size == sizes[-1]:
+                    raise
+                print(f"{size} members at a time: {error}")
+    except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
+        folder.discard()
+        raise
+    if size == len(members):
+        return _drive(session, None)
+    session.evaluator.close()
+    return _run_batches(config, task, data, folder, size)
+
+
+def _run_batches(
+    config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder, size: int
+) -> dict[str, Any]:
+    """Trains ``size`` members at a time, from wherever they were stopped."""
+
+    def run_batch(part: RunFolder, members: tuple[Member, ...]) -> dict[str, Any]:
+        print(f"batch {part.path.name}: {', '.join(member.tag for member in members)}")
+        return _resume(config, task, data, part)
+
+    return run_batches(folder, size, run_batch)
+
+
+def _resume(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> dict[str, Any]:
+    """A run, or a batch of one, from wherever it was stopped."""
     finished = folder.read_result()
     latest = Checkpointer(folder.checkpoints).latest()
     if finished is not None and latest == ("train", config.num_epochs):
         print(f"{folder.path}: this run is finished")
         print_result(finished)
         return finished
-    session = open_session(config, task, data, folder)
+    session = open_session(config, folder.members, task, data, folder)
     restored = None
     if latest is None:
         session.progress.note("there is no checkpoint yet: the run begins anew")
@@ -106,12 +150,13 @@ def _drive(session: Session, restored: Restored | None) -> dict[str, Any]:
     with session.progress, session.background:
         if restored is None or restored.phase == "fit":
             fit = _fit(session, restored)
-            state = session.compiled["init_train"](
-                fit, session.dataset, session.holdout, session.keys(Stream.INIT_AGENT)
-            )
-            _measure(session, state.model)
+            model = session.compiled["best"](fit, session.dataset, session.holdout)
+            _measure(session, model)
             _clone(session)
-            epoch = 0
+            agent, buffer = session.compiled["init_train"](
+                session.keys(Stream.INIT_AGENT), member_hyper(session.config, session.members)
+            )
+            state, epoch = programs.TrainState(agent, buffer, session.of_members(model)), 0
         else:
             state, epoch = restored.state, restored.epoch
         _train(session, state, epoch)
@@ -123,7 +168,7 @@ def _fit(session: Session, restored: Restored | None) -> fitting.FitState:
     """Fits every member's model until all have stopped."""
     config = session.config
     if restored is None:
-        state = session.compiled["init_fit"](session.dataset, session.keys(Stream.INIT_FIT))
+        state = session.compiled["init_fit"](session.keys(Stream.INIT_FIT), session.dataset)
     else:
         state = restored.state
     epoch = int(state.epoch.max())
@@ -166,12 +211,12 @@ def _clone(session: Session) -> None:
         actor_params, metrics = session.compiled["clone"](session.keys(Stream.CLONE), session.dataset)
         metrics = jax.device_get(metrics)
     _record(session, "bc", 0, metrics)
-    _evaluate(session, "bc", 0, actor_params)
+    _evaluate(session, "bc", 0, session.of_members(actor_params))
 
 
 def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
     """Epochs of roll-outs and updates, with checkpoints between and evaluations beside them."""
-    config, hyper = session.config, programs.population_hyper(session.config)
+    config, hyper = session.config, member_hyper(session.config, session.members)
     agent, buffer, model = state
     session.progress.begin("train", config.num_epochs, epoch)
     if _lacks_evaluation(session, epoch):
@@ -193,9 +238,9 @@ def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
         size = np.asarray(buffer.size)
         metrics = {**rollout_metrics, **update_metrics, "rollout/buffer_size": size}
         if epoch == 1 and not size.all():
-            empty = [seed for seed, rows in zip(config.seeds, size, strict=True) if not rows]
+            empty = [member.tag for member, rows in zip(session.members, size, strict=True) if not rows]
             session.progress.note(
-                f"warning: seeds {empty} have an empty model buffer: no prediction was finite"
+                f"warning: the model buffers of {', '.join(empty)} are empty: no prediction was finite"
             )
         _record(session, "train", epoch, metrics)
         if _is_evaluated(config, epoch):
@@ -228,27 +273,30 @@ def _record(
 ) -> None:
     """A line of metrics.jsonl, and a word on a member's first number that is not finite.
 
-    ``running`` [P] says whose numbers count: a member that has stopped fitting reports NaN.
+    Arrays are over the members [P], or over their seeds [S] before there are policies; ``running`` says whose
+    numbers count: a member that has stopped fitting reports NaN.
     """
     line = {"phase": phase, "epoch": epoch, "updates": _updates(session, phase, epoch), **metrics}
     session.folder.log_metrics({**line, "time": session.clock.to_dict()})
     _show(session, phase, metrics)
-    seeds = session.config.seeds
-    running = np.ones(len(seeds), bool) if running is None else running
+    tags = [f"seed{seed}" for seed in session.seeds]
+    if phase == "train":
+        tags = [member.tag for member in session.members]
+    running = np.ones(len(tags), bool) if running is None else running
     for name, values in metrics.items():
         if "_per_" in name:  # a length without held-out segments has no error
             continue
         finite = np.isfinite(np.asarray(values))
         for member in np.flatnonzero(running & ~finite):
-            if member not in session.reported:
-                session.reported.add(int(member))
+            if tags[member] not in session.reported:
+                session.reported.add(tags[member])
                 session.progress.note(
-                    f"warning: {name} of seed {seeds[member]} is not finite in {phase} epoch {epoch}"
+                    f"warning: {name} of {tags[member]} is not finite in {phase} epoch {epoch}"
                 )
 
 
 def _show(session: Session, phase: str, metrics: dict[str, Any]) -> None:
-    config, num_members = session.config, len(session.config.seeds)
+    config, num_members = session.config, len(session.members)
     if phase == "fit":
         steps = int(metrics["model/active"].sum()) * config.fit.fit_steps_per_epoch
         info = {
@@ -318,10 +366,9 @@ def _run_evaluation(session: Session, phase: str, epoch: int, policies: Params, 
     }
     session.folder.log_eval(line)
     _draw(session)
-    means = ", ".join(
-        f"{seed}: {x:.1f}" for seed, x in zip(session.config.seeds, returns.mean(axis=1), strict=True)
-    )
-    session.progress.note(f"{phase} epoch {epoch}: mean return of each seed {means}")
+    means = zip(session.members, returns.mean(axis=1), strict=True)
+    text = ", ".join(f"{member.tag} {mean:.1f}" for member, mean in means)
+    session.progress.note(f"{phase} epoch {epoch}: mean returns {text}")
 
 
 def _save(session: Session, phase: str, epoch: int, state: Any) -> None:
@@ -340,6 +387,7 @@ def _finish(session: Session) -> dict[str, Any]:
         "evaluation": session.evaluator.describe(),
         **results.summarize(
             session.config,
+            session.members,
             session.task,
             session.data,
             session.parts.dynamics.max_backtrack,

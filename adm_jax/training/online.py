@@ -40,6 +40,7 @@ class Snapshot(NamedTuple):
 class _Programs(NamedTuple):
     """The compiled functions of the loop."""
 
+    init: Callable[[Key], SACState]
     act: Callable[[Params, np.ndarray, Key, np.int32], Array]  # obs [E, D], step -> action [E, A]
     insert: Callable[..., RingBuffer]
     update: Callable[[SACState, RingBuffer, Key], tuple[SACState, dict[str, Array]]]
@@ -63,7 +64,8 @@ def _make_programs(sac: SAC, config: OnlineConfig) -> _Programs:
         state, metrics = jax.lax.scan(one_update, state, jax.random.split(key, num_updates))
         return state, jax.tree.map(jnp.mean, metrics)
 
-    return _Programs(act, jax.jit(ring_buffer.add, donate_argnums=0), update)
+    init = jax.jit(lambda key: sac.init(key, hyper))
+    return _Programs(init, act, jax.jit(ring_buffer.add, donate_argnums=0), update)
 
 
 def collect_replay(
@@ -93,7 +95,7 @@ def collect_replay(
     sac = make_sac(task.obs_dim, task.action_dim, environment.action_scale(task.env), config.sac)
     programs = _make_programs(sac, config)
     init_key, act_key, update_key = jax.random.split(jax.random.key(config.seed), 3)
-    state = sac.init(init_key)
+    state = programs.init(init_key)
     buffer = ring_buffer.init(config.num_steps, task.obs_dim, task.action_dim)
     warmup_rng = np.random.default_rng(config.seed)
     envs = LockStep(task.env, config.seed, config.num_steps, config.num_envs)

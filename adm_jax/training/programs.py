@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax.agents.behaviour_cloning import clone
-from adm_jax.agents.sac import SAC, SACState, make_hyper, make_sac
+from adm_jax.agents.sac import SAC, SACState, make_sac
 from adm_jax.config import Hyper, OfflineConfig
 from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import Dataset, sample_transitions
@@ -22,6 +22,7 @@ from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs.user_functions import RewardFn
 from adm_jax.rollout import open_loop_errors, rollout
+from adm_jax.settings import values_of
 from adm_jax.training.population import over_members
 from adm_jax.types import Array, InputError, Key, Params, Segment, Transition
 
@@ -64,7 +65,7 @@ def make_parts(
       InputError: the model doesn't offer the uncertainty that the configuration penalises.
     """
     dynamics = make_dynamics(config.dynamics, obs_dim, action_dim, config.model)
-    if config.penalty_coef > 0 and config.rollout.uncertainty not in dynamics.uncertainties:
+    if max(values_of(config.penalty_coef)) > 0 and config.rollout.uncertainty not in dynamics.uncertainties:
         raise InputError(
             f"uncertainty: {config.rollout.uncertainty} says nothing of the predictions of {config.dynamics} "
             f"with these settings; one of {', '.join(dynamics.uncertainties)}"
@@ -81,12 +82,6 @@ def make_parts(
     )
 
 
-def population_hyper(config: OfflineConfig) -> Hyper:
-    """The traced scalars of every member, [P] each."""
-    hyper = make_hyper(config.sac, config.penalty_coef)
-    return jax.tree.map(lambda x: jnp.full((len(config.seeds),), x), hyper)
-
-
 def buffer_capacity(config: OfflineConfig) -> int:
     """Rows of one member's model buffer: all of ``retain_epochs`` epochs' roll-outs, in whole chunks."""
     rollout_config = config.rollout
@@ -95,30 +90,31 @@ def buffer_capacity(config: OfflineConfig) -> int:
     return num_starts * rollout_config.rollout_length * rollout_config.retain_epochs
 
 
-def init_fit(parts: OfflineParts, dataset: Dataset, keys: Key) -> fitting.FitState:
-    """Fits that have not begun, leaves [P, ...]."""
-    return over_members(lambda key: fitting.init(parts.dynamics, dataset, key), parts.members)(keys)
+def init_fit_program(parts: OfflineParts) -> Callable[[Key, Dataset], fitting.FitState]:
+    """``(keys [P], dataset) -> FitState [P]``: fits that have not begun."""
+    return over_members(lambda key, dataset: fitting.init(parts.dynamics, dataset, key), parts.members)
 
 
-def init_train(
-    parts: OfflineParts,
-    config: OfflineConfig,
-    fit: fitting.FitState,
-    dataset: Dataset,
-    holdout: Segment,
-    keys: Key,
-) -> TrainState:
-    """Fresh agents and empty buffers beside the fitted models, leaves [P, ...]."""
+def best_program(parts: OfflineParts) -> Callable[..., ModelParams]:
+    """``(FitState [P], dataset, holdout) -> model [P]``: the fitted models, as roll-outs use them."""
 
-    def init_member(member: tuple[Key, fitting.FitState]) -> TrainState:
-        key, fit = member
-        return TrainState(
-            agent=parts.agent.init(key),
-            buffer=ring_buffer.init(buffer_capacity(config), parts.obs_dim, parts.action_dim),
-            model=fitting.best_params(parts.dynamics, fit, dataset, holdout),
-        )
+    def best(fit: fitting.FitState, dataset: Dataset, holdout: Segment) -> ModelParams:
+        return fitting.best_params(parts.dynamics, fit, dataset, holdout)
 
-    return over_members(init_member, parts.members)((keys, fit))
+    return over_members(best, parts.members)
+
+
+def init_train_program(
+    parts: OfflineParts, config: OfflineConfig
+) -> Callable[[Key, Hyper], tuple[SACState, RingBuffer]]:
+    """``(keys [P], hyper [P]) -> (SACState [P], RingBuffer [P])``: fresh agents, empty buffers."""
+
+    def init_member(member: tuple[Key, Hyper]) -> tuple[SACState, RingBuffer]:
+        buffer = ring_buffer.init(buffer_capacity(config), parts.obs_dim, parts.action_dim)
+        return parts.agent.init(*member), buffer
+
+    mapped = over_members(init_member, parts.members)
+    return lambda keys, hyper: mapped((keys, hyper))
 
 
 def fit_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:

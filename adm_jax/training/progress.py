@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 _WINDOW = 20  # epochs that rates are averaged over
+_OF_A_SETTING = (  # of result.json's "settings", beside what is swept
+    *("num_seeds", "return_mean", "return_low", "return_high", "normalized_score", "last_10_return_mean"),
+)
 
 
 class Progress:
@@ -122,11 +125,12 @@ class Progress:
 
 
 def print_result(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints the table of a result: a row per seed, behaviour cloning, and the dataset's returns.
+    """Prints the table of a result: a row per member, behaviour cloning, and the dataset's returns.
 
     Args:
-      result: result.json's content: ``members`` and ``bc`` (lists of ``seed``, ``return_mean``,
-        ``return_std``, ``num_episodes``, ``normalized_score``), ``dataset`` and ``wall_clock``.
+      result: result.json's content: ``members`` and ``bc`` (lists of ``seed``, swept settings,
+        ``return_mean``, ``return_std``, ``num_episodes``, ``normalized_score``), ``settings``,
+        ``dataset`` and ``wall_clock``.
       console: where to print; stdout by default.
     """
     console = console or Console(highlight=False)
@@ -142,22 +146,30 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """The rows of ``print_result`` as a rich table; ``last 10`` is the mean of the last ten evaluations."""
+    """The rows of ``print_result`` as a rich table; ``last 10`` is the mean of the last ten evaluations.
+
+    Where settings are swept, each has a column, and a row of its seeds' means.
+    """
+    settings = result.get("settings", [])
+    swept = [name for name in (settings[0] if settings else ()) if name not in _OF_A_SETTING]
     table = Table(title="return in the real environment")
-    for column in ("policy", "seed", "mean", "std", "episodes", "score", "last 10"):
+    for column in ("policy", "seed", *swept, "mean", "std", "episodes", "score", "last 10"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for name, members in (("learned", result.get("members")), ("behaviour cloning", result.get("bc"))):
         for member in members or []:
-            table.add_row(name, str(member["seed"]), *_cells(member))
-        if members and len(members) > 1:
-            table.add_row(name, "all", *_cells(_mean_member(members)), style="bold")
+            values = [_number(member.get(setting)) for setting in swept]
+            table.add_row(name, str(member["seed"]), *values, *_cells(member))
+        means = settings if name == "learned" else [_mean_member(members or [])]
+        for mean in means if members and len(members) > len(means) else []:
+            values = [_number(mean.get(setting)) for setting in swept]
+            table.add_row(name, "all", *values, *_cells(mean), style="bold")
         table.add_section()
     return table
 
 
-def _cells(member: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any]) -> list[str]:
     names = ("return_mean", "return_std", "num_episodes", "normalized_score", "last_10_return_mean")
-    return [_number(member.get(name)) for name in names]
+    return [_number(row.get(name)) for name in names]
 
 
 def _mean_member(members: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -165,7 +177,7 @@ def _mean_member(members: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     means = {}
     for name in ("return_mean", "normalized_score", "last_10_return_mean"):
         values = [member[name] for member in members if member.get(name) is not None]
-        if len(values) == len(members):
+        if members and len(values) == len(members):
             means[name] = sum(values) / len(values)
     return means
 

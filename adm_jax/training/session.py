@@ -4,10 +4,12 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from adm_jax.config import DERIVED_TASK, OfflineConfig, get_model
 from adm_jax.data import minari_io
@@ -26,7 +28,18 @@ from adm_jax.training import memory, programs
 from adm_jax.training.background import Background
 from adm_jax.training.checkpoint import Checkpointer
 from adm_jax.training.metrics import RunFolder
-from adm_jax.training.population import compile_program, fold_epoch, member_keys, resolve_members, shared_key
+from adm_jax.training.population import (
+    Member,
+    choose_devices,
+    compile_program,
+    fold_epoch,
+    member_hyper,
+    member_keys,
+    place,
+    resolve_members,
+    seeds_of,
+    shared_key,
+)
 from adm_jax.training.progress import Progress
 from adm_jax.training.wall_clock import WallClock
 from adm_jax.types import InputError, Key, Segment
@@ -48,11 +61,16 @@ class Stream(enum.IntEnum):
     ERRORS = 7
 
 
+# What comes before the policies depends on nothing that is swept: it is done once for each seed.
+_OF_SEEDS = (Stream.INIT_FIT, Stream.FIT, Stream.CLONE, Stream.BOOTSTRAP, Stream.ERRORS)
+
+
 @dataclass
 class Session:
     """What a run needs at hand; nothing here is random or learned."""
 
     config: OfflineConfig
+    members: tuple[Member, ...]  # P of them
     task: Task
     data: EpisodeData
     dataset: Dataset
@@ -66,12 +84,25 @@ class Session:
     evaluator: Evaluator
     background: Background  # what evaluations run on
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    reported: set[int] = field(default_factory=set)  # members whose numbers were said to be not finite
+    reported: set[str] = field(default_factory=set)  # members whose numbers were said to be not finite
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The members' different seeds, S of them."""
+        return seeds_of(self.members)
 
     def keys(self, stream: Stream, epoch: int | None = None) -> Key:
-        """Every member's key [P] of a stream, and of an epoch in it."""
-        keys = member_keys(self.config.seeds, stream)
+        """Every member's key [P] of a stream and an epoch in it; every seed's [S] before the policies."""
+        seeds = self.seeds if stream in _OF_SEEDS else [member.seed for member in self.members]
+        keys = member_keys(seeds, stream)
         return keys if epoch is None else fold_epoch(keys, epoch)
+
+    def of_members(self, tree: Any) -> Any:
+        """For every member [P, ...] what belongs to its seed [S, ...]."""
+        if len(self.seeds) == len(self.members):
+            return tree
+        index = np.array([self.seeds.index(member.seed) for member in self.members])
+        return jax.tree.map(lambda x: np.asarray(x)[index], tree)
 
 
 def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
@@ -122,7 +153,13 @@ def settings_source(config: OfflineConfig, task: Task) -> str:
     return "; ".join(parts)
 
 
-def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
+def open_session(
+    config: OfflineConfig,
+    members: tuple[Member, ...],
+    task: Task,
+    data: EpisodeData,
+    folder: RunFolder,
+) -> Session:
     """Puts the data on the device, compiles the programs and makes sure that they fit into memory."""
     environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
     reward = config.rollout.reward
@@ -146,6 +183,7 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
     clock = WallClock()
     session = Session(
         config=config,
+        members=members,
         task=task,
         data=data,
         dataset=dataset,
@@ -156,7 +194,7 @@ def open_session(config: OfflineConfig, task: Task, data: EpisodeData, folder: R
         checkpointer=Checkpointer(folder.checkpoints),
         clock=clock,
         progress=Progress(),
-        evaluator=Evaluator(task.env, config.seeds, config.eval_episodes),
+        evaluator=Evaluator(task.env, [member.seed for member in members], config.eval_episodes),
         background=Background(clock),
     )
     _describe_data(session)
@@ -183,18 +221,27 @@ def _describe_data(session: Session) -> None:
 
 
 def abstract_fit(session: Session) -> fitting.FitState:
-    """Shapes of the fits' state [P, ...], as a checkpoint is restored into."""
-    return jax.eval_shape(
-        partial(programs.init_fit, session.parts, session.dataset), session.keys(Stream.INIT_FIT)
-    )
+    """Shapes of the fits' state [S, ...], as a checkpoint is restored into."""
+    init = programs.init_fit_program(session.parts)
+    state = jax.eval_shape(init, session.keys(Stream.INIT_FIT), session.dataset)
+    return place(state, _mesh(session, len(session.seeds)))
 
 
 def abstract_train(session: Session) -> programs.TrainState:
     """Shapes of the state of policy optimisation [P, ...]."""
-    init = partial(programs.init_train, session.parts, session.config)
-    return jax.eval_shape(
-        init, abstract_fit(session), session.dataset, session.holdout, session.keys(Stream.INIT_AGENT)
-    )
+    best = programs.best_program(session.parts)
+    model = jax.eval_shape(best, abstract_fit(session), session.dataset, session.holdout)
+    num_members = len(session.members)
+    model = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_members, *x.shape[1:]), x.dtype), model)
+    init = programs.init_train_program(session.parts, session.config)
+    hyper = member_hyper(session.config, session.members)
+    agent, buffer = jax.eval_shape(init, session.keys(Stream.INIT_AGENT), hyper)
+    return place(programs.TrainState(agent, buffer, model), _mesh(session, num_members))
+
+
+def _mesh(session: Session, num_members: int) -> Mesh:
+    wanted = session.config.num_devices if num_members == len(session.members) else None
+    return choose_devices(num_members, wanted)
 
 
 def policy_sharding() -> jax.sharding.Sharding:
@@ -210,44 +257,82 @@ def policy_sharding() -> jax.sharding.Sharding:
     return jax.sharding.SingleDeviceSharding(device)
 
 
+class _Job(NamedTuple):
+    """A function to be compiled, and shapes of its arguments."""
+
+    fn: Callable[..., Any]
+    member_args: tuple[Any, ...]
+    shared_args: tuple[Any, ...] = ()
+    donate: tuple[int, ...] = ()
+
+
 def _compile(session: Session) -> None:
     """Compiles fit, roll-out and update ahead of time and checks the memory they and the state take."""
-    config, parts, dataset = session.config, session.parts, session.dataset
+    config, dataset = session.config, session.dataset
     fit, train = abstract_fit(session), abstract_train(session)
     resident = (dataset, session.holdout, session.long_holdout)
     # The arrays alone, before the programs: compiling them takes a while.
     memory.require(memory.estimate({}, state=(fit, train), resident=resident), config.memory_limit_gib)
-    hyper, keys = programs.population_hyper(config), session.keys(Stream.FIT)
-    agent, buffer = train.agent, train.buffer
-    holdout, num_members = session.holdout, len(config.seeds)
-    obs = jax.ShapeDtypeStruct((num_members, config.eval_episodes, parts.obs_dim), jnp.float32)
+    compiled = {}
+    for num_members, jobs in (
+        (len(session.seeds), _jobs_of_seeds(session, fit)),
+        (len(session.members), _jobs_of_members(session, train)),
+    ):
+        mesh = _mesh(session, num_members)
+        for name, job in jobs.items():
+            compiled[name] = compile_program(
+                job.fn, job.member_args, job.shared_args, mesh=mesh, donate=job.donate
+            )
+    obs = jax.ShapeDtypeStruct(
+        (len(session.members), config.eval_episodes, session.parts.obs_dim), jnp.float32
+    )
     on_host = partial(jax.ShapeDtypeStruct, sharding=policy_sharding())
-    evaluated = jax.tree.map(lambda x: on_host(x.shape, x.dtype), (agent.actor_params, obs))
-    jobs: dict[str, tuple[Callable[..., Any], tuple[Any, ...], tuple[int, ...]]] = {
-        "init_fit": (partial(programs.init_fit, parts), (dataset, keys), ()),
-        "fit": (
-            programs.fit_program(parts, config),
-            (fit, keys, keys, dataset, holdout, shared_key(0, 0)),
-            (0,),
-        ),
-        "init_train": (partial(programs.init_train, parts, config), (fit, dataset, holdout, keys), ()),
-        "errors": (programs.errors_program(parts), (train.model, keys, holdout, session.long_holdout), ()),
-        "rollout": (
-            programs.rollout_program(parts, config),
-            (buffer, agent.actor_params, train.model, hyper, keys, dataset),
-            (0,),
-        ),
-        "update": (
-            programs.update_program(parts, config),
-            (agent, buffer, hyper, keys, dataset, jnp.ones(())),
-            (0,),
-        ),
-        "act": (programs.act_program(parts), evaluated, ()),
-    }
-    if config.bc_steps:
-        jobs["clone"] = (programs.clone_program(parts, config), (keys, dataset), ())
-    compiled = {name: compile_program(fn, *args, donate=donate) for name, (fn, args, donate) in jobs.items()}
+    evaluated = jax.tree.map(lambda x: on_host(x.shape, x.dtype), (train.agent.actor_params, obs))
+    compiled["act"] = compile_program(programs.act_program(session.parts), evaluated)
     session.compiled.update(compiled)
-    need = memory.estimate(compiled, state=(fit, train), resident=resident)
+    need = memory.estimate(
+        {name: program.compiled for name, program in compiled.items()}, state=(fit, train), resident=resident
+    )
     session.progress.note(need.line())
     memory.require(need, config.memory_limit_gib)
+
+
+def _jobs_of_seeds(session: Session, fit: fitting.FitState) -> dict[str, _Job]:
+    """What is done once for every seed: all that comes before the policies."""
+    config, parts, dataset, holdout = session.config, session.parts, session.dataset, session.holdout
+    keys = session.keys(Stream.FIT)
+    best = programs.best_program(parts)
+    model = jax.eval_shape(best, fit, dataset, holdout)
+    jobs = {
+        "init_fit": _Job(programs.init_fit_program(parts), (keys,), (dataset,)),
+        "fit": _Job(
+            programs.fit_program(parts, config), (fit, keys, keys), (dataset, holdout, shared_key(0, 0)), (0,)
+        ),
+        "best": _Job(best, (fit,), (dataset, holdout)),
+        "errors": _Job(programs.errors_program(parts), (model, keys), (holdout, session.long_holdout)),
+    }
+    if config.bc_steps:
+        jobs["clone"] = _Job(programs.clone_program(parts, config), (keys,), (dataset,))
+    return jobs
+
+
+def _jobs_of_members(session: Session, train: programs.TrainState) -> dict[str, _Job]:
+    """The loop of policy optimisation."""
+    config, parts, dataset = session.config, session.parts, session.dataset
+    keys, hyper = session.keys(Stream.UPDATE), member_hyper(config, session.members)
+    agent, buffer, model = train
+    return {
+        "init_train": _Job(programs.init_train_program(parts, config), (keys, hyper)),
+        "rollout": _Job(
+            programs.rollout_program(parts, config),
+            (buffer, agent.actor_params, model, hyper, keys),
+            (dataset,),
+            (0,),
+        ),
+        "update": _Job(
+            programs.update_program(parts, config),
+            (agent, buffer, hyper, keys),
+            (dataset, jnp.ones(())),
+            (0,),
+        ),
+    }

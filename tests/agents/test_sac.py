@@ -213,7 +213,7 @@ def agent():
 
 @pytest.fixture(scope="module")
 def init(agent):
-    return jax.jit(agent.init)
+    return jax.jit(lambda key: agent.init(key, make_hyper(CONFIG)))
 
 
 @pytest.fixture(scope="module")
@@ -407,7 +407,7 @@ def test_solves_a_linear_quadratic_problem():
     def learn(key):
         init_key, updates_key = jax.random.split(key)
         xs = (jax.random.split(updates_key, num_updates), jnp.linspace(1.0, 0.0, num_updates))
-        return jax.lax.scan(update, agent.init(init_key), xs)
+        return jax.lax.scan(update, agent.init(init_key, hyper), xs)
 
     state, metrics = learn(jax.random.key(0))
     assert np.isfinite(metrics["critic/loss"]).all()

@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from adm_jax.training.event_files import EventLog, scalars
 from adm_jax.training.metrics import RunFolder
+from adm_jax.training.population import Member
 
 
 def masked(data: bytes) -> int:
@@ -47,7 +48,7 @@ def points(folder: Path) -> dict[str, list[tuple[int, float | None]]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path, "admpo_off", "hopper", {"seeds": (3, 8)})
+    return RunFolder.create(tmp_path, "admpo_off", "hopper", {}, (Member(3, {}), Member(8, {})))
 
 
 def log(folder: RunFolder, epochs: range) -> None:
@@ -78,6 +79,21 @@ def test_every_member_has_its_scalars(folder: RunFolder) -> None:
     }
 
 
+def test_swept_members_and_their_seeds_have_names_of_their_own(tmp_path: Path) -> None:
+    members = [Member(seed, {"tau": tau}) for seed in (3, 8) for tau in (0.1, 0.5)]
+    folder = RunFolder.create(tmp_path, "admpo_off", "hopper", {}, members)
+    folder.log_metrics({"phase": "fit", "epoch": 1, "updates": 4, "model/holdout_nll": np.arange(2.0)})
+    folder.log_metrics({"phase": "train", "epoch": 1, "updates": 9, "critic/loss": np.arange(4.0)})
+    assert points(folder.path / "tensorboard") == {
+        "model/holdout_nll/seed3": [(4, 0.0)],
+        "model/holdout_nll/seed8": [(4, 1.0)],
+        "critic/loss/seed3,tau=0.1": [(9, 0.0)],
+        "critic/loss/seed3,tau=0.5": [(9, 1.0)],
+        "critic/loss/seed8,tau=0.1": [(9, 2.0)],
+        "critic/loss/seed8,tau=0.5": [(9, 3.0)],
+    }
+
+
 def test_after_a_resume_no_point_of_the_abandoned_future_is_left(folder: RunFolder) -> None:
     log(folder, range(1, 6))
     whole = points(folder.path / "tensorboard")
@@ -99,11 +115,12 @@ def test_beginning_anew_leaves_no_file(folder: RunFolder) -> None:
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
     with pytest.raises(OSError, match="tensorboard"):
-        EventLog(tmp_path / "tensorboard", None).add({"phase": "fit", "epoch": 1, "a/b": [1.0]})
+        EventLog(tmp_path / "tensorboard").add({"phase": "fit", "epoch": 1, "a/b": [1.0]})
 
 
 def test_lines_as_they_are_and_as_they_are_read_back_give_the_same() -> None:
     direct = {"phase": "train", "epoch": 1, "a/b": np.array([np.inf, 1.5]), "c/d": np.float32(2.0)}
     read = {"phase": "train", "epoch": 1, "a/b": [None, 1.5], "c/d": 2.0}
     expected = "[('a/b/seed0', nan), ('a/b/seed1', 1.5), ('c/d', 2.0)]"
-    assert str(list(scalars(direct, None))) == str(list(scalars(read, None))) == expected
+    tags = {2: ["seed0", "seed1"]}
+    assert str(list(scalars(direct, tags))) == str(list(scalars(read, tags))) == expected

@@ -13,12 +13,18 @@ from adm_jax.config import OfflineConfig
 from adm_jax.settings import replace_flat, to_flat
 from adm_jax.training import curves
 from adm_jax.training.metrics import RunFolder, require_writable, to_json
+from adm_jax.training.population import Member, all_members
 from adm_jax.types import InputError
 
 
 def create(config: OfflineConfig) -> RunFolder:
     return RunFolder.create(
-        config.workdir, "admpo_off", config.task, to_flat(config), {"env_id": "Hopper-v4"}
+        config.workdir,
+        "admpo_off",
+        config.task,
+        to_flat(config),
+        all_members(config),
+        {"env_id": "Hopper-v4"},
     )
 
 
@@ -49,7 +55,7 @@ def log_run(folder: RunFolder) -> None:
 def test_config_says_what_a_result_depends_on(folder, tmp_path):
     assert folder.path.parent == tmp_path / "admpo_off" / "hopper"
     config = json.loads((folder.path / "config.json").read_text())
-    assert config["seeds"] == [0, 1]
+    assert config["members"] == [{"seed": 0}, {"seed": 1}]
     assert config["config"]["gamma"] == 0.99
     assert config["env_id"] == "Hopper-v4"
     assert {
@@ -148,10 +154,13 @@ def test_the_result_replaces_the_one_before_it(folder):
         (None, ": No such file"),
         ("", " is damaged"),
         ('{"config": {', " is damaged"),
-        ("[]", " lacks algorithm, task, config"),
-        ("{}", " lacks algorithm, task, config"),
-        ('{"algorithm": "a", "task": 1, "config": 1}', " lacks task, config"),
-        ('{"algorithm": "a", "task": "t", "config": {"gamma": 0.9}}', " lacks config.seeds, config.task"),
+        ("[]", " lacks algorithm, task, members, config"),
+        ("{}", " lacks algorithm, task, members, config"),
+        ('{"algorithm": "a", "task": 1, "config": 1, "members": []}', " lacks task, config"),
+        (
+            '{"algorithm": "a", "task": "t", "members": [], "config": {"gamma": 0.9}}',
+            " lacks config.seeds, config.task",
+        ),
     ],
 )
 def test_a_folder_that_holds_no_run_is_refused(tmp_path, content, reason):
@@ -234,7 +243,7 @@ def test_curves_are_drawn_at_every_stage(folder):
 def test_curves_of_many_members_and_of_diverged_ones(tmp_path):
     evals = [{"phase": "train", "epoch": 1, "updates": 10, "eval/return": [[None, None]] * 20}]
     metrics = [{"phase": "train", "epoch": 1, "updates": 10, "critic/loss": [None] * 20}]
-    curves.draw(tmp_path / "a.png", metrics, evals, "title", list(range(20)), {})
+    curves.draw(tmp_path / "a.png", metrics, evals, "title", [Member(seed, {}) for seed in range(20)], {})
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 

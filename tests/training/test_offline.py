@@ -116,7 +116,8 @@ def test_evaluation_is_of_the_member_s_own_policy(uninterrupted) -> None:
     from adm_jax.tasks import get_task
     from adm_jax.training.metrics import RunFolder
 
-    session = session_module.open_session(config, get_task(config.task), data, RunFolder.open(folder))
+    opened = RunFolder.open(folder)
+    session = session_module.open_session(config, opened.members, get_task(config.task), data, opened)
     restored = session.checkpointer.restore_latest({"train": lambda: session_module.abstract_train(session)})
     second = jax.tree.map(lambda x: x[1:], restored.state.agent.actor_params)
     evaluator = Evaluator("Hopper-v4", [1], 2)
@@ -237,7 +238,7 @@ def test_fit_that_diverges_is_told_and_does_not_end_the_run(
         replace_flat(tiny_config, {"fit_learning_rate": 1e30, "num_epochs": 1, "bc_steps": 0})
     )
     assert [model["best_epoch"] for model in result["model"]] == [None, None]
-    assert "of seed 0 is not finite in fit epoch" in capsys.readouterr().out
+    assert "of seed0 is not finite in fit epoch" in capsys.readouterr().out
 
 
 def test_dataset_of_another_environment_is_refused(tiny_config: OfflineConfig) -> None:
@@ -262,18 +263,21 @@ def test_memory_that_does_not_suffice_is_told_before_it_is_used(tiny_config: Off
 def test_member_that_is_not_finite_leaves_the_others_alive(
     tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    init = offline.programs.init_train
+    make_init = offline.programs.init_train_program
 
-    def poisoned(*args):
-        state = init(*args)
-        critic = jax.tree.map(lambda x: x.at[0].set(np.nan), state.agent.critic_params)
-        return state._replace(agent=state.agent._replace(critic_params=critic))
+    def make_poisoned(*parts):
+        def poisoned(*args):
+            agent, buffer = make_init(*parts)(*args)
+            critic = jax.tree.map(lambda x: x.at[0].set(np.nan), agent.critic_params)
+            return agent._replace(critic_params=critic), buffer
 
-    monkeypatch.setattr(offline.programs, "init_train", poisoned)
+        return poisoned
+
+    monkeypatch.setattr(offline.programs, "init_train_program", make_poisoned)
     result = offline.run(tiny_config)
     assert np.isnan(result["members"][0]["return_mean"])
     assert np.isfinite(result["members"][1]["return_mean"])
-    assert "of seed 0 is not finite" in capsys.readouterr().out
+    assert "of seed0 is not finite" in capsys.readouterr().out
     written = json.loads((run_folder(tiny_config) / "result.json").read_text())
     assert written["members"][0]["return_mean"] is None
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from adm_jax.agents.sac import make_sac
+from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
 from adm_jax.training.policy_file import load_policy, save_policy
 from adm_jax.types import InputError
@@ -19,8 +19,9 @@ OBS = np.random.default_rng(0).normal(0.0, 2.0, (20, 5)).astype(np.float32)
 
 @pytest.fixture
 def sac_and_params():
-    sac = make_sac(5, 2, SCALE, SACConfig(policy_hidden_dim=16, policy_hidden_layers=3))
-    return sac, sac.init(jax.random.key(1)).actor_params
+    config = SACConfig(policy_hidden_dim=16, policy_hidden_layers=3)
+    sac = make_sac(5, 2, SCALE, config)
+    return sac, sac.init(jax.random.key(1), make_hyper(config)).actor_params
 
 
 @pytest.fixture

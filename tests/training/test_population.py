@@ -1,40 +1,67 @@
 """A member alone and among others, over fit, roll-outs and updates."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import OfflineConfig
+from adm_jax.config import SWEPT, OfflineConfig
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import make_dataset
 from adm_jax.dynamics import fitting
 from adm_jax.envs.termination import get_termination
-from adm_jax.settings import replace_flat
+from adm_jax.settings import replace_flat, to_flat
 from adm_jax.training import programs
-from adm_jax.training.population import fold_epoch, member_keys, over_members, resolve_members
+from adm_jax.training.population import (
+    Member,
+    all_members,
+    choose_devices,
+    fold_epoch,
+    member_hyper,
+    member_keys,
+    over_members,
+    resolve_members,
+)
+from adm_jax.types import InputError
 
 
-def run_all_programs(config: OfflineConfig, members: str):
-    """One fit epoch, then two epochs of roll-outs and 25 updates: state with leading axis P."""
+@functools.cache
+def compiled_programs(config: OfflineConfig, members: str):
+    """The jitted programs, shared by all configurations that differ in seeds and swept settings only."""
     data = minari_io.load(config.dataset)
     parts = programs.make_parts(config, 11, 3, 1.0, get_termination("hopper"), members)
     dataset = make_dataset(data, parts.dynamics.max_backtrack)
     holdout = fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit)
-    shared_key = jax.random.key(3)
-    fit = programs.init_fit(parts, dataset, member_keys(config.seeds, 0))
-    fit_epoch = jax.jit(programs.fit_program(parts, config))
-    fit, _ = fit_epoch(fit, *(member_keys(config.seeds, i) for i in (1, 6)), dataset, holdout, shared_key)
-    state = programs.init_train(parts, config, fit, dataset, holdout, member_keys(config.seeds, 2))
-    roll_out = jax.jit(programs.rollout_program(parts, config))
-    update = jax.jit(programs.update_program(parts, config))
-    agent, buffer, hyper = state.agent, state.buffer, programs.population_hyper(config)
+    jitted = {
+        "init_fit": programs.init_fit_program(parts),
+        "fit": programs.fit_program(parts, config),
+        "best": programs.best_program(parts),
+        "init_train": programs.init_train_program(parts, config),
+        "rollout": programs.rollout_program(parts, config),
+        "update": programs.update_program(parts, config),
+    }
+    return {name: jax.jit(fn) for name, fn in jitted.items()}, dataset, holdout
+
+
+def run_all_programs(config: OfflineConfig, members: str):
+    """One fit epoch, then two epochs of roll-outs and 25 updates: state with leading axis P."""
+    defaults = {name: value for name, value in to_flat(OfflineConfig()).items() if name in SWEPT}
+    run, dataset, holdout = compiled_programs(replace_flat(config, {**defaults, "seeds": (0,)}), members)
+    population = all_members(config)
+    keys = [member_keys(config.seeds, stream) for stream in range(3)]
+    fit = run["init_fit"](keys[0], dataset)
+    fit, _ = run["fit"](fit, keys[1], keys[2], dataset, holdout, jax.random.key(3))
+    of_seed = np.array([config.seeds.index(member.seed) for member in population])
+    model = jax.tree.map(lambda x: x[of_seed], run["best"](fit, dataset, holdout))
+    seeds, hyper = [member.seed for member in population], member_hyper(config, population)
+    agent, buffer = run["init_train"](member_keys(seeds, 3), hyper)
     for epoch in range(2):
-        keys = fold_epoch(member_keys(config.seeds, 3), epoch)
-        buffer, _ = roll_out(buffer, agent.actor_params, state.model, hyper, keys, dataset)
-        agent, _ = update(agent, buffer, hyper, keys, dataset, jnp.ones(()))
+        keys = fold_epoch(member_keys(seeds, 4), epoch)
+        buffer, _ = run["rollout"](buffer, agent.actor_params, model, hyper, keys, dataset)
+        agent, _ = run["update"](agent, buffer, hyper, keys, dataset, jnp.ones(()))
     return fit.learned, agent, buffer
 
 
@@ -57,6 +84,77 @@ def test_member_alone_equals_member_among_others(
         jax.tree.leaves(jax.tree.map(lambda x, i=i: x[i], together[1].actor_params)) for i in (0, 1)
     )
     assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(first, second, strict=True))
+
+
+SWEEP = {"penalty_coef": (0.5, 2.0), "entropy_weight": (0.05, 0.5)}
+
+
+@pytest.mark.parametrize(("members", "tolerance"), [("map", 0.0), ("vmap", 1e-5)])
+def test_a_swept_member_equals_its_own_separate_run(
+    config: OfflineConfig, members: str, tolerance: float
+) -> None:
+    """All of fit, roll-out and 50 updates, of members that differ in seed or in a setting."""
+    swept = replace_flat(config, {**SWEEP, "seeds": (7, 2)})
+    _, agents, buffers = run_all_programs(swept, members)
+    for index in (1, 6):
+        seed, values = all_members(swept)[index]
+        _, agent, buffer = run_all_programs(replace_flat(swept, {**values, "seeds": (seed,)}), members)
+        for ours, theirs in zip(
+            jax.tree.leaves((agents, buffers)), jax.tree.leaves((agent, buffer)), strict=True
+        ):
+            np.testing.assert_allclose(ours[index], theirs[0], rtol=0, atol=tolerance)
+    first_bias = np.asarray(agents.critic_params["params"]["Dense_0"]["bias"]).reshape(8, -1)
+    assert len(np.unique(first_bias, axis=0)) == 8
+
+
+def test_every_swept_setting_reaches_the_programs(config: OfflineConfig) -> None:
+    """Each changes what is computed, and only for its own member."""
+    values = {"penalty_coef": 3.0, "entropy_weight": 0.7, "actor_lr": 1e-2, "critic_lr": 1e-2}
+    values |= {"entropy_lr": 1e-2, "tau": 0.5}
+    assert set(values) == set(SWEPT)
+    base = replace_flat(config, {"seeds": (7,), "auto_entropy": True})
+    of_base = jax.tree.leaves(run_all_programs(base, "map")[1:])
+    for name, value in values.items():
+        swept = replace_flat(base, {name: (to_flat(base)[name], value)})
+        leaves = jax.tree.leaves(run_all_programs(swept, "map")[1:])
+        assert all(np.array_equal(ours[0], theirs[0]) for ours, theirs in zip(leaves, of_base, strict=True))
+        assert any(np.any(ours[0] != ours[1]) for ours in leaves), name
+
+
+def test_members_are_all_combinations_and_name_themselves(config: OfflineConfig) -> None:
+    swept = replace_flat(config, {"seeds": (3, 1), "tau": (0.1, 0.2), "penalty_coef": (0.5, 2.0)})
+    members = all_members(swept)
+    assert [member.tag for member in members[:3]] == [
+        "seed3,penalty_coef=0.5,tau=0.1",
+        "seed3,penalty_coef=0.5,tau=0.2",
+        "seed3,penalty_coef=2,tau=0.1",
+    ]
+    assert len(members) == len(set(map(str, members))) == 8
+    assert [Member.from_dict(member.to_dict()) for member in members] == list(members)
+    hyper = member_hyper(swept, members)
+    np.testing.assert_allclose(hyper.tau, [0.1, 0.2] * 4)
+    np.testing.assert_allclose(hyper.penalty_coef, [0.5, 0.5, 2.0, 2.0] * 2)
+    np.testing.assert_allclose(hyper.critic_lr, [config.sac.critic_lr] * 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tau": (0.1, 0.1)}, "tau: 0.1,0.1 must be one number, or several that are all different"),
+        ({"tau": (0.1, 1.5)}, "tau: 1.5 is out of range; above 0.0 and at most 1.0"),
+        ({"tau": (0.1, "a")}, "tau: 'a' is not of type float"),
+        ({"gamma": (0.9, 0.99)}, r"gamma: \(0.9, 0.99\) is not of type float"),
+    ],
+)
+def test_sweeps_that_say_nothing_are_refused(config: OfflineConfig, values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace_flat(config, values)
+
+
+def test_devices_that_do_not_serve_are_refused() -> None:
+    with pytest.raises(InputError, match="num_devices: 4, but this machine has 1"):
+        choose_devices(8, 4)
+    assert choose_devices(7).size == 1
 
 
 def test_same_seeds_twice_are_bitwise_equal(config: OfflineConfig) -> None:

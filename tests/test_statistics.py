@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adm_jax.evaluation.statistics import mean_interval
+from adm_jax.statistics import mean_interval
 
 
 def test_three_values_against_the_table() -> None:
