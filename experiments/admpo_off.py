@@ -17,6 +17,7 @@ from experiments import app, flags
 
 FLAGS = absl_flags.FLAGS
 flags.define(OfflineConfig)
+flags.define_compilation_cache()
 absl_flags.DEFINE_string(
     "resume", None, "folder of a run to continue from its newest checkpoint; excludes other flags"
 )
@@ -32,8 +33,9 @@ def main(argv: list[str]) -> None:
         )
     config = config_for_task(**given)
     # Imported here, as it takes seconds: a mistyped flag is told at once.
-    from adm_jax.training import offline
+    from adm_jax.training import compilation_cache, offline
 
+    compilation_cache.enable(FLAGS.compilation_cache)
     if FLAGS.resume is not None:
         offline.resume(FLAGS.resume)
     else:

@@ -23,7 +23,7 @@ from adm_jax.data import builtin, minari_files, minari_io, minari_write
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs import environment
 from adm_jax.tasks import Task, get_task
-from adm_jax.training import collect
+from adm_jax.training import collect, compilation_cache
 from adm_jax.training.policy_file import save_policy
 from adm_jax.training.progress import Progress
 from adm_jax.types import InputError
@@ -31,6 +31,7 @@ from experiments import app, flags
 
 FLAGS = absl_flags.FLAGS
 flags.define(OnlineConfig)
+flags.define_compilation_cache()
 absl_flags.DEFINE_list(
     "kinds",
     None,
@@ -70,6 +71,7 @@ def main(argv: list[str]) -> None:
     ids = _dataset_ids(FLAGS.dataset or f"{task.name}/sac-seed{config.seed}", wanted.kinds)
     policy_dir = Path(FLAGS.policy_dir or f"policies/{task.name}-seed{config.seed}")
     _check_targets(ids, policy_dir, wanted.kinds)
+    compilation_cache.enable(FLAGS.compilation_cache)
     scale = environment.action_scale(task.env)
     minari_write.env_spec(task.env_id, task.env_kwargs, f"task {task.name}")  # what it warns of is told now
     with Progress() as progress:

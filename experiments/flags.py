@@ -28,6 +28,14 @@ def define(
         flags.DEFINE_flag(_flag(leaf), flag_values, module_name=command)
 
 
+def define_compilation_cache(flag_values: flags.FlagValues = flags.FLAGS, command: str | None = None) -> None:
+    """Defines ``--compilation_cache``, whose value goes to ``adm_jax.training.compilation_cache.enable``."""
+    text = "folder that keeps compiled programs for later runs, or off; the user's cache folder when empty"
+    parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
+    flag: flags.Flag = flags.Flag(parser, serializer, "compilation_cache", None, text)
+    flags.DEFINE_flag(flag, flag_values, module_name=command or sys.argv[0])
+
+
 def config(config_class: type[T], flag_values: flags.FlagValues = flags.FLAGS) -> T:
     """The configuration that the command line asks for: default < explicit flag.
 

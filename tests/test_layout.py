@@ -40,6 +40,7 @@ ONLY_IN = {  # library -> where it may be imported
     "rich": ("training",),
     "tensorboardX": ("training",),
     "psutil": ("training",),
+    "platformdirs": ("training",),
     "absl": (),
     "experiments": (),
     "benchmarks": (),
