@@ -55,7 +55,7 @@ def test_a_folder_of_one_s_own_or_none(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was given is told; the default one is done without."""
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="compilation_cache: cannot write .*file.* or off") as error:
+    with pytest.raises(InputError, match=r"compilation_cache: cannot write .*file.* or off") as error:
         compilation_cache.enable(str(tmp_path / "file"))
     assert "\n" not in str(error.value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
