@@ -58,15 +58,12 @@ def _advance(
     spec: Spec, params: ModelParams, streams: Streams, obs: Array, action: Array
 ) -> tuple[Streams, Array]:
     """Starts a stream at ``obs`` [B, D], advances all with ``action`` [B, A]; also top hidden states."""
-    num_rows, (num_layers, *_, width) = obs.shape[0], streams.hidden.shape
-    fresh = jnp.zeros((num_layers, 1, num_rows, width))
-    hidden = jnp.concatenate([fresh, streams.hidden], axis=1)
     start_obs = jnp.concatenate([obs[None], streams.start_obs])
-    valid = jnp.concatenate([jnp.ones((1, num_rows), bool), streams.valid])
+    valid = jnp.concatenate([jnp.ones((1, obs.shape[0]), bool), streams.valid])
     action = normalize_action(params.normalizer, action)
     action = jnp.broadcast_to(action, (*start_obs.shape[:2], spec.action_dim))
     inputs = jnp.concatenate([normalize_obs(params.normalizer, start_obs), action], axis=-1)
-    hidden, top = gru.step(params.learned.gru, hidden, inputs)
+    hidden, top = gru.step(params.learned.gru, streams.hidden, inputs)
     return Streams(hidden, start_obs, valid), top
 
 

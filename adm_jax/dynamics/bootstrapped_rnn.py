@@ -58,12 +58,9 @@ def _advance(
     spec: Spec, params: ModelParams, histories: Histories, obs: Array, action: Array
 ) -> tuple[Histories, Array]:
     """Starts a stream and lets all read ``obs`` [B, D] and ``action`` [B, A]; also top hidden states."""
-    num_rows, (num_layers, *_, width) = obs.shape[0], histories.hidden.shape
-    fresh = jnp.zeros((num_layers, 1, num_rows, width))
-    hidden = jnp.concatenate([fresh, histories.hidden], axis=1)
-    valid = jnp.concatenate([jnp.ones((1, num_rows), bool), histories.valid])
+    valid = jnp.concatenate([jnp.ones((1, obs.shape[0]), bool), histories.valid])
     inputs = jnp.broadcast_to(_inputs(params, obs, action), (*valid.shape, spec.obs_dim + spec.action_dim))
-    hidden, top = gru.step(params.learned.gru, hidden, inputs)
+    hidden, top = gru.step(params.learned.gru, histories.hidden, inputs)
     return Histories(hidden, valid), top
 
 

@@ -44,15 +44,20 @@ def init(key: Key, input_dim: int, hidden_dim: int, num_layers: int) -> GRUParam
     return tuple(layers)
 
 
-def _cell(layer: GRULayer, hidden: Array, projected: Array) -> Array:
-    """One cell step from the input's projection ``x @ w_input + b_input`` [..., 3 W]."""
-    recurrent = hidden @ layer.w_hidden + layer.b_hidden.reshape((1,) * (hidden.ndim - 1) + (-1,))
+def _cell(layer: GRULayer, hidden: Array | None, projected: Array) -> Array:
+    """One cell step from the input's projection ``x @ w_input + b_input`` [..., 3 W].
+
+    A state of None is zero: its product need not be computed.
+    """
+    recurrent = layer.b_hidden.reshape((1,) * (projected.ndim - 1) + (-1,))
+    if hidden is not None:
+        recurrent = hidden @ layer.w_hidden + recurrent
     input_r, input_z, input_n = jnp.split(projected, 3, axis=-1)
     hidden_r, hidden_z, hidden_n = jnp.split(recurrent, 3, axis=-1)
     reset = jax.nn.sigmoid(input_r + hidden_r)
     update = jax.nn.sigmoid(input_z + hidden_z)
     new = jnp.tanh(input_n + reset * hidden_n)
-    return new + update * (hidden - new)
+    return new + update * ((0.0 if hidden is None else hidden) - new)
 
 
 def _project(layer: GRULayer, x: Array) -> Array:
@@ -60,19 +65,22 @@ def _project(layer: GRULayer, x: Array) -> Array:
 
 
 def step(params: GRUParams, hidden: Array, x: Array) -> tuple[Array, Array]:
-    """Advances all layers by one step.
+    """Advances all layers of S streams by one step, F of which begin with it.
 
     Args:
       params: the layers.
-      hidden: hidden states [L, ..., W].
-      x: input [..., I].
+      hidden: hidden states [L, S - F, ..., W] of the last streams; the first F begin at zero.
+      x: input [S, ..., I].
 
     Returns:
-      ``(hidden [L, ..., W], top layer's hidden [..., W])``.
+      ``(hidden [L, S, ..., W], top layer's hidden [S, ..., W])``.
     """
+    num_fresh = x.shape[0] - hidden.shape[1]
     outputs = []
     for layer, h in zip(params, hidden, strict=True):
-        x = _cell(layer, h, _project(layer, x))
+        projected = _project(layer, x)
+        fresh = _cell(layer, None, projected[:num_fresh])
+        x = jnp.concatenate([fresh, _cell(layer, h, projected[num_fresh:])])
         outputs.append(x)
     return jnp.stack(outputs), x
 
@@ -80,14 +88,12 @@ def step(params: GRUParams, hidden: Array, x: Array) -> tuple[Array, Array]:
 def unroll(params: GRUParams, xs: Array) -> Array:
     """Top layer's hidden states [K, B, W] over inputs [K, B, I], from zero hidden states.
 
-    Layer by layer, so that each layer's input projection is one large product outside its scan.
+    Layer by layer, so that each layer's input projection is one large product.
     """
     for layer in params:
-        hidden = jnp.zeros((*xs.shape[1:-1], layer.w_hidden.shape[0]), xs.dtype)
-
-        def body(h: Array, projected: Array, layer: GRULayer = layer) -> tuple[Array, Array]:
-            h = _cell(layer, h, projected)
-            return h, h
-
-        _, xs = jax.lax.scan(body, hidden, _project(layer, xs), unroll=True)
+        hidden, outputs = None, []
+        for projected in _project(layer, xs):
+            hidden = _cell(layer, hidden, projected)
+            outputs.append(hidden)
+        xs = jnp.stack(outputs)
     return xs
