@@ -160,6 +160,9 @@ class OfflineConfig:
     num_devices: int | None = setting(
         None, "devices that the members are spread over; as many as divide them when empty", low=1
     )
+    matmul_precision: Literal["default", "float32", "tensorfloat32", "bfloat16"] = setting(
+        "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
+    )
     memory_limit_gib: float | None = setting(
         None, "memory this run may use; what is free when empty", above=0.0
     )

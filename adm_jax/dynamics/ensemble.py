@@ -28,6 +28,7 @@ from adm_jax.dynamics.prediction import (
 from adm_jax.models import EnsembleConfig
 from adm_jax.nn import gaussian
 from adm_jax.nn.layers import truncated_normal_init
+from adm_jax.nn.precision import matmul
 from adm_jax.types import Array, Key, Normalizer, Prediction, Segment, Window
 
 MAX_LOGVAR_INIT, MIN_LOGVAR_INIT = 0.5, -10.0
@@ -91,8 +92,8 @@ def _forward(params: ModelParams, obs: Array, action: Array) -> tuple[Array, Arr
     x = jnp.concatenate([normalize_obs(normalizer, obs), normalize_action(normalizer, action)], axis=-1)
     x = jnp.broadcast_to(x, (learned.min_logvar.shape[0], *x.shape[1:]))
     for weight, bias in zip(learned.weights[:-1], learned.biases[:-1], strict=True):
-        x = jax.nn.swish(jnp.matmul(x, weight) + bias[:, None])
-    mean, logvar = jnp.split(jnp.matmul(x, learned.weights[-1]) + learned.biases[-1][:, None], 2, axis=-1)
+        x = jax.nn.swish(matmul(x, weight) + bias[:, None])
+    mean, logvar = jnp.split(matmul(x, learned.weights[-1]) + learned.biases[-1][:, None], 2, axis=-1)
     return mean, jax.vmap(gaussian.soft_clamp)(logvar, learned.min_logvar, learned.max_logvar)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax.nn.layers import uniform_init
+from adm_jax.nn.precision import matmul
 from adm_jax.types import Array, Key
 
 
@@ -51,7 +52,7 @@ def _cell(layer: GRULayer, hidden: Array | None, projected: Array) -> Array:
     """
     recurrent = layer.b_hidden.reshape((1,) * (projected.ndim - 1) + (-1,))
     if hidden is not None:
-        recurrent = hidden @ layer.w_hidden + recurrent
+        recurrent = matmul(hidden, layer.w_hidden) + recurrent
     input_r, input_z, input_n = jnp.split(projected, 3, axis=-1)
     hidden_r, hidden_z, hidden_n = jnp.split(recurrent, 3, axis=-1)
     reset = jax.nn.sigmoid(input_r + hidden_r)
@@ -61,7 +62,7 @@ def _cell(layer: GRULayer, hidden: Array | None, projected: Array) -> Array:
 
 
 def _project(layer: GRULayer, x: Array) -> Array:
-    return x @ layer.w_input + layer.b_input.reshape((1,) * (x.ndim - 1) + (-1,))
+    return matmul(x, layer.w_input) + layer.b_input.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def step(params: GRUParams, hidden: Array, x: Array) -> tuple[Array, Array]:

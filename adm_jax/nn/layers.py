@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from adm_jax.nn.precision import matmul
 from adm_jax.types import Array, Key, Params
 
 
@@ -35,7 +36,13 @@ def apply(
 def linear(fan_in: int, features: int, name: str | None = None) -> nn.Dense:
     """A linear layer ``[..., fan_in] -> [..., features]`` that starts as ``torch.nn.Linear`` does."""
     init = uniform_init(fan_in)
-    return nn.Dense(features, kernel_init=init, bias_init=init, name=name)
+    return nn.Dense(features, kernel_init=init, bias_init=init, name=name, dot_general=_dot_general)
+
+
+def _dot_general(x: Array, w: Array, dimension_numbers: Any, **_: Any) -> Array:
+    """What nn.Dense asks for: the last axis of x by the first of w."""
+    assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ()))
+    return matmul(x, w)
 
 
 class ResidualBlock(nn.Module):

@@ -22,6 +22,7 @@ from adm_jax.envs.evaluation import Evaluator
 from adm_jax.envs.recovered import check_terminations, relabel_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
 from adm_jax.envs.user_functions import get_reward
+from adm_jax.nn.precision import matmul_precision
 from adm_jax.settings import to_flat
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import memory, programs
@@ -200,7 +201,7 @@ def open_session(
     _describe_data(session)
     session.progress.note(f"settings: {settings_source(config, task)}")
     session.progress.note(f"run folder: {folder.path}\ncompiling ...")
-    with session.clock.phase("compile"):
+    with session.clock.phase("compile"), matmul_precision(config.matmul_precision):
         _compile(session)
     return session
 

@@ -1,0 +1,70 @@
+"""Matrix products in the precision that was asked for; sums, and all that is not a product, are float32."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+
+from adm_jax.types import Array, InputError
+
+_BFLOAT16 = "BF16_BF16_F32"
+_JAX_NAMES = {  # setting -> JAX's name
+    "default": None,
+    "float32": "float32",
+    "tensorfloat32": "tensorfloat32",
+    "bfloat16": _BFLOAT16,
+}
+
+
+def matmul_precision(name: str) -> contextlib.AbstractContextManager[None]:
+    """A context in which programs are traced with products of that precision.
+
+    Args:
+      name: ``float32``; ``tensorfloat32`` (11 bits of mantissa) or ``bfloat16`` (8 bits) for the products'
+        inputs; ``default`` for what JAX takes on the device: tensorfloat32 on NVIDIA's GPUs, else float32.
+
+    Raises:
+      InputError: the device doesn't have it.
+    """
+    if name == "tensorfloat32" and jax.default_backend() == "cpu":
+        raise InputError(
+            f"matmul_precision: {name} is what GPUs have, and this runs on cpu; float32 or bfloat16"
+        )
+    return jax.default_matmul_precision(_JAX_NAMES[name])  # pyright: ignore[reportReturnType]
+
+
+def matmul(x: Array, w: Array) -> Array:
+    """``x @ w`` in float32: x [..., I] and w [I, O], or both with the same axes in front.
+
+    XLA for CPU takes a precision of bfloat16 for granted and computes in float32; rounded here, products cost
+    half as much on processors that have them.
+    """
+    if jax.config.jax_default_matmul_precision == _BFLOAT16:  # pyright: ignore[reportAttributeAccessIssue]
+        return _bfloat16_matmul(x, w)
+    return x @ w
+
+
+def _product(x: Array, w: Array) -> Array:
+    return jnp.matmul(x, w, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _bfloat16_matmul(x: Array, w: Array) -> Array:
+    return _product(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16))
+
+
+def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    rounded = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    return _product(*rounded), rounded
+
+
+def _backward(rounded: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, w = rounded
+    gradient = gradient.astype(jnp.bfloat16)
+    of_x = _product(gradient, jnp.swapaxes(w, -1, -2))
+    if w.ndim == 2:
+        x, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    return of_x, _product(jnp.swapaxes(x, -1, -2), gradient)
+
+
+_bfloat16_matmul.defvjp(_forward, _backward)
