@@ -7,7 +7,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import Dataset, sample_windows
+from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics.interface import Dynamics, ModelParams
 from adm_jax.types import Array, Key, Prediction, Segment, Transition, Window
 
@@ -22,81 +24,172 @@ class Rollout(NamedTuple):
     metrics: dict[str, Array]
 
 
+class Simulation(NamedTuple):
+    """What is rolled out: a policy in a dynamics model, and what its steps are worth."""
+
+    dynamics: Dynamics
+    params: ModelParams
+    policy_fn: PolicyFn
+    termination_fn: Callable[[Array], Array]  # next observations [B, D] to terminated [B]
+    uncertainty_fn: Callable[[Prediction], Array]  # a prediction to its uncertainty [B]
+    penalty_coef: Array  # beta [], reward <- reward - beta * uncertainty
+    # known reward, (obs [B, D], action [B, A], next_obs [B, D]) to [B]; the model's when None
+    reward_fn: Callable[[Array, Array, Array], Array] | None = None
+
+
+class _Rows(NamedTuple):
+    """Rows on their way."""
+
+    carry: Any
+    obs: Array  # [B, D]
+    alive: Array  # [B] bool
+
+
+def _begin(
+    simulation: Simulation, dataset: Dataset, key: Key, rows: Array, num_starts: int, min_history: int | None
+) -> _Rows:
+    """Starts of the rows [B] of a chunk; those from ``num_starts`` on only fill the last chunk up."""
+    dynamics = simulation.dynamics
+    window, obs = sample_windows(dataset, key, rows.shape[0], dynamics.max_backtrack, min_history)
+    return _Rows(dynamics.begin(simulation.params, window), obs, rows < num_starts)
+
+
+def _step(
+    simulation: Simulation, rows: _Rows, key: Key, batch_key: Key
+) -> tuple[_Rows, tuple[Transition, Array, Array]]:
+    """One step of a chunk: also its transitions, which of them are kept [B], and their uncertainty [B]."""
+    policy_key, model_key = jax.random.split(key)
+    obs = rows.obs
+    action = simulation.policy_fn(obs, policy_key)
+    carry, prediction = simulation.dynamics.step(
+        simulation.params, rows.carry, obs, action, model_key, batch_key
+    )
+    uncertainty = simulation.uncertainty_fn(prediction)
+    reward = prediction.reward
+    if simulation.reward_fn is not None:
+        reward = simulation.reward_fn(obs, action, prediction.next_obs)
+    chex.assert_equal_shape([reward, uncertainty])
+    reward = reward - simulation.penalty_coef * uncertainty
+    terminated = simulation.termination_fn(prediction.next_obs)
+    kept = rows.alive & jnp.isfinite(prediction.next_obs).all(axis=-1) & jnp.isfinite(reward)
+    transition = Transition(obs, action, reward, prediction.next_obs, terminated)
+    next_obs = jnp.where(kept[:, None], prediction.next_obs, obs)
+    return _Rows(carry, next_obs, kept & ~terminated), (transition, kept, uncertainty)
+
+
 def rollout(
-    dynamics: Dynamics,
-    params: ModelParams,
+    simulation: Simulation,
     dataset: Dataset,
-    policy_fn: PolicyFn,
-    termination_fn: Callable[[Array], Array],
-    uncertainty_fn: Callable[[Prediction], Array],
-    penalty_coef: Array,
     key: Key,
     *,
     num_starts: int,
     length: int,
     chunk: int,
     min_history: int | None = None,
-    reward_fn: Callable[[Array, Array, Array], Array] | None = None,
 ) -> Rollout:
-    """Rolls ``policy_fn`` out from ``num_starts`` windows of the dataset for ``length`` steps.
+    """Rolls a policy out from ``num_starts`` windows of the dataset for ``length`` steps.
 
     Rows are rolled out ``chunk`` at a time, which bounds the memory and keeps it in the cache. A row ends
     after the step whose next state terminates; a step that is not finite ends its row and is not kept.
 
     Args:
-      dynamics: the model.
-      params: its parameters.
+      simulation: the policy and the model.
       dataset: where windows are drawn.
-      policy_fn: the policy.
-      termination_fn: next observations [B, D] to terminated [B].
-      uncertainty_fn: a prediction to its uncertainty [B].
-      penalty_coef: beta [], reward <- reward - beta * uncertainty.
       key: consumed.
       num_starts: rows.
       length: steps H.
       chunk: rows rolled out at a time.
       min_history: transitions before a start at least; m - 1 when None.
-      reward_fn: known reward, (obs [B, D], action [B, A], next_obs [B, D]) to [B]; the model's when None.
     """
     batch_key, chunks_key = jax.random.split(key)
 
     def run_chunk(index: Array) -> tuple[Transition, Array, Array]:
         window_key, steps_key = jax.random.split(jax.random.fold_in(chunks_key, index))
-        window, obs = sample_windows(dataset, window_key, chunk, dynamics.max_backtrack, min_history)
-        alive = index * chunk + jnp.arange(chunk) < num_starts  # the last chunk may be padded
+        numbers = index * chunk + jnp.arange(chunk)
+        rows = _begin(simulation, dataset, window_key, numbers, num_starts, min_history)
 
-        def body(state: tuple[Any, Array, Array], step: Array) -> tuple[Any, tuple[Transition, Array, Array]]:
-            carry, obs, alive = state
-            policy_key, model_key = jax.random.split(jax.random.fold_in(steps_key, step))
-            action = policy_fn(obs, policy_key)
-            carry, prediction = dynamics.step(
-                params, carry, obs, action, model_key, jax.random.fold_in(batch_key, step)
-            )
-            uncertainty = uncertainty_fn(prediction)
-            reward = prediction.reward if reward_fn is None else reward_fn(obs, action, prediction.next_obs)
-            chex.assert_equal_shape([reward, uncertainty])
-            reward = reward - penalty_coef * uncertainty
-            terminated = termination_fn(prediction.next_obs)
-            kept = alive & jnp.isfinite(prediction.next_obs).all(axis=-1) & jnp.isfinite(reward)
-            row = Transition(obs, action, reward, prediction.next_obs, terminated)
-            next_obs = jnp.where(kept[:, None], prediction.next_obs, obs)
-            return (carry, next_obs, kept & ~terminated), (row, kept, uncertainty)
+        def body(rows: _Rows, step: Array) -> tuple[_Rows, tuple[Transition, Array, Array]]:
+            keys = (jax.random.fold_in(key, step) for key in (steps_key, batch_key))
+            return _step(simulation, rows, *keys)
 
-        start = (dynamics.begin(params, window), obs, alive)
-        return jax.lax.scan(body, start, jnp.arange(length))[1]
+        return jax.lax.scan(body, rows, jnp.arange(length))[1]
 
     rows = jax.lax.map(run_chunk, jnp.arange(-(-num_starts // chunk)))
     transitions, valid, uncertainty = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
-    return Rollout(transitions, valid, _metrics(transitions, valid, uncertainty, num_starts * length))
+    sums = _sums(transitions, valid, uncertainty)
+    return Rollout(transitions, valid, _means(sums, jnp.asarray(num_starts * length, jnp.float32)))
 
 
-def _metrics(transitions: Transition, valid: Array, uncertainty: Array, num_rows: int) -> dict[str, Array]:
-    """Means over the valid rows."""
+def rollout_into(
+    buffer: RingBuffer,
+    simulation: Simulation,
+    dataset: Dataset,
+    key: Key,
+    *,
+    num_starts: int,
+    length: Array,
+    chunk: int,
+    min_history: int | None = None,
+) -> tuple[RingBuffer, dict[str, Array]]:
+    """``rollout`` with a length [] that may be traced: rows go into the buffer as they come.
+
+    Args:
+      buffer: where the kept rows are added.
+      simulation: see rollout, as all that is not named here.
+      dataset: where windows are drawn.
+      key: consumed.
+      num_starts: rows.
+      length: steps, [] int32. Under vmap it must not be batched, or every row would take the longest.
+      chunk: rows rolled out at a time.
+      min_history: transitions before a start at least; m - 1 when None.
+
+    Returns:
+      ``(buffer, metrics)``.
+    """
+    batch_key, chunks_key = jax.random.split(key)
+
+    def run_chunk(index: Array, carry: tuple[RingBuffer, dict[str, Array]]):
+        window_key, steps_key = jax.random.split(jax.random.fold_in(chunks_key, index))
+        numbers = index * chunk + jnp.arange(chunk)
+        rows = _begin(simulation, dataset, window_key, numbers, num_starts, min_history)
+
+        def body(step: Array, carry: tuple[_Rows, RingBuffer, dict[str, Array]]):
+            rows, buffer, sums = carry
+            keys = (jax.random.fold_in(key, step) for key in (steps_key, batch_key))
+            rows, (transition, kept, uncertainty) = _step(simulation, rows, *keys)
+            buffer = ring_buffer.add(buffer, transition, kept)
+            return rows, buffer, jax.tree.map(jnp.add, sums, _sums(transition, kept, uncertainty))
+
+        return jax.lax.fori_loop(0, length, body, (rows, *carry))[1:]
+
+    nothing = dict.fromkeys(("kept", "uncertainty", "reward", "terminated"), jnp.zeros(()))
+    num_chunks = -(-num_starts // chunk)
+    buffer, sums = jax.lax.fori_loop(0, num_chunks, run_chunk, (buffer, nothing))
+    return buffer, _means(sums, num_starts * length.astype(jnp.float32))
+
+
+def _sums(transitions: Transition, kept: Array, uncertainty: Array) -> dict[str, Array]:
+    """Sums over the kept rows."""
+
+    def total(values: Array) -> Array:
+        return jnp.sum(jnp.where(kept, values, 0.0))
+
     return {
-        "rollout/valid_fraction": valid.sum().astype(jnp.float32) / num_rows,
-        "rollout/uncertainty": _mean(uncertainty, valid),
-        "rollout/penalized_reward": _mean(transitions.reward, valid),
-        "rollout/terminated_fraction": _mean(transitions.terminated.astype(jnp.float32), valid),
+        "kept": kept.sum().astype(jnp.float32),
+        "uncertainty": total(uncertainty),
+        "reward": total(transitions.reward),
+        "terminated": total(transitions.terminated.astype(jnp.float32)),
+    }
+
+
+def _means(sums: dict[str, Array], num_rows: Array) -> dict[str, Array]:
+    """Metrics: means over the kept rows, and their share of all."""
+    count = jnp.maximum(sums["kept"], 1.0)
+    return {
+        "rollout/valid_fraction": sums["kept"] / num_rows,
+        "rollout/uncertainty": sums["uncertainty"] / count,
+        "rollout/penalized_reward": sums["reward"] / count,
+        "rollout/terminated_fraction": sums["terminated"] / count,
     }
 
 
@@ -132,7 +225,3 @@ def open_loop_errors(dynamics: Dynamics, params: ModelParams, segment: Segment, 
     """
     error = jnp.square(open_loop(dynamics, params, segment, key) - segment.obs[:, 1:]).mean(axis=-1)
     return jnp.mean(error, axis=0, where=segment.valid)
-
-
-def _mean(values: Array, valid: Array) -> Array:
-    return jnp.sum(jnp.where(valid, values, 0.0)) / jnp.maximum(valid.sum().astype(values.dtype), 1.0)

@@ -18,7 +18,7 @@ from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import Dynamics
 from adm_jax.dynamics.uncertainty import std_of_means
 from adm_jax.models import RecurrentConfig
-from adm_jax.rollout import open_loop, open_loop_errors, rollout
+from adm_jax.rollout import Simulation, open_loop, open_loop_errors, rollout, rollout_into
 from adm_jax.types import Prediction, Segment, Window
 
 M, LENGTH, STARTS, CHUNK = 3, 6, 23, 5
@@ -79,6 +79,12 @@ def terminates(next_obs):
     return jnp.abs(next_obs[:, X]) > 2.0
 
 
+def known_simulation(penalty_coef, broken_field=None, reward_fn=None):
+    params = {"gain": jnp.float32(1.3)}
+    dynamics = known_dynamics(broken_field)
+    return Simulation(dynamics, params, policy, terminates, std_of_means, penalty_coef, reward_fn)
+
+
 @functools.cache
 def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS, reward_fn=None):
     dataset = make_dataset(DATA, M)
@@ -86,19 +92,13 @@ def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS
     @jax.jit
     def run(key, penalty_coef):
         return rollout(
-            known_dynamics(broken_field),
-            {"gain": jnp.float32(1.3)},
+            known_simulation(penalty_coef, broken_field, reward_fn),
             dataset,
-            policy,
-            terminates,
-            std_of_means,
-            penalty_coef,
             key,
             num_starts=num_starts,
             length=LENGTH,
             chunk=chunk,
             min_history=min_history,
-            reward_fn=reward_fn,
         )
 
     return run
@@ -200,6 +200,35 @@ def test_every_row_is_rolled_whatever_the_chunk(chunk):
     assert result.valid.size == -(-STARTS // chunk) * chunk * LENGTH
 
 
+def test_rolled_into_a_buffer_the_kept_rows_are_the_same():
+    """For every length one program, whose loop's bound is traced."""
+    dataset = make_dataset(DATA, M)
+    traces = []
+
+    @jax.jit
+    def run_into(buffer, key, length):
+        traces.append(length)
+        options = {"num_starts": STARTS, "chunk": CHUNK, "length": length}
+        return rollout_into(buffer, known_simulation(jnp.float32(0.5)), dataset, key, **options)
+
+    whole = run(seed=3)
+    step = whole.transitions.obs[:, STEP]
+    for length in (1, 4, LENGTH):
+        empty = ring_buffer.init(STARTS * LENGTH, 3, 1)
+        buffer, metrics = run_into(empty, jax.random.key(3), jnp.int32(length))
+        expected = jax.tree.map(lambda x, n=length: x[whole.valid & (step < n)], whole.transitions)
+        size = int(buffer.size)
+        assert size == len(expected.reward)
+        for ours, theirs in zip(buffer.data, expected, strict=True):
+            ours = np.asarray(ours)[:size].reshape(size, -1)
+            theirs = theirs.reshape(size, -1)
+            np.testing.assert_allclose(np.unique(ours, axis=0), np.unique(theirs, axis=0), rtol=1e-6)
+        assert metrics["rollout/valid_fraction"] == pytest.approx(size / (STARTS * length))
+    for name, value in whole.metrics.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-5)
+    assert len(traces) == 1
+
+
 def test_metrics_are_means_over_valid_rows():
     result = run()
     valid, rows = result.valid, result.transitions
@@ -278,13 +307,8 @@ def test_keys_of_rows_differ_and_the_batch_key_does_not():
     dataset = make_dataset(DATA, M)
     result = jax.jit(
         lambda key: rollout(
-            dynamics,
-            {},
+            Simulation(dynamics, {}, noisy_policy, never, std_of_means, jnp.float32(0.0)),
             dataset,
-            noisy_policy,
-            never,
-            std_of_means,
-            jnp.float32(0.0),
             key,
             num_starts=4 * CHUNK,
             length=LENGTH,
@@ -324,14 +348,10 @@ def real_program():
     actor_params = jax.jit(agent.init)(jax.random.key(1), make_hyper(config)).actor_params
 
     def run(params, actor_params, dataset, penalty_coef, key):
+        policy_fn = functools.partial(agent.sample_action, actor_params)
         return rollout(
-            dynamics,
-            params,
+            Simulation(dynamics, params, policy_fn, terminates, std_of_means, penalty_coef),
             dataset,
-            functools.partial(agent.sample_action, actor_params),
-            terminates,
-            std_of_means,
-            penalty_coef,
             key,
             num_starts=STARTS,
             length=LENGTH,

@@ -36,7 +36,7 @@ class SAC(NamedTuple):
     """SAC for given dimensions: pure functions that close over nothing but static settings."""
 
     init: Callable[[Key, Hyper], SACState]
-    update: Callable[[SACState, Transition, Key, Hyper], tuple[SACState, Metrics]]
+    update: Callable[..., tuple[SACState, Metrics]]  # (SACState, Transition, Key, Hyper, with_actor=True)
     sample_action: Callable[[Params, Array, Key], Array]
     mode_action: Callable[[Params, Array], Array]
     critic_loss: Callable[..., tuple[Array, Metrics]]
@@ -73,9 +73,9 @@ class _Spec(NamedTuple):
 def make_sac(obs_dim: int, action_dim: int, action_scale: float, config: SACConfig) -> SAC:
     """SAC over observations [B, D] and actions [B, A] within +-action_scale.
 
-    One update moves the critics, then (on the critics as updated) the actor, then alpha where it
-    is adapted, then the targets. A learning rate multiplies Adam's direction, so that it may be
-    traced.
+    One update moves the critics and their targets, then (on the critics as updated) the actor, then alpha
+    where it is adapted; the last two only ``with_actor``, which may be traced (their metrics are NaN else). A
+    learning rate multiplies Adam's direction, so that it may be traced.
     """
     critic = MLP(config.policy_hidden_dim, config.policy_hidden_layers, 1)
     spec = _Spec(obs_dim, action_dim, action_scale, config, make_actor(action_dim, config), critic)
@@ -149,7 +149,12 @@ def _actor_loss(
 
 
 def _update(
-    spec: _Spec, state: SACState, batch: Transition, key: Key, hyper: Hyper
+    spec: _Spec,
+    state: SACState,
+    batch: Transition,
+    key: Key,
+    hyper: Hyper,
+    with_actor: Array | bool = True,
 ) -> tuple[SACState, Metrics]:
     config = spec.config
     critic_key, actor_key = jax.random.split(key)
@@ -159,23 +164,43 @@ def _update(
     grads, critic_metrics = gradient_fn(state.critic_params, state, batch, critic_key, alpha)
     direction, critic_opt = _ADAM.update(grads, state.critic_opt)
     critic_params = _descend(state.critic_params, direction, hyper.critic_lr)
+    targets = jax.tree.map(lambda t, p: t + hyper.tau * (p - t), state.target_critic_params, critic_params)
+    state = state._replace(critic_params=critic_params, critic_opt=critic_opt, target_critic_params=targets)
 
+    def move_actor(state: SACState) -> tuple[SACState, Metrics]:
+        return _update_actor(spec, state, batch.obs, actor_key, alpha, hyper)
+
+    def leave_actor(state: SACState) -> tuple[SACState, Metrics]:
+        shapes = jax.eval_shape(move_actor, state)[1]
+        return state, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+
+    if with_actor is True:
+        state, actor_metrics = move_actor(state)
+    else:
+        state, actor_metrics = jax.lax.cond(with_actor, move_actor, leave_actor, state)
+    return state, {**critic_metrics, **actor_metrics, "actor/alpha": alpha}
+
+
+def _update_actor(
+    spec: _Spec, state: SACState, obs: Array, key: Key, alpha: Array, hyper: Hyper
+) -> tuple[SACState, Metrics]:
+    """Moves the actor on the critics as they are, and alpha where it is adapted."""
+    config = spec.config
     gradient_fn = jax.grad(partial(_actor_loss, spec), has_aux=True)
-    grads, actor_metrics = gradient_fn(state.actor_params, critic_params, batch.obs, actor_key, alpha)
+    grads, metrics = gradient_fn(state.actor_params, state.critic_params, obs, key, alpha)
     direction, actor_opt = _ADAM.update(grads, state.actor_opt)
     actor_params = _descend(state.actor_params, direction, hyper.actor_lr)
-
     log_alpha, alpha_opt = state.log_alpha, state.alpha_opt
     if config.auto_entropy:
         target_entropy = -float(spec.action_dim) if config.target_entropy is None else config.target_entropy
         # gradient of -log_alpha * (log_prob + target_entropy), averaged over the batch
-        gradient = actor_metrics["actor/entropy"] - target_entropy
+        gradient = metrics["actor/entropy"] - target_entropy
         direction, alpha_opt = _ADAM.update(gradient, alpha_opt)
         log_alpha = _descend(log_alpha, direction, hyper.entropy_lr)
-
-    targets = jax.tree.map(lambda t, p: t + hyper.tau * (p - t), state.target_critic_params, critic_params)
-    new_state = SACState(actor_params, critic_params, targets, log_alpha, actor_opt, critic_opt, alpha_opt)
-    return new_state, {**critic_metrics, **actor_metrics, "actor/alpha": alpha}
+    new_state = state._replace(
+        actor_params=actor_params, actor_opt=actor_opt, log_alpha=log_alpha, alpha_opt=alpha_opt
+    )
+    return new_state, metrics
 
 
 def _descend(params: Params, direction: Params, learning_rate: Array) -> Params:

@@ -18,8 +18,18 @@ class Starts(NamedTuple):
     with enough room is one uniform draw.
     """
 
-    index: Array  # [S] int32
-    count: Array  # [m] int32
+    index: Array | np.ndarray  # [S] int32
+    count: Array | np.ndarray  # [m] int32
+
+
+class Index(NamedTuple):
+    """Where slices may start in N consecutive rows; on the host."""
+
+    steps_to_end: np.ndarray  # the fields of Dataset
+    steps_from_start: np.ndarray
+    train: Starts
+    holdout: Starts
+    windows: Starts
 
 
 class Dataset(NamedTuple):
@@ -57,37 +67,45 @@ def make_dataset(
       InputError: no roll-out window or no training segment of m steps is left, or one episode is all there
         is to split.
     """
-    ends = data.episode_ends
-    starts = ends - data.episode_lengths + 1
     held_out = _held_out_mask(data, max_backtrack, holdout, holdout_fraction, holdout_max_size, split_seed)
-    num_rows = len(data.reward)
-    rows = np.arange(num_rows)
-    steps_from_start = rows - np.repeat(starts, data.episode_lengths)
-    # a segment must not cross from one part into the other: the split's edges end segments too
-    edges = np.union1d(ends, np.flatnonzero(held_out[1:] != held_out[:-1]))
-    steps_to_end = edges[np.searchsorted(edges, rows)] - rows + 1
-
-    windows = _starts(rows, steps_from_start + 1, max_backtrack)
-    train = _starts(rows[~held_out], steps_to_end[~held_out], max_backtrack)
-    holdout_starts = _starts(rows[held_out], steps_to_end[held_out], max_backtrack)
-    for name, part in (("roll-out window", windows), ("training segment", train)):
+    is_end = np.zeros(len(data.reward), bool)
+    is_end[data.episode_ends] = True
+    index = index_rows(is_end, held_out, max_backtrack)
+    for name, part in (("roll-out window", index.windows), ("training segment", index.train)):
         if int(part.count[-1]) == 0:
             longest = int(data.episode_lengths.max())
             raise InputError(
                 f"{data.source or 'dataset'}: no {name} of max_backtrack={max_backtrack} steps is left; the "
-                f"longest of {len(ends)} episodes has {longest} transitions: lower max_backtrack or bring "
-                "more episodes"
+                f"longest of {len(data.episode_ends)} episodes has {longest} transitions: lower max_backtrack "
+                "or bring more episodes"
             )
-    return Dataset(
-        transitions=Transition(
-            *(jnp.asarray(x) for x in (data.obs, data.action, data.reward, data.next_obs, data.terminated))
-        ),
-        steps_to_end=jnp.asarray(steps_to_end, jnp.int32),
-        steps_from_start=jnp.asarray(steps_from_start, jnp.int32),
-        train=train,
-        holdout=holdout_starts,
-        windows=windows,
-        normalizer=_normalizer(data),
+    transitions = Transition(
+        *(jnp.asarray(x) for x in (data.obs, data.action, data.reward, data.next_obs, data.terminated))
+    )
+    normalizer = Normalizer(*moments(data.obs), *moments(data.action))
+    return Dataset(transitions, *jax.tree.map(jnp.asarray, index), normalizer)
+
+
+def index_rows(is_end: np.ndarray, held_out: np.ndarray, max_backtrack: int) -> Index:
+    """Indexes N consecutive rows, on the host.
+
+    Args:
+      is_end: [N] whether an episode ends with the row; it does with the last one.
+      held_out: [N] whether the row is held out from training.
+      max_backtrack: m.
+    """
+    rows, ends = np.arange(len(is_end)), np.flatnonzero(is_end)
+    starts = np.append(0, ends[:-1] + 1)
+    steps_from_start = rows - np.repeat(starts, np.diff(np.append(starts, len(is_end))))
+    # a segment must not cross from one part into the other: the split's edges end segments too
+    edges = np.union1d(ends, np.flatnonzero(held_out[1:] != held_out[:-1]))
+    steps_to_end = edges[np.searchsorted(edges, rows)] - rows + 1
+    return Index(
+        steps_to_end=steps_to_end.astype(np.int32),
+        steps_from_start=steps_from_start.astype(np.int32),
+        train=_starts(rows[~held_out], steps_to_end[~held_out], max_backtrack),
+        holdout=_starts(rows[held_out], steps_to_end[held_out], max_backtrack),
+        windows=_starts(rows, steps_from_start + 1, max_backtrack),
     )
 
 
@@ -125,15 +143,13 @@ def _starts(rows: np.ndarray, depth: np.ndarray, max_depth: int) -> Starts:
     depth = np.minimum(depth, max_depth)
     order = np.argsort(-depth, kind="stable")
     count = [(depth > j).sum() for j in range(max_depth)]
-    return Starts(jnp.asarray(rows[order], jnp.int32), jnp.asarray(count, jnp.int32))
+    return Starts(rows[order].astype(np.int32), np.asarray(count, np.int32))
 
 
-def _normalizer(data: EpisodeData) -> Normalizer:
-    def moments(x: np.ndarray) -> tuple[Array, Array]:
-        mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-        return jnp.asarray(mean, jnp.float32), jnp.asarray(np.where(std < 1e-12, 1.0, std), jnp.float32)
-
-    return Normalizer(*moments(data.obs), *moments(data.action))
+def moments(x: np.ndarray) -> tuple[Array, Array]:
+    """Mean and standard deviation [D] of rows [N, D]; 1 for what does not vary."""
+    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    return jnp.asarray(mean, jnp.float32), jnp.asarray(np.where(std < 1e-12, 1.0, std), jnp.float32)
 
 
 def _draw(

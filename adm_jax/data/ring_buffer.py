@@ -1,4 +1,4 @@
-"""A fixed-capacity ring buffer of transitions as a pure data structure."""
+"""A ring buffer of transitions as a pure data structure: allocated once, used up to a growing capacity."""
 
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ class RingBuffer(NamedTuple):
     data: Transition  # leaves [C, ...]
     position: Array  # [] int32, the next row to write
     size: Array  # [] int32, rows in use
+    capacity: Array  # [] int32, at most C: rows used before the oldest are overwritten
 
 
 def init(capacity: int, obs_dim: int, action_dim: int) -> RingBuffer:
@@ -26,32 +27,47 @@ def init(capacity: int, obs_dim: int, action_dim: int) -> RingBuffer:
         next_obs=jnp.zeros((capacity, obs_dim)),
         terminated=jnp.zeros((capacity,), bool),
     )
-    return RingBuffer(data, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    zero = jnp.zeros((), jnp.int32)
+    return RingBuffer(data, zero, zero, jnp.asarray(capacity, jnp.int32))
 
 
 def add(buffer: RingBuffer, batch: Transition, valid: Array | None = None) -> RingBuffer:
     """Appends the valid rows of a batch of B transitions, oldest rows overwritten first.
 
     Args:
-      buffer: capacity C, at least B.
+      buffer: of a capacity of at least B.
       batch: leaves [B, ...].
       valid: [B] bool; rows that are False leave no trace. All rows when None.
     """
-    capacity = buffer.data.reward.shape[0]
+    allocated = buffer.data.reward.shape[0]
     num_rows = batch.reward.shape[0]
-    if num_rows > capacity:
-        raise ValueError(f"a batch of {num_rows} rows does not fit into a buffer of {capacity}")
+    if num_rows > allocated:
+        raise ValueError(f"a batch of {num_rows} rows does not fit into a buffer of {allocated}")
     valid = jnp.ones((num_rows,), bool) if valid is None else valid
     chex.assert_shape(valid, (num_rows,))
     order = jnp.cumsum(valid, dtype=jnp.int32)
     # an index out of range is dropped by the scatter: that is where invalid rows go
-    index = jnp.where(valid, (buffer.position + order - 1) % capacity, capacity)
+    capacity = buffer.capacity
+    index = jnp.where(valid, (buffer.position + order - 1) % capacity, allocated)
     data = jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), buffer.data, batch)
     count = order[-1]
-    return RingBuffer(data, (buffer.position + count) % capacity, jnp.minimum(buffer.size + count, capacity))
+    size = jnp.minimum(buffer.size + count, capacity)
+    return RingBuffer(data, (buffer.position + count) % capacity, size, capacity)
 
 
 def sample(buffer: RingBuffer, key: Key, batch_size: int) -> Transition:
     """Rows drawn uniformly with replacement from a buffer that is not empty; leaves [batch_size, ...]."""
     index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(buffer.size, 1))
     return jax.tree.map(lambda leaf: leaf[index], buffer.data)
+
+
+def resize(buffer: RingBuffer, capacity: Array) -> RingBuffer:
+    """Lets a ring use ``capacity`` [] of its C rows from now on, at least as many as are in use.
+
+    The rows are moved so that the oldest is the first: what is added next goes behind the newest.
+    """
+    allocated = buffer.data.reward.shape[0]
+    start = jnp.where(buffer.size < buffer.capacity, 0, buffer.position)
+    order = (start + jnp.arange(allocated)) % buffer.capacity
+    data = jax.tree.map(lambda leaf: leaf[order], buffer.data)
+    return RingBuffer(data, buffer.size % capacity, buffer.size, jnp.asarray(capacity, jnp.int32))

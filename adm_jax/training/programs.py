@@ -6,6 +6,7 @@ population here, outermost, with the buffers donated.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from adm_jax.agents.behaviour_cloning import clone
 from adm_jax.agents.sac import SAC, SACState, make_sac
-from adm_jax.config import Hyper, OfflineConfig
+from adm_jax.config import Hyper, OfflineConfig, RolloutConfig
 from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import Dataset, sample_transitions
 from adm_jax.data.ring_buffer import RingBuffer
@@ -21,7 +22,7 @@ from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs.user_functions import RewardFn
-from adm_jax.rollout import open_loop_errors, rollout
+from adm_jax.rollout import Simulation, open_loop_errors, rollout
 from adm_jax.settings import values_of
 from adm_jax.training.population import over_members
 from adm_jax.types import Array, InputError, Key, Params, Segment, Transition
@@ -172,6 +173,21 @@ def errors_program(parts: OfflineParts) -> Callable[..., Any]:
     return lambda model, keys, holdout, long_holdout: mapped((model, keys), holdout, long_holdout)
 
 
+def simulation(
+    parts: OfflineParts, config: RolloutConfig, actor_params: Params, model: ModelParams, hyper: Hyper
+) -> Simulation:
+    """One member's policy in its model."""
+    return Simulation(
+        parts.dynamics,
+        model,
+        partial(parts.agent.sample_action, actor_params),
+        parts.termination_fn,
+        UNCERTAINTIES[config.uncertainty],
+        hyper.penalty_coef,
+        parts.reward_fn,
+    )
+
+
 def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
     """``(RingBuffer [P], actor_params, model, hyper, keys, dataset) -> (RingBuffer, metrics [P])``."""
 
@@ -180,18 +196,12 @@ def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[...,
     ) -> tuple[RingBuffer, dict[str, Array]]:
         buffer, actor_params, model, hyper, key = member
         rows = rollout(
-            parts.dynamics,
-            model,
+            simulation(parts, config.rollout, actor_params, model, hyper),
             dataset,
-            lambda obs, action_key: parts.agent.sample_action(actor_params, obs, action_key),
-            parts.termination_fn,
-            UNCERTAINTIES[config.rollout.uncertainty],
-            hyper.penalty_coef,
             key,
             num_starts=config.rollout.rollout_batch_size,
             length=config.rollout.rollout_length,
             chunk=min(config.rollout.rollout_chunk, config.rollout.rollout_batch_size),
-            reward_fn=parts.reward_fn,
         )
         return ring_buffer.add(buffer, rows.transitions, rows.valid), rows.metrics
 

@@ -1,0 +1,127 @@
+"""A dataset that grows: what E environments go through, each in a lane of its own, in order of time.
+
+Arrays are allocated once for T steps of every environment, so that nothing is compiled anew as they fill.
+What slices inside episodes need (adm_jax.data.dataset) is worked out on the host whenever a model is fitted.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adm_jax.data.dataset import Dataset, Index, index_rows, moments
+from adm_jax.types import Array, Key, Normalizer, Transition
+
+_BLOCK = 50  # steps that are held out, or not, together
+
+
+class Lanes(NamedTuple):
+    """The first so many steps of every lane are in use; how many is told to whoever needs it."""
+
+    transitions: Transition  # leaves [E, T, ...]
+
+
+def init(num_envs: int, num_steps: int, obs_dim: int, action_dim: int) -> Lanes:
+    """Room for ``num_steps`` steps of each of ``num_envs`` environments."""
+    shape = (num_envs, num_steps)
+    return Lanes(
+        Transition(
+            obs=jnp.zeros((*shape, obs_dim)),
+            action=jnp.zeros((*shape, action_dim)),
+            reward=jnp.zeros(shape),
+            next_obs=jnp.zeros((*shape, obs_dim)),
+            terminated=jnp.zeros(shape, bool),
+        )
+    )
+
+
+def add(lanes: Lanes, block: Transition, start: Array) -> Lanes:
+    """Writes a block of steps, leaves [E, S, ...], behind the first ``start`` [] steps."""
+
+    def write(old: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
+
+    return Lanes(jax.tree.map(write, lanes.transitions, block))
+
+
+def sample(lanes: Lanes, num_steps: Array, key: Key, batch_size: int) -> Transition:
+    """Transitions drawn uniformly from the first ``num_steps`` [] of all lanes; leaves [batch_size, ...]."""
+    num_envs = lanes.transitions.reward.shape[0]
+    index = jax.random.randint(key, (batch_size,), 0, num_envs * num_steps)
+    lane, row = index // num_steps, index % num_steps
+    return jax.tree.map(lambda leaf: leaf[lane, row], lanes.transitions)
+
+
+class LaneIndex(NamedTuple):
+    """What a model is fitted and rolled out with beside the lanes themselves; the same shapes at any time."""
+
+    index: Index
+    normalizer: Normalizer
+
+
+def make_index(
+    obs: np.ndarray,
+    action: np.ndarray,
+    ended: np.ndarray,
+    *,
+    capacity: int,
+    max_backtrack: int,
+    holdout_fraction: float,
+    split_seed: int,
+) -> LaneIndex:
+    """Indexes the steps recorded so far, on the host.
+
+    Blocks of steps are held out at random, whether an episode ends in them or not: a block is held out for
+    good or never, so that a model whose fit goes on from the one before has not seen what it is judged by.
+
+    Args:
+      obs: [E, S, D] of the S steps recorded.
+      action: [E, S, A].
+      ended: [E, S] whether an episode ended with the step, in whichever way.
+      capacity: T, steps that the lanes have room for.
+      max_backtrack: m.
+      holdout_fraction: share of the blocks that are held out.
+      split_seed: seed of their choice.
+    """
+    num_envs, num_steps = ended.shape
+    ends = ended.copy()
+    ends[:, -1] = True  # an episode under way goes up to here
+    blocks = -(-num_steps // _BLOCK)
+    # drawn lane by lane and block by block: what was drawn does not change as lanes grow
+    drawn = np.stack([np.random.default_rng((split_seed, lane)).random(blocks) for lane in range(num_envs)])
+    held_out = np.repeat(drawn < holdout_fraction, _BLOCK, axis=1)[:, :num_steps]
+    index = index_rows(ends.ravel(), held_out.ravel(), max_backtrack)
+    rows = (np.arange(num_envs)[:, None] * capacity + np.arange(num_steps)).ravel()
+    return LaneIndex(
+        _spread(index, rows, num_envs * capacity),
+        Normalizer(*moments(obs.reshape(-1, obs.shape[-1])), *moments(action.reshape(-1, action.shape[-1]))),
+    )
+
+
+def _spread(index: Index, rows: np.ndarray, num_rows: int) -> Index:
+    """An index of consecutive rows as one of where these lie among ``num_rows``."""
+
+    def place(values: np.ndarray) -> np.ndarray:
+        placed = np.zeros(num_rows, np.int32)
+        placed[rows] = values
+        return placed
+
+    def translate(starts):
+        padded = np.zeros(num_rows, np.int32)
+        padded[: len(starts.index)] = rows[starts.index]
+        return starts._replace(index=padded)
+
+    return Index(
+        steps_to_end=place(index.steps_to_end),
+        steps_from_start=place(index.steps_from_start),
+        train=translate(index.train),
+        holdout=translate(index.holdout),
+        windows=translate(index.windows),
+    )
+
+
+def as_dataset(lanes: Lanes, index: LaneIndex) -> Dataset:
+    """The lanes, one behind the other, as what models are fitted to and rolled out from."""
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lanes.transitions)
+    return Dataset(flat, *index.index, index.normalizer)
