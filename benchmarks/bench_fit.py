@@ -63,13 +63,18 @@ class LibraryFit:
         self.work = workload.prepare(options, num_seeds, **settings, **schedule)
         self.job = workload.fit_job(self.work, workload.initial_fit(self.work))
         compiled, self.compile_seconds = workload.compile_job(self.job)
-        self.timed = workload.Loop(compiled, self.job)  # a copy: to warm up, and to time steps alone
-        self.timed()
+        self._timed = workload.Loop(compiled, self.job)  # a copy: to warm up, and to time steps alone
+        self.repeat()
         self._loop, self._epoch = workload.Loop(compiled, self.job), 0
-        self.steps_at_a_time, self.num_steps = options.eval_steps, num_epochs * options.eval_steps
+        self._eval_steps, self.num_steps = options.eval_steps, num_epochs * options.eval_steps
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps done."""
+        return self._epoch * self._eval_steps
 
     def advance(self) -> None:
-        """``steps_at_a_time`` steps and the held-out evaluation after them."""
+        """``eval_steps`` steps and the held-out evaluation after them."""
         work, seeds = self.work, self.work.config.seeds
         keys = fold_epoch(member_keys(seeds, 1), self._epoch)
         shared = shared_key(work.config.fit.split_seed, self._epoch)
@@ -79,6 +84,14 @@ class LibraryFit:
     def learned(self) -> Any:
         """Parameters [P]."""
         return self._loop.state.learned
+
+    def repeat(self) -> None:
+        """``eval_steps`` steps beside the fit proper, which never come to the schedule's end."""
+        state = self._timed.state
+        beginning = {"epoch": state.epoch, "epochs_since_best": state.epochs_since_best}
+        beginning = {name: jnp.zeros_like(value) for name, value in beginning.items()}
+        self._timed.state = state._replace(active=jnp.ones_like(state.active), **beginning)
+        self._timed()
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -162,8 +175,8 @@ def _holdout_nll(work: Workload) -> Callable[[Any], list[float]]:
 
 def _time_steps(options: Options, library: dict[str, LibraryFit], torch: dict[str, Any]) -> dict[str, Any]:
     """``eval_steps`` optimiser steps of each row, alternating with the machine's ceilings."""
-    ways: dict[str, Any] = {name: fit.advance for name, fit in torch.items()}
-    ways |= {name: fit.timed for name, fit in library.items()}
+    ways: dict[str, Any] = {name: fit.repeat for name, fit in torch.items()}
+    ways |= {name: fit.repeat for name, fit in library.items()}
     work = {
         name: options.eval_steps * (library[name].work.keys.shape[0] if name in library else 1)
         for name in ways

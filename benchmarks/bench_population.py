@@ -10,7 +10,6 @@ other: its line is one seed's measured epoch times their number.
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from adm_jax.training import memory
@@ -40,7 +39,6 @@ def run(options: Options) -> dict[str, Any]:
         first = first or row
         row["over_first"] = row["seconds_median"] / first["seconds_median"]
         rows[name] = previous = row
-        jax.clear_caches()  # or the programs of all populations would stay in memory
     rows |= _torch_rows(options)
     result = {"shapes": workload.shapes(workload.prepare(options, 1)), "rows": rows}
     if options.png:

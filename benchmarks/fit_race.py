@@ -8,11 +8,15 @@ from typing import Any, NamedTuple, Protocol
 class Runner(Protocol):
     """A fit that takes part."""
 
-    steps_at_a_time: int
     num_steps: int  # in all
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps done so far."""
+        ...
+
     def advance(self) -> None:
-        """The next ``steps_at_a_time`` optimiser steps, done on return; this is what is timed."""
+        """Some more optimiser steps, done on return; this is what is timed."""
         ...
 
     def learned(self) -> Any:
@@ -71,9 +75,8 @@ def race(
             start = time.perf_counter()
             runner.advance()
             elapsed = time.perf_counter() - start
-            steps = (len(points[name]) + 1) * runner.steps_at_a_time
-            points[name].append(Point(seconds(name) + elapsed, steps, holdout_nll(runner.learned())))
-            if steps >= runner.num_steps:
+            points[name].append(Point(seconds(name) + elapsed, runner.steps, holdout_nll(runner.learned())))
+            if runner.steps >= runner.num_steps:
                 stopped[name] = "done"
             elif seconds(name) > max_seconds:
                 stopped[name] = "max_seconds"

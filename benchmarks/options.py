@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import sys
 import typing
 from typing import Any
 
@@ -53,8 +54,8 @@ class Options:
     updates: int = setting(1000, "SAC updates of an epoch", low=1)
     num_seeds: int = setting(5, "seeds of the end-to-end comparison", low=1)
     population: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32, 64), "numbers of seeds (population)", low=1)
-    sac_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (SAC): 1 on CPU, else 1, 16, 32")
-    fit_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (fit): 1 on CPU, else 1 and 16")
+    sac_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (SAC): 1 on CPU, else 1,16,32", low=1)
+    fit_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (fit): 1 on CPU, else 1,16", low=1)
     epochs: int = setting(10, "epochs of the authors' settings (fit)", low=1)
     fit_steps: int = setting(30_000, "optimiser steps of our schedule (fit)", low=1)
     eval_steps: int = setting(250, "optimiser steps between two held-out evaluations (fit)", low=1)
@@ -103,6 +104,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
             flags.DEFINE_list(**common)
         else:
             flags.DEFINE_string(**common)
+        flag_values.register_key_flag_for_module(sys.argv[0], flag_values[leaf.name])  # for --help
 
 
 def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:

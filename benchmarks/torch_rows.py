@@ -200,17 +200,24 @@ class TorchFit:
 
         tried = make()
         threads = fastest({number: _threaded(number, trial) for number in _numbers_of_threads(options)})
-        self._fit, self._threads, self._epoch_steps, self._steps = make(), threads, epoch_steps, 0
-        self.steps_at_a_time, self.num_steps = options.eval_steps, num_steps
+        self._fit, self._threads, self._epoch_steps = make(), threads, epoch_steps
+        self._eval_steps, self.steps, self.num_steps = options.eval_steps, 0, num_steps
         self.details = {"threads": threads, **environment()}
 
     def advance(self) -> None:
-        """``steps_at_a_time`` steps, and the authors' held-out evaluation where an epoch ends."""
+        """``eval_steps`` steps, or what is left of them; the authors' evaluation where an epoch ends."""
+        self._run(min(self._eval_steps, self.num_steps - self.steps))
+
+    def repeat(self) -> None:
+        """``eval_steps`` more, whatever is left: to time steps alone, once the fit is done."""
+        self._run(self._eval_steps)
+
+    def _run(self, num_steps: int) -> None:
         torch.set_num_threads(self._threads)
-        for _ in range(self.steps_at_a_time):
+        for _ in range(num_steps):
             self._fit.step()
-            self._steps += 1
-            if self._steps % self._epoch_steps == 0:
+            self.steps += 1
+            if self.steps % self._epoch_steps == 0:
                 self._fit.validate()
         synchronize(device())
 

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 
+import jax
 import pytest
 
 from adm_jax.types import InputError
@@ -73,7 +74,22 @@ def test_sac(tiny):
     assert result["seconds_over_first"]["ours, 1 seeds"] == 1
 
 
-def test_end_to_end(tiny):
+def test_end_to_end(tiny, monkeypatch):
+    events, hits = [], []
+
+    def listen(event, **_):
+        events.append(event)
+
+    compile_seconds = bench_end_to_end.compile_seconds
+
+    def watched(work):
+        jax.monitoring.register_event_listener(listen)
+        seconds = compile_seconds(work)
+        jax.monitoring.unregister_event_listener(listen)
+        hits.append(events.count("/jax/compilation_cache/cache_hits"))
+        return seconds
+
+    monkeypatch.setattr(bench_end_to_end, "compile_seconds", watched)
     result = bench_end_to_end.run(tiny)
     check(result, ["ours"])
     row = result["rows"]["ours"]
@@ -81,7 +97,9 @@ def test_end_to_end(tiny):
         row["seconds_median"], rel=0.5
     )
     seconds = result["compile_seconds"]
-    assert 0 < seconds["cached"]["epoch"] < seconds["cold"]["epoch"]
+    assert all(set(each) == {"rollout", "update", "epoch"} for each in seconds.values())
+    assert set(seconds) == {"cold", "cached"}
+    assert hits == [2]  # the second time, and never the first
     memory = result["memory"]
     assert memory["rollout_batch_size"] == bench_end_to_end.MEMORY_STARTS  # asked for, never allocated
     assert memory["beyond_buffers_gib"] == max(memory["temporaries_gib"].values()) > 0
@@ -99,10 +117,19 @@ def test_population_and_its_plot(tiny, tmp_path):
     assert (tmp_path / "seeds.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_population_that_takes_too_long_is_left_out(tiny):
-    result = bench_population.run(dataclasses.replace(tiny, max_seconds=1e-9))
-    assert "seconds_median" in result["rows"]["ours, 1 seeds"]
-    assert "max_seconds" in result["rows"]["ours, 2 seeds"]["left_out"]
+def test_a_population_that_takes_too_long_or_too_much_memory_is_left_out(tiny, monkeypatch):
+    def pretend(options, num_seeds):
+        if num_seeds == 2:
+            raise InputError("memory: too little")
+        return {"num_seeds": num_seeds, "seconds_median": 10.0 * num_seeds}
+
+    monkeypatch.setattr(bench_population, "measure_population", pretend)
+    options = dataclasses.replace(tiny, population=(4, 1, 8, 2), max_seconds=50.0)
+    rows = bench_population.run(options)["rows"]
+    assert rows["ours, 1 seeds"] == {"num_seeds": 1, "seconds_median": 10.0, "over_first": 1.0}
+    assert rows["ours, 2 seeds"] == {"left_out": "memory: too little"}
+    assert rows["ours, 4 seeds"]["over_first"] == 4.0
+    assert rows["ours, 8 seeds"] == {"left_out": "an epoch of about 80 s; max_seconds is 50"}
 
 
 def test_fit(tiny):
@@ -111,14 +138,13 @@ def test_fit(tiny):
     assert result["shapes"]["epoch_steps"] == result["shapes"]["num_train"] // 256 * 2
     assert result["goal_of"] == "ours_authors"  # without PyTorch
     assert result["rows"]["ours_authors"]["final_nll"] == result["goal_nll"]
-    for num_seeds in (1, 2):
-        row = result["rows"][f"ours_tuned, {num_seeds} seeds"]
-        assert (row["steps"], row["stopped"]) == (6, "done")
-        assert [steps for _, steps, _ in row["curve"]] == [2, 4, 6]
-        assert len(row["final_nll_of_each_seed"]) == num_seeds
+    row = result["rows"]["ours_tuned, 2 seeds"]
+    assert (row["steps"], row["stopped"]) == (300, "done")
+    assert [steps for _, steps, _ in row["curve"]] == [100, 200, 300]
+    assert len(row["final_nll_of_each_seed"]) == 2
     steps = {"shapes": result["shapes"], **result["steps"]}
-    check(steps, ["ours_authors", "ours_tuned, 1 seeds", "ours_tuned, 2 seeds"])
-    assert work_done(steps["rows"]["ours_tuned, 2 seeds"]) == pytest.approx(4)
+    check(steps, ["ours_authors", "ours_tuned, 2 seeds"])
+    assert work_done(steps["rows"]["ours_tuned, 2 seeds"]) == pytest.approx(200)
 
 
 def test_rows_that_are_not_known_are_refused(tiny):
@@ -134,14 +160,19 @@ def test_run_all_writes_what_there_is_after_each(tiny, tmp_path, monkeypatch, ca
     def interrupted(options):
         raise KeyboardInterrupt
 
+    def quick(options):
+        assert options.only == ()  # which benchmarks is not which rows
+        return {"shapes": {}, "rows": {"ours": {"rate": 2.5, "unit": "transitions/s"}}}
+
+    monkeypatch.setitem(run_all.BENCHMARKS, "rollout", quick)
     monkeypatch.setitem(run_all.BENCHMARKS, "sac", interrupted)
     path = tmp_path / "all.json"
     with pytest.raises(KeyboardInterrupt):
         run_all.run(dataclasses.replace(tiny, only=("rollout", "sac"), json=str(path)))
     written = json.loads(path.read_text())
     assert set(written) == {"environment", "rollout"}
-    assert written["rollout"]["rows"]["ours"]["rate"] > 0
-    assert "imagined transitions/s" in capsys.readouterr().out
+    assert written["rollout"]["rows"]["ours"]["rate"] == 2.5
+    assert "ours: rate 2.5, unit transitions/s" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -171,5 +202,8 @@ def test_fit_beside_pytorch(tiny):
     assert result["goal_of"] == "torch_authors"
     rows = result["rows"]
     assert set(rows) == {"torch_authors", "torch_tuned", "ours_tuned, 1 seeds"}
-    assert rows["torch_tuned"]["steps"] == rows["ours_tuned, 1 seeds"]["steps"] == 6
+    assert (
+        rows["torch_authors"]["steps"] == result["shapes"]["epoch_steps"]
+    )  # one epoch of theirs, to the step
+    assert rows["torch_tuned"]["steps"] == rows["ours_tuned, 1 seeds"]["steps"] == 300
     assert set(result["steps"]["ratios"]["ours_tuned, 1 seeds"]) == {"torch_authors", "torch_tuned"}

@@ -11,8 +11,6 @@ from benchmarks.fit_race import Curve, Point
 class Pretended:
     """Takes ``seconds`` for ten steps; its errors fall by one each time."""
 
-    steps_at_a_time = 10
-
     def __init__(self, seconds, num_steps=30, interrupt_at=None):
         self.seconds, self.num_steps, self.count, self.interrupt_at = seconds, num_steps, 0, interrupt_at
 
@@ -21,6 +19,10 @@ class Pretended:
         if self.count == self.interrupt_at:
             raise KeyboardInterrupt
         time.sleep(self.seconds)
+
+    @property
+    def steps(self):
+        return 10 * self.count
 
     def learned(self):
         return -float(self.count)

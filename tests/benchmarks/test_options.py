@@ -54,7 +54,7 @@ def test_values_out_of_range_are_refused(argument, message):
         parse(argument)
 
 
-@pytest.mark.parametrize("argument", ["--repeats=0", "--population=x", "--nonsense=1", "more", "--repeats=x"])
+@pytest.mark.parametrize("argument", ["--population=x", "--nonsense=1"])
 def test_the_command_line_answers_in_one_line(argument):
     command = [sys.executable, "-m", "benchmarks.bench_sac", argument]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
