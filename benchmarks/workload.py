@@ -17,7 +17,14 @@ from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
 from adm_jax.envs.termination import get_termination
 from adm_jax.training import programs
-from adm_jax.training.population import compile_program, member_keys, resolve_members, shared_key
+from adm_jax.training.population import (
+    all_members,
+    compile_program,
+    member_hyper,
+    member_keys,
+    resolve_members,
+    shared_key,
+)
 from adm_jax.types import Key, Segment
 from benchmarks.options import Options
 
@@ -84,21 +91,26 @@ def prepare(options: Options, num_seeds: int, **overrides: Any) -> Workload:
         parts=parts,
         dataset=dataset,
         holdout=fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit),
-        hyper=programs.population_hyper(config),
+        hyper=member_hyper(config, all_members(config)),
         keys=member_keys(config.seeds, 0),
     )
 
 
 def initial_fit(work: Workload) -> fitting.FitState:
     """Fits that have not begun [P]."""
-    return jax.jit(functools.partial(programs.init_fit, work.parts))(work.dataset, work.keys)
+    return jax.jit(programs.init_fit_program(work.parts))(work.keys, work.dataset)
 
 
 def initial_state(work: Workload, *, full_buffer: bool = False) -> programs.TrainState:
     """Fresh agents and models, and buffers [P]: empty, or full of the dataset's transitions."""
-    init = functools.partial(programs.init_train, work.parts, work.config)
-    state = jax.jit(init)(initial_fit(work), work.dataset, work.holdout, work.keys)
+    state = jax.jit(functools.partial(_init_train, work))(initial_fit(work))
     return state._replace(buffer=_fill(state.buffer, work.dataset)) if full_buffer else state
+
+
+def _init_train(work: Workload, fit: fitting.FitState) -> programs.TrainState:
+    model = programs.best_program(work.parts)(fit, work.dataset, work.holdout)
+    agent, buffer = programs.init_train_program(work.parts, work.config)(work.keys, work.hyper)
+    return programs.TrainState(agent, buffer, model)
 
 
 def _fill(buffer: RingBuffer, dataset: Dataset) -> RingBuffer:
@@ -110,9 +122,8 @@ def _fill(buffer: RingBuffer, dataset: Dataset) -> RingBuffer:
 
 def abstract_state(work: Workload) -> tuple[fitting.FitState, programs.TrainState]:
     """Shapes of a run's state [P]: enough to compile, with nothing allocated."""
-    fit = jax.eval_shape(functools.partial(programs.init_fit, work.parts), work.dataset, work.keys)
-    init = functools.partial(programs.init_train, work.parts, work.config)
-    return fit, jax.eval_shape(init, fit, work.dataset, work.holdout, work.keys)
+    fit = jax.eval_shape(programs.init_fit_program(work.parts), work.keys, work.dataset)
+    return fit, jax.eval_shape(functools.partial(_init_train, work), fit)
 
 
 def fit_job(work: Workload, fit: fitting.FitState) -> Job:
@@ -149,7 +160,8 @@ def compile_job(job: Job, cache: str | None = None) -> tuple[jax.stages.Compiled
     try:
         _configure_cache(wanted)
         start = time.perf_counter()
-        return compile_program(job.fn, *job.args, donate=(0,)), time.perf_counter() - start
+        program = compile_program(job.fn, job.args, donate=(0,))
+        return program.compiled, time.perf_counter() - start
     finally:
         _configure_cache(before)
 
