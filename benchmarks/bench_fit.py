@@ -182,6 +182,7 @@ def _time_steps(options: Options, library: dict[str, LibraryFit], torch: dict[st
         for name in ways
     }
     details: dict[str, Any] = {name: fit.details for name, fit in torch.items()}
+    details |= {name: {"compile_seconds": fit.compile_seconds} for name, fit in library.items()}
     counts = {name: count(fit.job.fn, *fit.job.args) for name, fit in library.items()}
     return report.compare(options, ways, counts, work, "seed-steps/s", details)
 

@@ -81,7 +81,8 @@ def _walk(jaxpr: Jaxpr) -> Counter[Product]:
 def _equation(equation: Any) -> Counter[Product]:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        return Counter({_product(equation): 1})
+        product = _product(equation)
+        return Counter({product: 1} if product.flops else {})  # of no rows: nothing
     if name == "cond":
         branches = [_walk(branch.jaxpr) for branch in params["branches"]]
         working = [branch for branch in branches if branch]

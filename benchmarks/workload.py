@@ -76,7 +76,7 @@ def prepare(options: Options, num_seeds: int, **overrides: Any) -> Workload:
     }
     sizes = {name: value for name, value in sizes.items() if value is not None}
     seeds = tuple(range(options.seed, options.seed + num_seeds))
-    config = config_for_task(TASK, seeds=seeds, members=options.members, **sizes, **overrides)
+    config = config_for_task(TASK, seeds=seeds, members=options.members, **{**sizes, **overrides})
     parts = programs.make_parts(
         config,
         OBS_DIM,

@@ -57,7 +57,7 @@ def test_losses_and_updates_equal_the_librarys(monkeypatch, deterministic_backup
         deterministic_backup=deterministic_backup,
     )
     agent, hyper = make_sac(OBS_DIM, ACTION_DIM, SCALE, config), make_hyper(config)
-    state = agent.init(jax.random.key(0))
+    state = agent.init(jax.random.key(0), hyper)
     state = state._replace(
         actor_params=stack(state.actor_params),
         critic_params=stack(state.critic_params),

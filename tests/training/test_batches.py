@@ -177,12 +177,11 @@ print(json.dumps(offline.run(offline_from_flat(json.loads(sys.argv[1])))))
 """
 
 
-@pytest.mark.parametrize("members", ["map", "vmap"])
-def test_eight_devices_give_what_one_gives(tiny_config: OfflineConfig, tmp_path: Path, members: str) -> None:
+def test_eight_devices_give_what_one_gives(tiny_config: OfflineConfig, tmp_path: Path) -> None:
     """Eight members, four seeds: the fit runs on four of the devices, the policies on all."""
     spread = replace_flat(
         tiny_config,
-        {"seeds": (0, 1, 2, 3), "penalty_coef": (0.5, 2.0), "num_epochs": 2, "members": members},
+        {"seeds": (0, 1, 2, 3), "penalty_coef": (0.5, 2.0), "num_epochs": 2, "members": "vmap"},
     )
     one = offline.run(dataclasses.replace(spread, workdir=str(tmp_path / "one")))
     many = dataclasses.replace(spread, workdir=str(tmp_path / "many"), num_devices=8)
