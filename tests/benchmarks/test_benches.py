@@ -177,7 +177,7 @@ def test_run_all_writes_what_there_is_after_each(tiny, tmp_path, monkeypatch, ca
 
 
 @needs_torch
-def test_rollout_and_epoch_beside_pytorch(tiny):
+def test_rollout_and_sac_beside_pytorch(tiny):
     options = dataclasses.replace(tiny, torch=True)
     check(bench_rollout.run(options), ["ours"], with_torch=True)
     result = bench_sac.run(dataclasses.replace(options, sac_seeds=(1,)))
