@@ -69,7 +69,12 @@ def run(config: OfflineConfig) -> dict[str, Any]:
             _DATA_DIGESTS: data.digests(),
         },
     )
-    return _begin(config, task, data, folder)
+    try:
+        session = _open(config, task, data, folder)
+    except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
+        folder.discard()
+        raise
+    return _start(session, folder)
 
 
 def resume(path: str) -> dict[str, Any]:
@@ -87,29 +92,31 @@ def resume(path: str) -> dict[str, Any]:
         raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
     if folder.batch_size is not None:
         return _run_batches(config, task, data, folder, folder.batch_size)
+    if Checkpointer(folder.checkpoints).latest() is None:
+        print("there is no checkpoint yet: the run begins anew")
+        folder.truncate()
+        return _start(_open(config, task, data, folder), folder)
     return _resume(config, task, data, folder)
 
 
-def _begin(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> dict[str, Any]:
-    """A run from its beginning: all members at once, or as many at a time as fit into memory."""
+def _open(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
+    """A session of all members, or of the first of them that are to be trained, or fit, at a time."""
     members = folder.members
     sizes = batch_sizes(len(members), config.members_per_batch, config.num_devices)
-    try:
-        for size in sizes:
-            try:
-                session = open_session(config, members[:size], task, data, folder)
-                break
-            except DoesNotFit as error:
-                if size == sizes[-1]:
-                    raise
-                print(f"{size} members at a time: {error}")
-    except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
-        folder.discard()
-        raise
-    if size == len(members):
+    for size in sizes[:-1]:
+        try:
+            return open_session(config, members[:size], task, data, folder)
+        except DoesNotFit as error:
+            print(f"{size} members at a time: {error}")
+    return open_session(config, members[: sizes[-1]], task, data, folder)
+
+
+def _start(session: Session, folder: RunFolder) -> dict[str, Any]:
+    """A run from its beginning, in batches if the session is not of all members."""
+    if session.members == folder.members:
         return _drive(session, None)
     session.evaluator.close()
-    return _run_batches(config, task, data, folder, size)
+    return _run_batches(session.config, session.task, session.data, folder, len(session.members))
 
 
 def _run_batches(

@@ -109,6 +109,24 @@ def test_a_stopped_batch_is_taken_up_again(
     assert (folder / "batches" / "0" / "result.json").stat().st_mtime_ns == before
 
 
+def test_killed_before_its_first_batch_a_run_is_still_trained_in_batches(
+    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _, result = side_by_side
+    in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=2)
+
+    def killed(*_):
+        raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline, "run_batches", killed)
+        with pytest.raises(_Stop):
+            offline.run(in_batches)
+    folder = run_folder(in_batches)
+    assert without_clock(offline.resume(str(folder))) == without_clock(result)
+    assert RunFolder.open(folder).batch_size == 2
+
+
 def test_memory_chooses_the_batch(
     side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
