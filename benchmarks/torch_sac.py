@@ -66,9 +66,9 @@ class SAC:
         """A sampled action [B, A] and its log-density [B]; ``noise`` is standard normal."""
         mean, log_std = self.actor(obs).chunk(2, dim=-1)
         log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-        noise = torch.randn_like(mean) if noise is None else noise
-        raw = mean + log_std.exp() * noise
-        log_normal = -0.5 * noise**2 - log_std - 0.5 * np.log(2.0 * np.pi)
+        sample = torch.randn_like(mean) if noise is None else noise
+        raw = mean + log_std.exp() * sample
+        log_normal = -0.5 * sample**2 - log_std - 0.5 * np.log(2.0 * np.pi)
         # log of tanh's derivative, in the form that does not overflow
         log_slope = 2.0 * (np.log(2.0) - raw - F.softplus(-2.0 * raw)) + np.log(self._scale)
         return raw.tanh() * self._scale, (log_normal - log_slope).sum(-1)
