@@ -128,30 +128,30 @@ class BatchedMujoco:
 
     def _advance(self, rows: np.ndarray, action: np.ndarray) -> None:
         """The physics of a step. Each thread takes the next row as soon as it is done with one."""
-        controls = action.astype(np.float64)
-        pending = deque((self._rows[row], control) for row, control in zip(rows, controls, strict=True))
-        num_helpers = min(self._num_threads, len(rows)) - 1
-        helpers = [self._helpers.submit(self._simulate, pending) for _ in range(num_helpers)]
+        pending: deque[Any] = deque()
+        for row, control in zip(rows.tolist(), action.astype(np.float64), strict=True):
+            self._rows[row].control[:] = control
+            pending.append(self._rows[row].data)
+        num_threads = min(self._num_threads, len(rows))
+        pending.extend([None] * num_threads)  # one for each, at which it stops
+        helpers = [self._helpers.submit(self._simulate, pending) for _ in range(num_threads - 1)]
         try:
             self._simulate(pending)
         finally:
-            pending.clear()
             for helper in helpers:
                 helper.result()
 
     def _simulate(self, pending: deque[Any]) -> None:
+        # as little as possible between two steps: it is done under the interpreter's lock
         model, frame_skip = self._core.model, self._core.frame_skip  # pyright: ignore
-        with_forces = "cfrc_ext" in self._rules.fields
         mj_step: Any = mujoco.mj_step  # pyright: ignore[reportAttributeAccessIssue]
-        while True:
-            try:
-                row, control = pending.popleft()
-            except IndexError:
-                return
-            row.control[:] = control
-            mj_step(model, row.data, frame_skip)
-            if with_forces:
-                mujoco.mj_rnePostConstraint(model, row.data)  # pyright: ignore[reportAttributeAccessIssue]
+        if "cfrc_ext" not in self._rules.fields:
+            for data in iter(pending.popleft, None):
+                mj_step(model, data, frame_skip)
+            return
+        for data in iter(pending.popleft, None):
+            mj_step(model, data, frame_skip)
+            mujoco.mj_rnePostConstraint(model, data)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Every field [n, size] that the rules need."""
