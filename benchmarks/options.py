@@ -5,7 +5,7 @@ import importlib.util
 import os
 import sys
 import typing
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from absl import flags
@@ -44,6 +44,9 @@ class Options:
     repeats: int = setting(5, "timed runs of each way, after one to warm up", low=1)
     seed: int = setting(0, "seed of parameters, windows and minibatches", low=0)
     members: str = setting("auto", "how seeds share a program: auto, map or vmap")
+    matmul_precision: Literal["default", "float32", "tensorfloat32", "bfloat16"] = setting(
+        "default", "of the library's matrix products, as a run's flag of that name; PyTorch keeps its own"
+    )
     max_backtrack: int = setting(5, "m", low=1)
     model_hidden_dim: int = setting(200, "width W of the dynamics model", low=1)
     rollout_length: int = setting(5, "steps H of a roll-out", low=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import app, flags
 
+from adm_jax.nn.precision import matmul_precision
 from adm_jax.types import InputError
 from benchmarks import measure, options
 from benchmarks.counting import Counts
@@ -96,10 +97,11 @@ def launch(run: Callable[[Options], dict[str, Any]]) -> None:
     def main(argv: list[str]) -> None:
         refuse_arguments(argv)
         chosen = options.from_flags()
-        environment = measure.environment()
-        name = environment["command"].split()[2]
-        print(json.dumps(environment), flush=True)
-        result = run(chosen)
+        with matmul_precision(chosen.matmul_precision):
+            environment = measure.environment()
+            name = environment["command"].split()[2]
+            print(json.dumps(environment), flush=True)
+            result = run(chosen)
         show(name, result)
         write(chosen.json, {"environment": environment, **result})
 

@@ -11,6 +11,7 @@ import os
 import time
 from typing import Any
 
+from adm_jax.nn.precision import matmul_precision
 from adm_jax.types import InputError
 from benchmarks import (
     bench_end_to_end,
@@ -59,7 +60,9 @@ def run(chosen: Options) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """The command line."""
     report.refuse_arguments(argv)
-    run(options.from_flags())
+    chosen = options.from_flags()
+    with matmul_precision(chosen.matmul_precision):
+        run(chosen)
 
 
 if __name__ == "__main__":
