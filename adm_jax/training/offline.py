@@ -8,6 +8,7 @@ Evaluations go on beside the loop, one at a time. A checkpoint is only saved whe
 written down; that of its own epoch may be under way, and is begun again by a resume.
 """
 
+import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -86,7 +87,7 @@ def resume(path: str) -> dict[str, Any]:
     folder = RunFolder.open(path, ["dynamics"])
     stored = folder.config["config"]
     folder.require(to_flat(offline_from_flat({"dynamics": stored["dynamics"]})))
-    config = offline_from_flat(stored)
+    config = _on_devices_left(offline_from_flat(stored))
     task, data = load_data(config)
     if data.digests() != folder.config.get(_DATA_DIGESTS):
         raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
@@ -97,6 +98,16 @@ def resume(path: str) -> dict[str, Any]:
         folder.truncate()
         return _start(_open(config, task, data, folder), folder)
     return _resume(config, task, data, folder)
+
+
+def _on_devices_left(config: OfflineConfig) -> OfflineConfig:
+    """The configuration on this machine: with fewer devices than the run began with, as many as serve."""
+    num_devices = len(jax.local_devices())
+    if config.num_devices is None or config.num_devices <= num_devices:
+        return config
+    had = config.num_devices
+    print(f"num_devices: the run had {had}, this machine has {num_devices}; it goes on with these")
+    return dataclasses.replace(config, num_devices=None)
 
 
 def _open(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
