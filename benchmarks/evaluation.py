@@ -7,6 +7,9 @@ An environment whose episode ends is reset in either way: by SyncVectorEnv as it
 after the end is the reset), by the batch at once; such a step is counted for neither. ``evaluate`` is a
 whole ``Evaluator.evaluate`` with a jitted MLP policy of random weights, resets included, on either.
 
+``limit`` is what stepping could reach at most: SyncVectorEnv's time over that of its calls of ``mj_step``,
+taken in one more run of it, divided among all cores. Physics that are equal to the last bit need these calls.
+
 Medians of ``--repeats`` runs after one warm-up; the two alternate within a repeat, so that a machine which
 slows down slows both. ``speedup`` is the median of the repeats' own ratios; ``cpu_speedup`` is the same of
 CPU seconds, all threads together: what is saved by less work, without the second core. Where other processes
@@ -22,10 +25,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 from absl import app, flags
 
@@ -60,6 +65,26 @@ def step_vector(env_id: str, actions: np.ndarray) -> Callable[[], int]:
         return count
 
     return run
+
+
+def limit(run: Callable[[], int]) -> float:
+    """How many times as fast a run would be of which nothing but MuJoCo's steps were left, on all cores."""
+    mj_step, inside = mujoco.mj_step, 0.0  # pyright: ignore[reportAttributeAccessIssue]
+
+    def timed(*args: Any, **options: Any) -> None:
+        nonlocal inside
+        start = time.perf_counter()
+        mj_step(*args, **options)
+        inside += time.perf_counter() - start
+
+    mujoco.mj_step = timed  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        start = time.perf_counter()
+        run()
+        total = time.perf_counter() - start
+    finally:
+        mujoco.mj_step = mj_step  # pyright: ignore[reportAttributeAccessIssue]
+    return round(len(os.sched_getaffinity(0)) * total / inside, 2)
 
 
 def step_batch(batch: EnvBatch, actions: np.ndarray) -> Callable[[], int]:
@@ -125,10 +150,10 @@ def main(argv: list[str]) -> None:
         rng = np.random.default_rng(0)
         shape = (_STEPS.value, num_envs, *batch.action_low.shape)
         actions = rng.uniform(batch.action_low, batch.action_high, shape).astype(np.float32)
+        one_by_one = step_vector(env_id, actions)
+        stepping = compare({"batch": step_batch(batch, actions), "sync_vector_env": one_by_one})
         results[env_id] = {
-            "stepping": compare(
-                {"batch": step_batch(batch, actions), "sync_vector_env": step_vector(env_id, actions)}
-            ),
+            "stepping": {**stepping, "limit": limit(one_by_one)},
             "evaluate": compare(
                 {
                     "batch": evaluate(env_id, num_envs, make_batch),

@@ -11,6 +11,7 @@ from adm_jax.types import InputError
 Main = Callable[[list[str]], None]
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
+_DEVICE_FAILURES = ("CUDA_ERROR_", "cudaError", "hipError", "UNAVAILABLE:", "DATA_LOSS:")  # in XLA's messages
 
 
 def run(main: Main, argv: Sequence[str] | None = None, flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -48,9 +49,15 @@ def call(main: Main, argv: list[str], flag_values: flags.FlagValues = flags.FLAG
     except MemoryError as error:
         return _out_of_memory(str(error))
     except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # how XLA says that memory has run out
-            raise
-        return _out_of_memory(str(error).splitlines()[0])
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" in text:  # how XLA says that memory has run out
+            return _out_of_memory(text.splitlines()[0])
+        if any(sign in text for sign in _DEVICE_FAILURES):
+            return _fail(
+                f"a device failed ({text.splitlines()[0]}); --resume with the run's folder goes on from its "
+                "newest checkpoint, on as many devices as are left"
+            )
+        raise
 
 
 def _call(main: Main, argv: list[str], flag_values: flags.FlagValues) -> int:

@@ -11,10 +11,9 @@ return (Humanoid's inertias, contact forces) is at hand.
 """
 
 import os
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -75,7 +74,8 @@ class BatchedMujoco:
         self._position = np.zeros(num_envs)
         self._num_steps = np.zeros(num_envs, np.int64)
         self._running = np.zeros(num_envs, bool)
-        self._threads = _Threads(min(num_threads or _usable_cores(), num_envs))
+        self._num_threads = min(num_threads or _usable_cores(), num_envs)
+        self._helpers = ThreadPoolExecutor(max(self._num_threads - 1, 1), thread_name_prefix="mujoco")
 
     def reset(self, seeds: Sequence[int], rows: np.ndarray | None = None) -> np.ndarray:
         """Begins an episode in the given rows [n], or in all; ``seeds`` [n]. Returns obs [n, D] float64."""
@@ -118,7 +118,7 @@ class BatchedMujoco:
 
     def close(self) -> None:
         """Ends the threads and frees the environment."""
-        self._threads.close()
+        self._helpers.shutdown()
         self._env.close()
 
     def _make_row(self) -> _Row:
@@ -128,101 +128,36 @@ class BatchedMujoco:
 
     def _advance(self, rows: np.ndarray, action: np.ndarray) -> None:
         """The physics of a step. Each thread takes the next row as soon as it is done with one."""
+        pending: deque[Any] = deque()
+        for row, control in zip(rows.tolist(), action.astype(np.float64), strict=True):
+            self._rows[row].control[:] = control
+            pending.append(self._rows[row].data)
+        num_threads = min(self._num_threads, len(rows))
+        pending.extend([None] * num_threads)  # one for each, at which it stops
+        helpers = [self._helpers.submit(self._simulate, pending) for _ in range(num_threads - 1)]
+        try:
+            self._simulate(pending)
+        finally:
+            for helper in helpers:
+                helper.result()
+
+    def _simulate(self, pending: deque[Any]) -> None:
+        # as little as possible between two steps: it is done under the interpreter's lock
         model, frame_skip = self._core.model, self._core.frame_skip  # pyright: ignore
-        with_forces = "cfrc_ext" in self._rules.fields
         mj_step: Any = mujoco.mj_step  # pyright: ignore[reportAttributeAccessIssue]
-        controls = action.astype(np.float64)
-        pending = deque((self._rows[row], control) for row, control in zip(rows, controls, strict=True))
-
-        def simulate() -> None:
-            while True:
-                try:
-                    row, control = pending.popleft()
-                except IndexError:
-                    return
-                row.control[:] = control
-                mj_step(model, row.data, frame_skip)
-                if with_forces:
-                    mujoco.mj_rnePostConstraint(model, row.data)  # pyright: ignore
-
-        self._threads.run(simulate)
+        if "cfrc_ext" not in self._rules.fields:
+            for data in iter(pending.popleft, None):
+                mj_step(model, data, frame_skip)
+            return
+        for data in iter(pending.popleft, None):
+            mj_step(model, data, frame_skip)
+            mujoco.mj_rnePostConstraint(model, data)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Every field [n, size] that the rules need."""
         per_row = [self._rows[row].fields for row in rows]
         stacked = (np.array(values) for values in zip(*per_row, strict=True))
         return dict(zip(self._rules.fields, stacked, strict=True))
-
-
-class _Threads:
-    """Runs one function on several threads at once, the calling one among them.
-
-    A step of all rows takes half a millisecond: the futures of a ThreadPoolExecutor, and sleeping until the
-    last of them is done, would be a quarter of that (benchmarks/evaluation.py).
-    """
-
-    _SPINS = 50  # a thread that works on a row is done with it in less
-
-    def __init__(self, num_threads: int):
-        self._helpers = [_Helper() for _ in range(num_threads - 1)]
-
-    def run(self, work: Callable[[], None]) -> None:
-        """Returns once ``work`` has returned on every thread; raises what it raised on one."""
-        for helper in self._helpers:
-            helper.begin(work)
-        try:
-            work()
-        finally:
-            errors = [error for helper in self._helpers if (error := helper.wait(self._SPINS))]
-        for error in errors:
-            raise error
-
-    def close(self) -> None:
-        """Ends the threads."""
-        for helper in self._helpers:
-            helper.begin(None)
-            helper.thread.join()
-        self._helpers = []
-
-
-class _Helper:
-    """One thread that waits for work. It holds no reference to anything but the work it is doing."""
-
-    def __init__(self) -> None:
-        self._begun, self._done = threading.Lock(), threading.Lock()
-        self._begun.acquire()
-        self._done.acquire()
-        self._work: Callable[[], None] | None = None
-        self._error: BaseException | None = None
-        self.thread = threading.Thread(target=self._serve, name="mujoco", daemon=True)
-        self.thread.start()
-
-    def begin(self, work: Callable[[], None] | None) -> None:
-        """Hands over work, or the wish to end."""
-        self._work, self._error = work, None
-        self._begun.release()
-
-    def wait(self, spins: int) -> BaseException | None:
-        """Returns once the work is done: what it raised."""
-        for _ in range(spins):
-            if self._done.acquire(blocking=False):
-                break
-            time.sleep(0)  # lets go of the interpreter's lock
-        else:
-            self._done.acquire()
-        return self._error
-
-    def _serve(self) -> None:
-        while True:
-            self._begun.acquire()
-            if self._work is None:
-                return
-            try:
-                self._work()
-            except BaseException as error:
-                self._error = error
-            self._work = None
-            self._done.release()
 
 
 def is_supported(env: gymnasium.Env) -> bool:

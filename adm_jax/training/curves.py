@@ -71,7 +71,8 @@ def _draw_returns(
     updates = [row["updates"] for row in rows]
     values = _array([[finite_mean(episodes) for episodes in row["eval/return"]] for row in rows])
     num_members = values.shape[1]
-    colors, settings = _colors(members, num_members), _settings(members)
+    colors = _colors(members, num_members)
+    settings = _settings(members) if rows else {}
     for member in range(num_members):
         labelled = members and not settings and num_members <= len(_COLORS)
         label = f"seed {members[member].seed}" if labelled else None

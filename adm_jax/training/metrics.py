@@ -299,12 +299,20 @@ def _lacking(config: Any, required: Collection[str]) -> list[str]:
     if not isinstance(config, dict):
         return ["algorithm", "task", "members", "config"]
     lacking = [name for name in ("algorithm", "task") if not isinstance(config.get(name), str)]
-    if not isinstance(config.get("members"), list):
+    members = config.get("members")
+    if not isinstance(members, list) or not all(map(_is_member, members)):
         lacking.append("members")
     flat = config.get("config")
     if not isinstance(flat, dict):
         return [*lacking, "config"]
     return lacking + sorted(f"config.{name}" for name in required if name not in flat)
+
+
+def _is_member(values: Any) -> bool:
+    """Whether a value is what Member.to_dict gives."""
+    if not isinstance(values, dict) or not isinstance(values.get("seed"), int):
+        return False
+    return all(isinstance(value, int | float) for value in values.values())
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,7 @@ Evaluations go on beside the loop, one at a time. A checkpoint is only saved whe
 written down; that of its own epoch may be under way, and is begun again by a resume.
 """
 
+import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -69,7 +70,12 @@ def run(config: OfflineConfig) -> dict[str, Any]:
             _DATA_DIGESTS: data.digests(),
         },
     )
-    return _begin(config, task, data, folder)
+    try:
+        session = _open(config, task, data, folder)
+    except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
+        folder.discard()
+        raise
+    return _start(session, folder)
 
 
 def resume(path: str) -> dict[str, Any]:
@@ -81,35 +87,47 @@ def resume(path: str) -> dict[str, Any]:
     folder = RunFolder.open(path, ["dynamics"])
     stored = folder.config["config"]
     folder.require(to_flat(offline_from_flat({"dynamics": stored["dynamics"]})))
-    config = offline_from_flat(stored)
+    config = _on_devices_left(offline_from_flat(stored))
     task, data = load_data(config)
     if data.digests() != folder.config.get(_DATA_DIGESTS):
         raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
     if folder.batch_size is not None:
         return _run_batches(config, task, data, folder, folder.batch_size)
+    if Checkpointer(folder.checkpoints).latest() is None:
+        print("there is no checkpoint yet: the run begins anew")
+        folder.truncate()
+        return _start(_open(config, task, data, folder), folder)
     return _resume(config, task, data, folder)
 
 
-def _begin(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> dict[str, Any]:
-    """A run from its beginning: all members at once, or as many at a time as fit into memory."""
+def _on_devices_left(config: OfflineConfig) -> OfflineConfig:
+    """The configuration on this machine: with fewer devices than the run began with, as many as serve."""
+    num_devices = len(jax.local_devices())
+    if config.num_devices is None or config.num_devices <= num_devices:
+        return config
+    had = config.num_devices
+    print(f"num_devices: the run had {had}, this machine has {num_devices}; it goes on with these")
+    return dataclasses.replace(config, num_devices=None)
+
+
+def _open(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
+    """A session of all members, or of the first of them that are to be trained, or fit, at a time."""
     members = folder.members
     sizes = batch_sizes(len(members), config.members_per_batch, config.num_devices)
-    try:
-        for size in sizes:
-            try:
-                session = open_session(config, members[:size], task, data, folder)
-                break
-            except DoesNotFit as error:
-                if size == sizes[-1]:
-                    raise
-                print(f"{size} members at a time: {error}")
-    except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
-        folder.discard()
-        raise
-    if size == len(members):
+    for size in sizes[:-1]:
+        try:
+            return open_session(config, members[:size], task, data, folder)
+        except DoesNotFit as error:
+            print(f"{size} members at a time: {error}")
+    return open_session(config, members[: sizes[-1]], task, data, folder)
+
+
+def _start(session: Session, folder: RunFolder) -> dict[str, Any]:
+    """A run from its beginning, in batches if the session is not of all members."""
+    if session.members == folder.members:
         return _drive(session, None)
     session.evaluator.close()
-    return _run_batches(config, task, data, folder, size)
+    return _run_batches(session.config, session.task, session.data, folder, len(session.members))
 
 
 def _run_batches(

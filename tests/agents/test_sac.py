@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adm_jax.agents.sac import make_hyper, make_sac
-from adm_jax.config import Hyper, SACConfig
+from adm_jax.config import SACConfig
 from adm_jax.types import Transition
 
 OBS_DIM, ACTION_DIM = 3, 2
@@ -42,20 +42,15 @@ def golden(state):
     with np.load(Path(__file__).parent.parent / "golden" / "sac.npz") as file:
         arrays = dict(file)
     setting = {name.split("/")[1]: float(arrays[name]) for name in arrays if name.startswith("setting/")}
-    agent = make_sac(
-        OBS_DIM,
-        ACTION_DIM,
-        setting["scale"],
-        SACConfig(
-            policy_hidden_dim=16,
-            gamma=setting["gamma"],
-            auto_entropy=True,
-            entropy_lr=setting["entropy_lr"],
-            target_entropy=setting["target_entropy"],
-        ),
+    config = SACConfig(
+        policy_hidden_dim=16,
+        gamma=setting["gamma"],
+        auto_entropy=True,
+        entropy_weight=setting["alpha"],
+        target_entropy=setting["target_entropy"],
+        **{name: setting[name] for name in ("actor_lr", "critic_lr", "entropy_lr", "tau")},
     )
-    names = ("alpha", "actor_lr", "critic_lr", "tau")
-    hyper = Hyper(jnp.float32(0.0), *(jnp.float32(setting[name]) for name in names))
+    agent, hyper = make_sac(OBS_DIM, ACTION_DIM, setting["scale"], config), make_hyper(config)
     state = state._replace(  # Adam's zeros, and PyTorch's parameters
         actor_params=mlp_from_torch(arrays, "param/actor"),
         critic_params=stacked_from_torch(arrays, "param/critics"),

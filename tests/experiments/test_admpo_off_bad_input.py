@@ -102,7 +102,8 @@ def test_an_unwritable_workdir_is_one_line(capfd):
 def run_with(**values: object) -> str:
     """The config.json of a run with a few other values."""
     flat = {**to_flat(OfflineConfig()), **values}
-    return json.dumps({"algorithm": "admpo_off", "task": "hopper", "config": flat})
+    members = [{"seed": seed} for seed in (0, 1, 2)]
+    return json.dumps({"algorithm": "admpo_off", "task": "hopper", "members": members, "config": flat})
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", run_with(gamma=7)])

@@ -115,6 +115,16 @@ def test_what_a_user_can_get_wrong_ends_in_one_line(error, message, code, capsys
     assert capsys.readouterr().err == message
 
 
+def test_a_lost_device_is_one_line_that_says_how_to_go_on(capsys):
+    message = "INTERNAL: CUDA error: Could not synchronize CUDA stream: CUDA_ERROR_LAUNCH_FAILED\n  frame 1"
+    assert call(raises(RuntimeError(message))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"error: a device failed ({message.splitlines()[0]}); --resume with the run's folder"
+    )
+    assert error.count("\n") == 1
+
+
 def test_exhausted_memory_is_one_line_and_other_errors_are_bugs(capsys):
     assert call(raises(RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"))) == 2
     assert capsys.readouterr().err.startswith("error: out of memory: lower batch sizes, buffer or")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,24 @@ def test_a_stopped_batch_is_taken_up_again(
     assert (folder / "batches" / "0" / "result.json").stat().st_mtime_ns == before
 
 
+def test_killed_before_its_first_batch_a_run_is_still_trained_in_batches(
+    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _, result = side_by_side
+    in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=2)
+
+    def killed(*_):
+        raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline, "run_batches", killed)
+        with pytest.raises(_Stop):
+            offline.run(in_batches)
+    folder = run_folder(in_batches)
+    assert without_clock(offline.resume(str(folder))) == without_clock(result)
+    assert RunFolder.open(folder).batch_size == 2
+
+
 def test_memory_chooses_the_batch(
     side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,15 +196,19 @@ print(json.dumps(offline.run(offline_from_flat(json.loads(sys.argv[1])))))
 """
 
 
-@pytest.mark.parametrize("members", ["map", "vmap"])
-def test_eight_devices_give_what_one_gives(tiny_config: OfflineConfig, tmp_path: Path, members: str) -> None:
-    """Eight members, four seeds: the fit runs on four of the devices, the policies on all."""
+def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
+    tiny_config: OfflineConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eight members, four seeds: the fit runs on four of the devices, the policies on all.
+
+    Then the last epoch is done again on one device, from the checkpoint of eight.
+    """
     spread = replace_flat(
         tiny_config,
-        {"seeds": (0, 1, 2, 3), "penalty_coef": (0.5, 2.0), "num_epochs": 2, "members": members},
+        {"seeds": (0, 1, 2, 3), "penalty_coef": (0.5, 2.0), "num_epochs": 2, "members": "vmap"},
     )
     one = offline.run(dataclasses.replace(spread, workdir=str(tmp_path / "one")))
-    many = dataclasses.replace(spread, workdir=str(tmp_path / "many"), num_devices=8)
+    many = dataclasses.replace(spread, workdir=str(tmp_path / "many"), num_devices=8, checkpoint_every=1)
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -195,6 +218,16 @@ def test_eight_devices_give_what_one_gives(tiny_config: OfflineConfig, tmp_path:
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     ours = json.loads(run.stdout.splitlines()[-1])
+    _assert_same_results(ours, one)
+    (folder,) = (Path(many.workdir) / "admpo_off" / many.task).iterdir()
+    (folder / "result.json").unlink()
+    shutil.rmtree(max((folder / "checkpoints").glob("train-*")))
+    capsys.readouterr()
+    _assert_same_results(offline.resume(str(folder)), one)
+    assert "num_devices: the run had 8, this machine has 1; it goes on with these" in capsys.readouterr().out
+
+
+def _assert_same_results(ours: dict, one: dict) -> None:
     for name in ("members", "bc"):
         for row, expected in zip(ours[name], one[name], strict=True):
             assert row == pytest.approx(expected, rel=1e-4)

@@ -157,6 +157,8 @@ def test_the_result_replaces_the_one_before_it(folder):
         ("[]", " lacks algorithm, task, members, config"),
         ("{}", " lacks algorithm, task, members, config"),
         ('{"algorithm": "a", "task": 1, "config": 1, "members": []}', " lacks task, config"),
+        ('{"algorithm": "a", "task": "t", "members": [0], "config": {}}', " lacks members"),
+        ('{"algorithm": "a", "task": "t", "members": [{"seed": "x"}], "config": {}}', " lacks members"),
         (
             '{"algorithm": "a", "task": "t", "members": [], "config": {"gamma": 0.9}}',
             " lacks config.seeds, config.task",

@@ -209,6 +209,25 @@ def test_other_dynamics_models_run_and_resume_alike(
     assert_same_run(run_folder(stopped), run_folder(whole))
 
 
+@pytest.mark.parametrize("dynamics", ["adm", "ensemble"])
+def test_runs_in_bfloat16(dynamics: str, tiny_dataset: str, tmp_path: Path) -> None:
+    """XLA for CPU lacks some products of bfloat16 numbers, and says so only when they are executed."""
+    shared = set(to_flat(config_for_task("hopper", dynamics=dynamics)))
+    tiny = {name: value for name, value in TINY.items() if name in shared}
+    tiny |= {"dynamics": dynamics, "dataset": tiny_dataset, "num_epochs": 1, "seeds": (0,)}
+    if dynamics == "ensemble":
+        tiny |= {**OTHER_MODELS[dynamics], "uncertainty": "max_aleatoric", "selection_metric": "mse"}
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        config = offline_from_flat(
+            {**tiny, "matmul_precision": precision, "workdir": str(tmp_path / precision)}
+        )
+        offline.run(config)
+        losses[precision] = lines(run_folder(config) / "metrics.jsonl")[-1]["critic/loss"][0]
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.2)
+
+
 def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

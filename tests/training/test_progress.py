@@ -59,6 +59,7 @@ def test_the_table_has_a_row_per_seed():
     unscored = {"return_mean": 300.0, "return_std": 5.0, "num_episodes": 30, "normalized_score": None}
     result = {
         "members": [{"seed": 0, **member}, {"seed": 7, **member, "return_mean": 1000.0}],
+        "settings": [{"num_seeds": 2, "return_mean": 950.0, "normalized_score": 28.4}],
         "bc": [{"seed": 0, **unscored}, {"seed": 7, **unscored, "return_mean": None}],
         "dataset": {"num_episodes": 3, "episode_return_mean": 351.5},
         "wall_clock": {"fit": 61.0, "total": 3700.0},
@@ -75,6 +76,26 @@ def test_the_table_has_a_row_per_seed():
     assert "28.4" in text
     assert "dataset: episode return mean 351.5\n" in text
     assert "fit 1:01, total 1:01:40" in text
+
+
+def test_a_sweep_has_a_column_and_a_mean_of_each_setting():
+    member = {"return_std": 12.0, "num_episodes": 30, "normalized_score": 28.4}
+    result = {
+        "members": [
+            {"seed": seed, "tau": tau, **member, "return_mean": 1000 * tau + seed}
+            for seed in (0, 4)
+            for tau in (0.1, 0.5)
+        ],
+        "settings": [{"tau": tau, "num_seeds": 2, "return_mean": 1000 * tau + 2} for tau in (0.1, 0.5)],
+        "bc": [{"seed": seed, **member, "return_mean": 50.0} for seed in (0, 4)],
+    }
+    out = io.StringIO()
+    print_result(result, Console(file=out, width=90))
+    rows = [row.replace("│", " ").split() for row in out.getvalue().splitlines()]
+    assert ["learned", "4", "0.5", "504.0"] in [row[:4] for row in rows]
+    assert ["learned", "all", "0.1", "102.0"] in [row[:4] for row in rows]
+    assert ["learned", "all", "0.5", "502.0"] in [row[:4] for row in rows]
+    assert ["cloning", "all", "-", "50.0"] in [row[1:5] for row in rows]
 
 
 def test_wall_clock_excludes_what_is_nested_and_continues_after_a_resume():

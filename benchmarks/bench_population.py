@@ -1,0 +1,119 @@
+"""Wall-clock of one epoch of ADMPO-OFF against the number of seeds trained side by side.
+
+    python -m benchmarks.bench_population --json=FILE --png=FILE
+
+``seconds_per_seed`` falls where seeds share what is fixed; ``over_first`` is the time over that of the
+smallest population. A population whose epoch would take longer than ``--max_seconds``, in proportion to the
+one before, is left out, and so is one that doesn't fit into memory. PyTorch trains seeds one after the
+other: its line is one seed's measured epoch times their number.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from adm_jax.training import memory
+from adm_jax.types import InputError
+from benchmarks import measure, report, workload
+from benchmarks.options import Options
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Times an epoch for each number of seeds, smallest first."""
+    rows: dict[str, dict[str, Any]] = {}
+    first = previous = None
+    for num_seeds in sorted(set(options.population)):
+        name = f"ours, {num_seeds} seeds"
+        if previous is not None:
+            expected = previous["seconds_median"] / previous["num_seeds"] * num_seeds
+            if expected > options.max_seconds:
+                rows[name] = {
+                    "left_out": f"an epoch of about {expected:.0f} s; max_seconds is {options.max_seconds:g}"
+                }
+                continue
+        try:
+            row = measure_population(options, num_seeds)
+        except InputError as error:
+            rows[name] = {"left_out": str(error)}
+            continue
+        first = first or row
+        row["over_first"] = row["seconds_median"] / first["seconds_median"]
+        rows[name] = previous = row
+    rows |= _torch_rows(options)
+    result = {"shapes": workload.shapes(workload.prepare(options, 1)), "rows": rows}
+    if options.png:
+        draw(result, options.png)
+    return result
+
+
+def measure_population(options: Options, num_seeds: int) -> dict[str, Any]:
+    """One population's row.
+
+    Raises:
+      InputError: it doesn't fit into memory.
+    """
+    work = workload.prepare(options, num_seeds)
+    _, state = workload.abstract_state(work)
+    rollout, rollout_seconds = workload.compile_job(workload.rollout_job(work, state))
+    update, update_seconds = workload.compile_job(workload.update_job(work, state))
+    need = memory.estimate({"rollout": rollout, "update": update}, state=state, resident=work.dataset)
+    memory.require(need)
+    epoch = workload.Epoch(work, rollout, update)
+    timing = measure.alternate({"ours": epoch}, options.repeats)["ours"]
+    row = measure.summarize(timing, num_seeds * options.updates, "seed-updates/s, roll-outs included")
+    parts = {
+        f"{name}_seconds_median": float(np.median(x[-options.repeats :])) for name, x in epoch.seconds.items()
+    }
+    return {
+        "num_seeds": num_seeds,
+        **row,
+        **parts,
+        "seconds_per_seed": row["seconds_median"] / num_seeds,
+        "compile_seconds": rollout_seconds + update_seconds,
+        "memory_gib": need.total / 2**30,
+    }
+
+
+def _torch_rows(options: Options) -> dict[str, dict[str, Any]]:
+    """One seed's epoch in PyTorch."""
+    if not options.with_torch:
+        return {name: dict(report.ABSENT) for name in report.TORCH_ROWS}
+    from benchmarks import torch_rows
+
+    work = workload.prepare(options, 1)
+    rows = torch_rows.epochs(options, work, workload.initial_state(work))
+    timings = measure.alternate({name: run for name, (run, _) in rows.items()}, options.repeats)
+    unit = "seed-updates/s, roll-outs included"
+    return {
+        name: {"num_seeds": 1, **measure.summarize(timings[name], options.updates, unit), **detail}
+        for name, (_, detail) in rows.items()
+    }
+
+
+def draw(result: dict[str, Any], path: str) -> None:
+    """Plots wall-clock against the number of seeds, both logarithmic, into a PNG file."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    rows = [row for name, row in result["rows"].items() if name.startswith("ours") and "num_seeds" in row]
+    seeds = np.array([row["num_seeds"] for row in rows])
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    axes.plot(seeds, [row["seconds_median"] for row in rows], "o-", label="adm_jax, one program")
+    for name in report.TORCH_ROWS:
+        if "seconds_median" in result["rows"][name]:
+            one = result["rows"][name]["seconds_median"]
+            axes.plot(seeds, one * seeds, "--", label=f"{name.replace('_', ', ')}, one seed x seeds")
+    axes.set(xlabel="seeds", ylabel="seconds of an epoch", xscale="log", yscale="log")
+    axes.set_xticks(seeds, [str(number) for number in seeds])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    report.launch(run)

@@ -1,0 +1,46 @@
+"""SAC updates per second, for one seed and for several in one program.
+
+    python -m benchmarks.bench_sac --json=FILE
+
+``ours`` is the library's update program: it draws each batch from dataset and ring buffer too, as PyTorch's
+rows do. PyTorch trains one seed; ratios are of seed-updates per second.
+"""
+
+from typing import Any
+
+from benchmarks import report, workload
+from benchmarks.counting import count
+from benchmarks.options import Options
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Times an epoch's updates for each number of seeds."""
+    ways: dict[str, Any] = {}
+    details: dict[str, Any] = {}
+    counts, amounts, shapes = {}, {}, {}
+    for num_seeds in options.sac_seeds or (1,):
+        name = f"ours, {num_seeds} seeds"
+        work = workload.prepare(options, num_seeds)
+        state = workload.initial_state(work, full_buffer=True)
+        job = workload.update_job(work, state)
+        compiled, seconds = workload.compile_job(job)
+        ways[name], counts[name] = workload.Loop(compiled, job), count(job.fn, *job.args)
+        details[name] = {"compile_seconds": seconds, "num_seeds": num_seeds}
+        amounts[name] = options.updates * num_seeds
+        shapes = shapes or workload.shapes(work)
+    if options.with_torch:
+        from benchmarks import torch_rows
+
+        work = workload.prepare(options, 1)
+        for name, row in torch_rows.updates(options, work, workload.initial_state(work)).items():
+            ways[name], details[name] = row
+            amounts[name] = options.updates
+    result = report.compare(options, ways, counts, amounts, "seed-updates/s", details)
+    seconds = {name: result["rows"][name]["seconds_median"] for name in counts}
+    over_first = {name: value / next(iter(seconds.values())) for name, value in seconds.items()}
+    shapes["num_seeds"] = [details[name]["num_seeds"] for name in counts]
+    return {"shapes": shapes, **result, "seconds_over_first": over_first}
+
+
+if __name__ == "__main__":
+    report.launch(run)

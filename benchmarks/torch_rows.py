@@ -1,0 +1,226 @@
+"""The rows of PyTorch in every benchmark: the library's parameters in it, and the setting that is fastest.
+
+PyTorch is given what speed there is for the taking: the faster of one thread and all cores (roll-out and
+updates each their own), for the fair row also of whole batches and the library's chunks, by one trial each;
+and on an accelerator the precision that JAX's products have by default (TF32).
+"""
+
+# pyright: reportMissingImports=false
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from adm_jax.training.programs import TrainState
+from benchmarks.measure import fastest
+from benchmarks.options import Options
+from benchmarks.report import TORCH_ROWS
+from benchmarks.torch_reference import ADM, Fit, FitSettings, learned_from, load_learned, to_numpy
+from benchmarks.torch_sac import SAC, Learner, synchronize
+from benchmarks.workload import ACTION_DIM, ACTION_SCALE, OBS_DIM, Workload
+
+AUTHORS_DROPOUT = 0.1
+
+Run = Callable[[], Any]
+Row = tuple[Run, dict[str, Any]]  # what is timed, and what there is to know about it
+
+
+def device() -> str:
+    """PyTorch's device that JAX's default one is.
+
+    Raises:
+      RuntimeError: JAX has an accelerator and this PyTorch doesn't.
+    """
+    if jax.default_backend() == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise RuntimeError("PyTorch sees no GPU and JAX does: install PyTorch for it, or give --notorch")
+    torch.set_float32_matmul_precision("high")
+    return "cuda"
+
+
+def environment() -> dict[str, Any]:
+    """What a figure of PyTorch depends on."""
+    return {
+        "version": torch.__version__,
+        "device": torch.cuda.get_device_name() if device() == "cuda" else "cpu",
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def make_model(work: Workload, learned: Any, dropout: float) -> ADM:
+    """The network with the library's parameters of one member."""
+    config: Any = work.config.model
+    model = ADM(
+        OBS_DIM,
+        ACTION_DIM,
+        config.model_hidden_dim,
+        work.dataset.normalizer,
+        config.num_gru_layers,
+        config.num_residual_blocks,
+        dropout,
+    )
+    load_learned(model, learned)
+    return model.to(device())
+
+
+def make_learner(
+    work: Workload, state: TrainState, *, fair: bool, chunk: int | None = None, member: int = 0
+) -> Learner:
+    """One seed's learner with its member's parameters."""
+    own = jax.tree.map(lambda x: np.asarray(x[member]), (state.agent, state.model.learned, work.hyper))
+    agent_state, learned, hyper = own
+    agent = SAC(OBS_DIM, ACTION_DIM, ACTION_SCALE, work.config.sac, hyper, device())
+    agent.load(agent_state.actor_params, agent_state.critic_params, agent_state.target_critic_params)
+    return Learner(
+        work.config,
+        make_model(work, learned, 0.0 if fair else AUTHORS_DROPOUT),
+        agent,
+        to_numpy(work.dataset),
+        float(hyper.penalty_coef),
+        device=device(),
+        fair=fair,
+        chunk=chunk,
+    )
+
+
+def rollouts(options: Options, work: Workload, state: TrainState) -> dict[str, Row]:
+    """Each row's roll-outs of an epoch, one seed."""
+    rows = {}
+    for name in TORCH_ROWS:
+        run, chunk, threads = _best_rollout(options, work, state, fair=name == "torch_fair")
+        rows[name] = run, {"chunk": chunk, "threads": threads, **environment()}
+    return rows
+
+
+def updates(options: Options, work: Workload, state: TrainState) -> dict[str, Row]:
+    """Each row's updates of an epoch, one seed, on full buffers."""
+    rows = {}
+    for name in TORCH_ROWS:
+        run, threads = _best_update(options, work, state, fair=name == "torch_fair")
+        rows[name] = run, {"threads": threads, **environment()}
+    return rows
+
+
+def epochs(options: Options, work: Workload, state: TrainState) -> dict[str, Row]:
+    """Each row's epoch of every seed, one seed after the other."""
+    rows = {}
+    for name in TORCH_ROWS:
+        fair = name == "torch_fair"
+        _, chunk, rollout_threads = _best_rollout(options, work, state, fair=fair)
+        _, update_threads = _best_update(options, work, state, fair=fair)
+        learners = [
+            make_learner(work, state, fair=fair, chunk=chunk, member=i) for i in range(len(work.config.seeds))
+        ]
+        threads = {"rollout_threads": rollout_threads, "update_threads": update_threads}
+        rows[name] = _sequence(learners, **threads), {"chunk": chunk, **threads, **environment()}
+    return rows
+
+
+def _sequence(learners: Sequence[Learner], rollout_threads: int, update_threads: int) -> Run:
+    def run() -> None:
+        for learner in learners:
+            torch.set_num_threads(rollout_threads)
+            learner.roll_out()
+            torch.set_num_threads(update_threads)
+            learner.update()
+
+    return run
+
+
+def _best_rollout(
+    options: Options, work: Workload, state: TrainState, *, fair: bool
+) -> tuple[Run, int | None, int]:
+    """The fastest way of one seed's roll-outs, its chunk and its number of threads."""
+    config = work.config.rollout
+    chunked = fair and config.rollout_chunk < config.rollout_batch_size
+    runs = {
+        chunk: make_learner(work, state, fair=fair, chunk=chunk).roll_out
+        for chunk in ((None, config.rollout_chunk) if chunked else (None,))
+    }
+    ways = {
+        (chunk, threads): _threaded(threads, run)
+        for chunk, run in runs.items()
+        for threads in _numbers_of_threads(options)
+    }
+    chosen = fastest(ways)
+    return ways[chosen], *chosen
+
+
+def _best_update(options: Options, work: Workload, state: TrainState, *, fair: bool) -> tuple[Run, int]:
+    """The fastest way of one seed's updates and its number of threads."""
+    learner = make_learner(work, state, fair=fair)
+    learner.fill_buffer()
+    ways = {threads: _threaded(threads, learner.update) for threads in _numbers_of_threads(options)}
+    chosen = fastest(ways)
+    return ways[chosen], chosen
+
+
+def _numbers_of_threads(options: Options) -> list[int]:
+    cores = len(os.sched_getaffinity(0))
+    return [options.torch_threads] if options.torch_threads else sorted({1, cores})
+
+
+def _threaded(num_threads: int, run: Run) -> Run:
+    def threaded() -> None:
+        torch.set_num_threads(num_threads)
+        run()
+
+    return threaded
+
+
+class TorchFit:
+    """A fit in PyTorch, ``eval_steps`` optimiser steps at a time, with the faster number of threads."""
+
+    def __init__(
+        self,
+        options: Options,
+        work: Workload,
+        learned: Any,
+        settings: dict[str, Any],
+        num_steps: int,
+        epoch_steps: int,
+    ):
+        """Begins at the library's parameters ``learned``; ``epoch_steps`` lie between its own evaluations."""
+        cosine_steps = num_steps if settings["fit_lr_decay"] == "cosine" else None
+        chosen = FitSettings(settings["fit_batch_size"], settings["fit_learning_rate"], cosine_steps)
+
+        def make() -> Fit:
+            model = make_model(work, learned, settings["dropout_rate"])
+            return Fit(model, to_numpy(work.dataset), chosen, np.random.default_rng(options.seed), device())
+
+        def trial() -> None:
+            for _ in range(min(20, options.eval_steps)):
+                tried.step()
+            synchronize(device())
+
+        tried = make()
+        threads = fastest({number: _threaded(number, trial) for number in _numbers_of_threads(options)})
+        self._fit, self._threads, self._epoch_steps = make(), threads, epoch_steps
+        self._eval_steps, self.steps, self.num_steps = options.eval_steps, 0, num_steps
+        self.details = {"threads": threads, **environment()}
+
+    def advance(self) -> None:
+        """``eval_steps`` steps, or what is left of them; the authors' evaluation where an epoch ends."""
+        self._run(min(self._eval_steps, self.num_steps - self.steps))
+
+    def repeat(self) -> None:
+        """``eval_steps`` more, whatever is left: to time steps alone, once the fit is done."""
+        self._run(self._eval_steps)
+
+    def _run(self, num_steps: int) -> None:
+        torch.set_num_threads(self._threads)
+        for _ in range(num_steps):
+            self._fit.step()
+            self.steps += 1
+            if self.steps % self._epoch_steps == 0:
+                self._fit.validate()
+        synchronize(device())
+
+    def learned(self) -> Any:
+        """The library's parameters [1]."""
+        return jax.tree.map(lambda x: x[None], learned_from(self._fit.model))

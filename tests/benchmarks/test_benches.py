@@ -1,0 +1,209 @@
+"""Every benchmark from end to end at tiny sizes: what it reports is whole, and can be written as JSON."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+
+import jax
+import pytest
+
+from adm_jax.types import InputError
+from benchmarks import (
+    bench_end_to_end,
+    bench_fit,
+    bench_population,
+    bench_rollout,
+    bench_sac,
+    report,
+    run_all,
+    workload,
+)
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed (pip install -e '.[bench]')"
+)
+TIMED = ("seconds_median", "seconds_p90", "cpu_seconds_median", "rate")
+COUNTED = (
+    *("flops", "unfused_bytes", "flops_per_second", "unfused_bytes_per_second"),
+    *("fraction_of_matmul_ceiling", "unfused_bytes_over_copy_ceiling", "fraction_of_ceiling_at_these_shapes"),
+)
+
+
+def check(result, ours, with_torch=False):
+    """A comparison's rows are whole, its rates fit its seconds, and everything is JSON."""
+    json.dumps(result, allow_nan=False)
+    assert result["shapes"]["max_backtrack"] == 2
+    for name in ours:
+        row = result["rows"][name]
+        assert all(row[field] > 0 and math.isfinite(row[field]) for field in (*TIMED, *COUNTED)), row
+        assert row["compile_seconds"] > 0
+        assert row["repeats"] == 2
+        assert set(result["ratios"][name]) == (set(report.TORCH_ROWS) if with_torch else set())
+    for name in report.TORCH_ROWS:
+        row = result["rows"][name]
+        assert row["rate"] > 0 if with_torch else "pip install" in row["absent"]
+    assert set(result["ceilings"]) == {"matmul", "copy"}
+
+
+def work_done(row):
+    return row["rate"] * row["seconds_median"]
+
+
+def test_rollout(tiny):
+    result = bench_rollout.run(tiny)
+    check(result, ["ours"])
+    assert work_done(result["rows"]["ours"]) == pytest.approx(30 * 2)
+    # two chunks, of each: a step's first stream alone to begin with, then two steps of both
+    (m, width, inputs, outputs), chunk = (2, 8, 14, 24), 20
+    cell = 2 * 3 * width * (inputs + width)
+    head = 2 * width * width + 2 * width * outputs
+    policy = 2 * (11 * 8 + 8 * 8 + 8 * 6)
+    expected = 2 * chunk * ((m - 1) * cell + 2 * (m * (cell + head) + policy))
+    assert result["rows"]["ours"]["flops"] <= expected  # less once what is known to be zero is left out
+    assert result["rows"]["ours"]["flops"] > 0.5 * expected
+
+
+def test_sac(tiny):
+    result = bench_sac.run(tiny)
+    names = ["ours, 1 seeds", "ours, 2 seeds"]
+    check(result, names)
+    assert [work_done(result["rows"][name]) for name in names] == pytest.approx([3, 6])
+    one, two = (result["rows"][name]["flops"] for name in names)
+    assert two == 2 * one
+    assert result["seconds_over_first"]["ours, 1 seeds"] == 1
+
+
+def test_end_to_end(tiny, monkeypatch):
+    events, hits = [], []
+
+    def listen(event, **_):
+        events.append(event)
+
+    compile_seconds = bench_end_to_end.compile_seconds
+
+    def watched(work):
+        jax.monitoring.register_event_listener(listen)
+        seconds = compile_seconds(work)
+        jax.monitoring.unregister_event_listener(listen)
+        hits.append(events.count("/jax/compilation_cache/cache_hits"))
+        return seconds
+
+    monkeypatch.setattr(bench_end_to_end, "compile_seconds", watched)
+    result = bench_end_to_end.run(tiny)
+    check(result, ["ours"])
+    row = result["rows"]["ours"]
+    assert row["rollout_seconds_median"] + row["update_seconds_median"] == pytest.approx(
+        row["seconds_median"], rel=0.5
+    )
+    seconds = result["compile_seconds"]
+    assert all(set(each) == {"rollout", "update", "epoch"} for each in seconds.values())
+    assert set(seconds) == {"cold", "cached"}
+    assert hits == [2]  # the second time, and never the first
+    memory = result["memory"]
+    assert memory["rollout_batch_size"] == bench_end_to_end.MEMORY_STARTS  # asked for, never allocated
+    assert memory["beyond_buffers_gib"] == max(memory["temporaries_gib"].values()) > 0
+    # 2 seeds' buffers of 5 epochs of 2 steps, 27 float32 and a byte a row
+    assert memory["buffers_gib"] == pytest.approx(2 * 50_000 * 2 * 5 * (26 * 4 + 1) / 2**30, rel=0.01)
+
+
+def test_population_and_its_plot(tiny, tmp_path):
+    result = bench_population.run(dataclasses.replace(tiny, png=str(tmp_path / "seeds.png")))
+    json.dumps(result, allow_nan=False)
+    one, two = (result["rows"][f"ours, {num} seeds"] for num in (1, 2))
+    assert all(row[field] > 0 for row in (one, two) for field in (*TIMED, "compile_seconds", "memory_gib"))
+    assert (one["over_first"], two["num_seeds"]) == (1.0, 2)
+    assert two["seconds_per_seed"] == two["seconds_median"] / 2
+    assert (tmp_path / "seeds.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_population_that_takes_too_long_or_too_much_memory_is_left_out(tiny, monkeypatch):
+    def pretend(options, num_seeds):
+        if num_seeds == 2:
+            raise InputError("memory: too little")
+        return {"num_seeds": num_seeds, "seconds_median": 10.0 * num_seeds}
+
+    monkeypatch.setattr(bench_population, "measure_population", pretend)
+    options = dataclasses.replace(tiny, population=(4, 1, 8, 2), max_seconds=50.0)
+    rows = bench_population.run(options)["rows"]
+    assert rows["ours, 1 seeds"] == {"num_seeds": 1, "seconds_median": 10.0, "over_first": 1.0}
+    assert rows["ours, 2 seeds"] == {"left_out": "memory: too little"}
+    assert rows["ours, 4 seeds"]["over_first"] == 4.0
+    assert rows["ours, 8 seeds"] == {"left_out": "an epoch of about 80 s; max_seconds is 50"}
+
+
+def test_fit(tiny):
+    result = bench_fit.run(tiny)
+    json.dumps(result, allow_nan=False)
+    assert result["shapes"]["epoch_steps"] == result["shapes"]["num_train"] // 256 * 2
+    assert result["goal_of"] == "ours_authors"  # without PyTorch
+    assert result["rows"]["ours_authors"]["final_nll"] == result["goal_nll"]
+    row = result["rows"]["ours_tuned, 2 seeds"]
+    assert (row["steps"], row["stopped"]) == (300, "done")
+    assert [steps for _, steps, _ in row["curve"]] == [100, 200, 300]
+    assert len(row["final_nll_of_each_seed"]) == 2
+    steps = {"shapes": result["shapes"], **result["steps"]}
+    check(steps, ["ours_authors", "ours_tuned, 2 seeds"])
+    assert work_done(steps["rows"]["ours_tuned, 2 seeds"]) == pytest.approx(200)
+
+
+def test_rows_that_are_not_known_are_refused(tiny):
+    with pytest.raises(InputError, match="only: 'ours' is unknown; one of torch_authors"):
+        bench_fit.run(dataclasses.replace(tiny, only=("ours",)))
+    with pytest.raises(InputError, match="PyTorch's rows alone are asked for"):
+        bench_fit.run(dataclasses.replace(tiny, only=("torch_tuned",)))
+    with pytest.raises(InputError, match="only: 'speed' is unknown; one of rollout, sac"):
+        run_all.run(dataclasses.replace(tiny, only=("speed",)))
+
+
+def test_run_all_writes_what_there_is_after_each(tiny, tmp_path, monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    def quick(options):
+        assert options.only == ()  # which benchmarks is not which rows
+        return {"shapes": {}, "rows": {"ours": {"rate": 2.5, "unit": "transitions/s"}}}
+
+    monkeypatch.setitem(run_all.BENCHMARKS, "rollout", quick)
+    monkeypatch.setitem(run_all.BENCHMARKS, "sac", interrupted)
+    path = tmp_path / "all.json"
+    with pytest.raises(KeyboardInterrupt):
+        run_all.run(dataclasses.replace(tiny, only=("rollout", "sac"), json=str(path)))
+    written = json.loads(path.read_text())
+    assert set(written) == {"environment", "rollout"}
+    assert written["rollout"]["rows"]["ours"]["rate"] == 2.5
+    assert "ours: rate 2.5, unit transitions/s" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.part"))
+
+
+@needs_torch
+def test_rollout_and_sac_beside_pytorch(tiny):
+    options = dataclasses.replace(tiny, torch=True)
+    check(bench_rollout.run(options), ["ours"], with_torch=True)
+    result = bench_sac.run(dataclasses.replace(options, sac_seeds=(1,)))
+    check(result, ["ours, 1 seeds"], with_torch=True)
+
+
+@needs_torch
+def test_epochs_of_every_seed_beside_pytorch(tiny):
+    from benchmarks import torch_rows
+
+    work = workload.prepare(tiny, 2)
+    rows = torch_rows.epochs(tiny, work, workload.initial_state(work))
+    for name, (run, details) in rows.items():
+        run()
+        assert name in report.TORCH_ROWS
+        assert details["rollout_threads"] == details["update_threads"] == 1
+
+
+@needs_torch
+def test_fit_beside_pytorch(tiny):
+    result = bench_fit.run(dataclasses.replace(tiny, torch=True, fit_seeds=(1,)))
+    assert result["goal_of"] == "torch_authors"
+    rows = result["rows"]
+    assert set(rows) == {"torch_authors", "torch_tuned", "ours_tuned, 1 seeds"}
+    assert (
+        rows["torch_authors"]["steps"] == result["shapes"]["epoch_steps"]
+    )  # one epoch of theirs, to the step
+    assert rows["torch_tuned"]["steps"] == rows["ours_tuned, 1 seeds"]["steps"] == 300
+    assert set(result["steps"]["ratios"]["ours_tuned, 1 seeds"]) == {"torch_authors", "torch_tuned"}

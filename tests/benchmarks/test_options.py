@@ -1,0 +1,64 @@
+"""Options and flags of the benchmarks: each other's mirror, with one line for what is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from adm_jax.types import InputError
+from benchmarks import options
+from benchmarks.options import Options
+
+ROOT = Path(__file__).parents[2]
+
+
+def parse(*arguments):
+    values = flags.FlagValues()
+    options.define_flags(values)
+    values(["program", *arguments])
+    return options.from_flags(values)
+
+
+def test_without_flags_the_defaults_by_device():
+    assert parse() == options.by_device(Options())
+    assert parse().rollout_batch_size == 5_000  # tests run on the CPU
+    assert parse().population == (1, 2, 4, 8, 16, 32, 64)
+    assert parse().fit_seeds == (1,)
+
+
+def test_flags_of_every_kind():
+    chosen = parse("--num_seeds=3", "--population=1,4", "--only=fit,sac", "--notorch", "--max_seconds=2.5")
+    assert (chosen.num_seeds, chosen.population, chosen.only) == (3, (1, 4), ("fit", "sac"))
+    assert (chosen.torch, chosen.max_seconds, chosen.with_torch) == (False, 2.5, False)
+
+
+def test_quick_leaves_what_is_given():
+    quick = parse("--quick", "--updates=7")
+    assert quick.updates == 7
+    assert quick.rollout_batch_size == options.QUICK["rollout_batch_size"]
+    assert set(options.QUICK) <= set(Options.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--num_seeds=0", "num_seeds: 0"),
+        ("--population=1,0", "population: 0"),
+        ("--population=x", "population"),
+    ],
+)
+def test_values_out_of_range_are_refused(argument, message):
+    with pytest.raises(InputError, match=message):
+        parse(argument)
+
+
+@pytest.mark.parametrize("argument", ["--population=x", "--nonsense=1"])
+def test_the_command_line_answers_in_one_line(argument):
+    command = [sys.executable, "-m", "benchmarks.bench_sac", argument]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert argument.lstrip("-").split("=")[0] in line
