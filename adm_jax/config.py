@@ -7,7 +7,7 @@ and of ``config.json``.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 
@@ -173,17 +173,8 @@ class OfflineConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        wanted = get_model(self.dynamics).config_class
-        if not isinstance(self.model, wanted):
-            raise InputError(
-                f"model: dynamics={self.dynamics} needs a {wanted.__name__}, not {type(self.model).__name__}"
-            )
-        if not self.seeds:
-            raise InputError("seeds: empty; give at least one, as in --seeds=0,1,2")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise InputError(
-                f"seeds: {','.join(map(str, self.seeds))} names a seed twice; each member needs its own"
-            )
+        check_model_config(self.dynamics, self.model)
+        check_seeds(self.seeds)
         self._check_contradictions()
 
     def _check_contradictions(self) -> None:
@@ -202,7 +193,7 @@ class OfflineConfig:
 
 
 @dataclass(frozen=True)
-class OnlineConfig:
+class ReplayConfig:
     """Model-free SAC in the real environment: what ``experiments.collect`` runs."""
 
     task: str = setting("hopper", "task name, or module:task; its environment is stepped")
@@ -242,6 +233,167 @@ class OnlineConfig:
             raise InputError(f"warmup_steps: {self.warmup_steps} is more than num_steps {self.num_steps}")
 
 
+@dataclass(frozen=True)
+class GrowingRolloutConfig:
+    """Roll-outs that grow longer while the model gets better (ADM paper, Table 4; MBPO)."""
+
+    rollout_length: int = setting(1, "steps of a roll-out at first", low=1)
+    final_rollout_length: int = setting(15, "steps of a roll-out when they have grown", low=1)
+    growth_start: int = setting(0, "environment steps after warm-up at which roll-outs begin to grow", low=0)
+    growth_end: int = setting(50_000, "environment steps after warm-up at which they have grown", low=0)
+    rollout_batch_size: int = setting(100_000, "starts of roll-outs each time", low=1)
+    rollout_chunk: int = setting(250, "rows rolled out at a time; bounds the memory of roll-outs", low=1)
+    retain_rollouts: int = setting(4, "times of rolling out whose rows the model buffer holds", low=1)
+    termination: str | None = setting(
+        None, "termination function by name, or your own as module:function; the task's own when empty"
+    )
+    reward: str | None = setting(
+        None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
+    )
+
+    def length_at(self, num_steps: int) -> int:
+        """Steps of a roll-out after so many environment steps since warm-up: linear, whole numbers."""
+        span = max(self.growth_end - self.growth_start, 1)
+        share = min(max((num_steps - self.growth_start) / span, 0.0), 1.0)
+        if num_steps >= self.growth_end:
+            share = 1.0
+        return int(self.rollout_length + share * (self.final_rollout_length - self.rollout_length))
+
+
+MODEL_FREE = "none"  # in place of a dynamics model's name
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Learning in the real environment (ADM paper, Algorithm 2): ADMPO-ON, MBPO, and SAC without a model.
+
+    Steps are those of one member's environments together, warm-up included.
+    """
+
+    dynamics: str = setting(
+        "adm",
+        "dynamics model: a registered name, module:name to import the module that registers it, or none for "
+        "SAC alone",
+    )
+    task: str = setting("inverted_pendulum", "task name, or module:task of one registered there")
+    seeds: tuple[int, ...] = setting(
+        (0, 1, 2), "seeds of the members, trained side by side", low=0, high=_MAX_SEED
+    )
+    workdir: str = setting("runs", "folder that holds the run's folder")
+    num_steps: int = setting(55_000, "environment steps, warm-up included", low=1, high=_MAX_ROWS)
+    warmup_steps: int = setting(5_000, "uniformly random steps before the first update", low=1)
+    num_envs: int = setting(1, "environments of a member, stepped side by side", low=1, high=1024)
+    steps_per_iteration: int = setting(1, "environment steps between two rounds of updates", low=1)
+    updates_per_step: int = setting(20, "SAC updates per environment step", low=1)
+    actor_every: int = setting(1, "critics' updates for each of the actor and the entropy weight", low=1)
+    real_ratio: float = setting(0.05, "share of real transitions in a SAC batch", low=0.0, high=1.0)
+    model_every: int = setting(250, "environment steps between two fits, each followed by roll-outs", low=1)
+    refit: Literal["warm", "scratch"] = setting(
+        "warm", "fit on from the model before for refit_epochs, or anew for fit_max_epochs at most"
+    )
+    refit_epochs: int = setting(1, "fitting epochs at most of each warm fit but the first", low=1)
+    log_every: int = setting(1_000, "environment steps between two lines of metrics", low=1)
+    eval_every: int = setting(1_000, "environment steps between evaluations of the policy", low=1)
+    eval_episodes: int = setting(10, "episodes per member and evaluation", low=1, high=1000)
+    checkpoint_every: int = setting(5_000, "environment steps between checkpoints", low=1)
+    members: Literal["auto", "vmap", "map"] = setting(
+        "auto", "how members share the program; auto: map on CPU, vmap on GPU"
+    )
+    num_devices: int | None = setting(
+        None, "devices that the members are spread over; as many as divide them when empty", low=1
+    )
+    matmul_precision: Literal["default", "float32", "tensorfloat32", "bfloat16"] = setting(
+        "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
+    )
+    memory_limit_gib: float | None = setting(
+        None, "memory this run may use; what is free when empty", above=0.0
+    )
+    model: ModelConfig = field(default_factory=RecurrentConfig)
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(fit_steps_per_epoch=250, fit_max_epochs=8, fit_patience=8)
+    )
+    rollout: GrowingRolloutConfig = field(default_factory=GrowingRolloutConfig)
+    sac: SACConfig = field(
+        default_factory=lambda: SACConfig(
+            actor_lr=3e-4, actor_lr_schedule="none", auto_entropy=True, entropy_weight=1.0
+        )
+    )
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a dynamics model."""
+        return self.dynamics != MODEL_FREE
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.has_model:
+            check_model_config(self.dynamics, self.model)
+        check_seeds(self.seeds)
+        if self.sac.actor_lr_schedule != "none":
+            raise InputError(
+                f"actor_lr_schedule: {self.sac.actor_lr_schedule} has no effect here; must be none"
+            )
+        if self.steps_per_iteration % self.num_envs:
+            raise InputError(
+                f"num_envs: {self.num_envs} does not divide steps_per_iteration {self.steps_per_iteration}"
+            )
+        multiples = ["num_steps", "warmup_steps", "log_every", "eval_every", "checkpoint_every"]
+        for name in multiples + ["model_every"] * self.has_model:
+            if getattr(self, name) % self.steps_per_iteration:
+                raise InputError(
+                    f"{name}: {getattr(self, name)} is no multiple of steps_per_iteration "
+                    f"{self.steps_per_iteration}"
+                )
+        for name in ("eval_every", "checkpoint_every"):
+            if getattr(self, name) % self.log_every:
+                raise InputError(
+                    f"{name}: {getattr(self, name)} is no multiple of log_every {self.log_every}"
+                )
+        if self.warmup_steps > self.num_steps:
+            raise InputError(f"warmup_steps: {self.warmup_steps} is more than num_steps {self.num_steps}")
+        if self.has_model:
+            self._check_rollouts()
+
+    def _check_rollouts(self) -> None:
+        rollout = self.rollout
+        longest = max(rollout.rollout_length, rollout.final_rollout_length)
+        rows = rollout.rollout_batch_size * longest * rollout.retain_rollouts
+        if rows > _MAX_ROWS:
+            raise InputError(
+                f"rollout_batch_size: times the longest roll-out and retain_rollouts it is {rows} rows of "
+                f"model buffer; at most {_MAX_ROWS}"
+            )
+        if rollout.final_rollout_length < rollout.rollout_length:
+            raise InputError(
+                f"final_rollout_length: {rollout.final_rollout_length} is less than rollout_length "
+                f"{rollout.rollout_length}; roll-outs may only grow"
+            )
+        if rollout.growth_end < rollout.growth_start:
+            raise InputError(
+                f"growth_end: {rollout.growth_end} is before growth_start {rollout.growth_start}"
+            )
+        if self.real_ratio > 0 and int(self.real_ratio * self.sac.batch_size) == 0:
+            raise InputError(
+                f"real_ratio: {self.real_ratio} of batch_size {self.sac.batch_size} is less than one "
+                "transition; set it to 0 or raise one of them"
+            )
+
+
+def check_model_config(dynamics: str, model: ModelConfig) -> None:
+    """Raises InputError if a model's settings are not of the class that its name has."""
+    wanted = get_model(dynamics).config_class
+    if not isinstance(model, wanted):
+        raise InputError(f"model: dynamics={dynamics} needs a {wanted.__name__}, not {type(model).__name__}")
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Raises InputError if there is no seed, or one is named twice."""
+    if not seeds:
+        raise InputError("seeds: empty; give at least one, as in --seeds=0,1,2")
+    if len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds: {','.join(map(str, seeds))} names a seed twice; each member needs its own")
+
+
 class Hyper(NamedTuple):
     """Scalars traced by the compiled program, so that they can be swept without recompiling."""
 
@@ -262,7 +414,7 @@ def all_leaves(config_class: type) -> Iterator[Leaf]:
     for leaf in leaves(config_class):
         seen.add(leaf.name)
         yield leaf
-    if config_class is not OfflineConfig:
+    if config_class not in (OfflineConfig, OnlineConfig):
         return
     for model in registered().values():
         for leaf in leaves(model.config_class):
@@ -277,9 +429,23 @@ def offline_from_flat(values: Mapping[str, Any]) -> OfflineConfig:
     Raises:
       InputError: a name is no setting of this configuration, or a value is out of its range.
     """
+    return _from_flat(OfflineConfig, values)
+
+
+def online_from_flat(values: Mapping[str, Any]) -> OnlineConfig:
+    """As ``offline_from_flat``; with ``dynamics=none`` a dynamics model's settings say nothing."""
+    return _from_flat(OnlineConfig, values)
+
+
+C = TypeVar("C", OfflineConfig, OnlineConfig)
+
+
+def _from_flat(config_class: type[C], values: Mapping[str, Any]) -> C:
     name = values.get("dynamics", "adm")
-    base = OfflineConfig(dynamics=name, model=get_model(name).config_class())
-    both = set(to_flat(base.model)) & {leaf.name for leaf in leaves(OfflineConfig) if leaf.group != "model"}
+    if config_class is OnlineConfig and name == MODEL_FREE:
+        return replace_flat(config_class(dynamics=name), values)
+    base = config_class(dynamics=name, model=get_model(name).config_class())
+    both = set(to_flat(base.model)) & {leaf.name for leaf in leaves(config_class) if leaf.group != "model"}
     if both:
         raise InputError(
             f"{sorted(both)[0]}: a setting of the dynamics model {name} and of the loop; rename the model's"
@@ -323,3 +489,34 @@ def config_for_task(
     published = {name: value for name, value in published.items() if name in own}
     chosen = {"task": task, "preset": preset, "dynamics": dynamics}
     return offline_from_flat({**published, **model.settings, **overrides, **chosen})
+
+
+def online_config_for_task(
+    task: str = "inverted_pendulum", dynamics: str = "adm", **overrides: Any
+) -> OnlineConfig:
+    """A task's configuration online: default < the task's published settings < ``overrides``.
+
+    Args:
+      task: a name in ``adm_jax.tasks``.
+      dynamics: a registered dynamics model, or ``none``; it chooses among ADMPO-ON's, MBPO's and SAC's
+        published settings, of which those that it doesn't have are left out.
+      overrides: fields in flat form, as ``num_steps=20_000``.
+
+    Raises:
+      InputError: the task, the model or a field is unknown, or a value is out of its range.
+    """
+    chosen = {"task": task, "dynamics": dynamics}
+    published = get_task(task).online_preset(online_family(dynamics))
+    own = to_flat(online_from_flat({"dynamics": dynamics}))
+    unknown = set(published) - {leaf.name for leaf in all_leaves(OnlineConfig)}
+    if unknown:
+        raise InputError(f"task: {task}: settings: {sorted(unknown)[0]} is no field of the configuration")
+    published = {name: value for name, value in published.items() if name in own}
+    return online_from_flat({**published, **overrides, **chosen})
+
+
+def online_family(dynamics: str) -> Literal["admpo", "mbpo", "sac"]:
+    """Whose published settings go with a dynamics model online."""
+    if dynamics == MODEL_FREE:
+        return "sac"
+    return "mbpo" if get_model(dynamics).published == "mopo" else "admpo"

@@ -77,6 +77,7 @@ class Model(NamedTuple):
     factory: str | Callable[..., Any]  # (obs_dim, action_dim, config) -> Dynamics; text: "module:function"
     config_class: type[ModelConfig]
     algorithm: str  # what the offline loop is called with it; names the folder of its runs
+    online_algorithm: str  # the same of the online loop
     published: Literal["admpo", "mopo"]  # whose published settings of a task go with it
     settings: Mapping[str, Any]  # flat settings that go with it, above the task's published ones
 
@@ -90,6 +91,7 @@ def register_dynamics(
     config_class: type[ModelConfig] = RecurrentConfig,
     *,
     algorithm: str | None = None,
+    online_algorithm: str | None = None,
     published: Literal["admpo", "mopo"] = "admpo",
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -102,7 +104,8 @@ def register_dynamics(
         which is imported when the first one is made.
       config_class: its settings, a frozen dataclass; every field is a flag, if the model is registered
         before flags are parsed (those of ``module:name`` are not: give them from Python).
-      algorithm: name of the folder of its runs; ``offline_<name>`` when None.
+      algorithm: name of the folder of its offline runs; ``offline_<name>`` when None.
+      online_algorithm: the same of its online runs; ``online_<name>`` when None.
       published: whose published settings of a task it takes, as far as it has such settings.
       settings: flat settings of the loop that go with it; they go before the task's published ones.
       overwrite: replace a model of this name.
@@ -111,7 +114,8 @@ def register_dynamics(
       InputError: the name is taken by another model.
     """
     algorithm = algorithm or f"offline_{name}"
-    model = Model(factory, config_class, algorithm, published, dict(settings or {}))
+    online_algorithm = online_algorithm or f"online_{name}"
+    model = Model(factory, config_class, algorithm, online_algorithm, published, dict(settings or {}))
     if _MODELS.get(name, model) != model and not overwrite:
         raise InputError(
             f"dynamics: {name} is registered already, as another model; choose another name or overwrite=True"
@@ -141,12 +145,13 @@ def registered() -> Mapping[str, Model]:
     return _MODELS
 
 
-register_dynamics("adm", "adm_jax.dynamics.adm:make_adm", algorithm="admpo_off")
+register_dynamics("adm", "adm_jax.dynamics.adm:make_adm", algorithm="admpo_off", online_algorithm="admpo_on")
 register_dynamics("bootstrapped_rnn", "adm_jax.dynamics.bootstrapped_rnn:make_bootstrapped_rnn")
 register_dynamics(
     "ensemble",
     "adm_jax.dynamics.ensemble:make_ensemble",
     EnsembleConfig,
     algorithm="mopo",
+    online_algorithm="mbpo",
     published="mopo",
 )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags as absl_flags
 
-from adm_jax.config import OnlineConfig
+from adm_jax.config import ReplayConfig
 from adm_jax.data import builtin, minari_files, minari_io, minari_write
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs import environment
@@ -30,7 +30,7 @@ from adm_jax.types import InputError
 from experiments import app, flags
 
 FLAGS = absl_flags.FLAGS
-flags.define(OnlineConfig)
+flags.define(ReplayConfig)
 flags.define_compilation_cache()
 absl_flags.DEFINE_list(
     "kinds",
@@ -65,7 +65,7 @@ absl_flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Collects, saves, and prints what the datasets are worth."""
     del argv  # app.run has seen that nothing but flags was given
-    config = flags.config(OnlineConfig)
+    config = flags.config(ReplayConfig)
     task = get_task(config.task)
     wanted = _wanted()
     ids = _dataset_ids(FLAGS.dataset or f"{task.name}/sac-seed{config.seed}", wanted.kinds)

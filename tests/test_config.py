@@ -6,7 +6,7 @@ import pytest
 from adm_jax import models
 from adm_jax.config import (
     OfflineConfig,
-    OnlineConfig,
+    ReplayConfig,
     SACConfig,
     all_leaves,
     config_for_task,
@@ -18,7 +18,7 @@ from adm_jax.tasks import TASKS, get_task, register_task, registry
 from adm_jax.types import InputError
 
 
-@pytest.mark.parametrize("config_class", [OfflineConfig, OnlineConfig])
+@pytest.mark.parametrize("config_class", [OfflineConfig, ReplayConfig])
 def test_leaf_names_are_unique_and_explained(config_class):
     all_leaves = list(leaves(config_class))
     names = [leaf.name for leaf in all_leaves]
@@ -27,7 +27,7 @@ def test_leaf_names_are_unique_and_explained(config_class):
     assert all(leaf.help for leaf in all_leaves)
 
 
-@pytest.mark.parametrize("config_class", [OfflineConfig, OnlineConfig])
+@pytest.mark.parametrize("config_class", [OfflineConfig, ReplayConfig])
 def test_configurations_are_hashable_and_equal_by_value(config_class):
     assert hash(config_class()) == hash(config_class())
     assert replace_flat(config_class(), to_flat(config_class())) == config_class()
@@ -96,7 +96,7 @@ def test_whole_numbers_serve_as_floats():
 )
 def test_online_contradictions(values, message):
     with pytest.raises(InputError, match=message):
-        replace_flat(OnlineConfig(), values)
+        replace_flat(ReplayConfig(), values)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,6 @@ def test_settings_of_a_task_for_the_ensemble_win_over_the_familys(monkeypatch):
 def test_flags_cover_every_models_settings():
     names = {leaf.name for leaf in all_leaves(OfflineConfig)}
     assert {"max_backtrack", "num_elites", "weight_decays"} <= names
-    assert {leaf.name for leaf in all_leaves(OnlineConfig)} == set(to_flat(OnlineConfig()))
+    assert {leaf.name for leaf in all_leaves(ReplayConfig)} == set(to_flat(ReplayConfig()))
     with pytest.raises(InputError, match="model: dynamics=adm needs a RecurrentConfig, not EnsembleConfig"):
         OfflineConfig(model=EnsembleConfig())

@@ -76,14 +76,15 @@ def make_dataset(
             longest = int(data.episode_lengths.max())
             raise InputError(
                 f"{data.source or 'dataset'}: no {name} of max_backtrack={max_backtrack} steps is left; the "
-                f"longest of {len(data.episode_ends)} episodes has {longest} transitions: lower max_backtrack "
-                "or bring more episodes"
+                f"longest of {len(data.episode_ends)} episodes has {longest} transitions: lower "
+                "max_backtrack or bring more episodes"
             )
     transitions = Transition(
         *(jnp.asarray(x) for x in (data.obs, data.action, data.reward, data.next_obs, data.terminated))
     )
     normalizer = Normalizer(*moments(data.obs), *moments(data.action))
-    return Dataset(transitions, *jax.tree.map(jnp.asarray, index), normalizer)
+    index = jax.tree.map(jnp.asarray, index)
+    return Dataset(transitions, **index._asdict(), normalizer=normalizer)
 
 
 def index_rows(is_end: np.ndarray, held_out: np.ndarray, max_backtrack: int) -> Index:

@@ -4,7 +4,7 @@ Arrays are allocated once for T steps of every environment, so that nothing is c
 What slices inside episodes need (adm_jax.data.dataset) is worked out on the host whenever a model is fitted.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,15 @@ def init(num_envs: int, num_steps: int, obs_dim: int, action_dim: int) -> Lanes:
             terminated=jnp.zeros(shape, bool),
         )
     )
+
+
+def abstract_block(shape: tuple[int, int, int], obs_dim: int, action_dim: int) -> Transition:
+    """Shapes of a block [P, E, S, ...] that ``add`` is given for every member."""
+
+    def array(*dims: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct((*shape, *dims), dtype)
+
+    return Transition(array(obs_dim), array(action_dim), array(), array(obs_dim), array(dtype=bool))
 
 
 def add(lanes: Lanes, block: Transition, start: Array) -> Lanes:
@@ -124,4 +133,5 @@ def _spread(index: Index, rows: np.ndarray, num_rows: int) -> Index:
 def as_dataset(lanes: Lanes, index: LaneIndex) -> Dataset:
     """The lanes, one behind the other, as what models are fitted to and rolled out from."""
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lanes.transitions)
-    return Dataset(flat, *index.index, index.normalizer)
+    fields: dict[str, Any] = index.index._asdict()
+    return Dataset(flat, **fields, normalizer=index.normalizer)

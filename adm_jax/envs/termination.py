@@ -89,6 +89,12 @@ def humanoid(next_obs: Array) -> Array:
     return ~(_inside(next_obs[..., 0], 1.0, 2.0) & _finite(next_obs))
 
 
+def inverted_pendulum(next_obs: Array) -> Array:
+    """InvertedPendulum-v4: angle in [-0.2, 0.2], its bounds included."""
+    healthy = _at_least(next_obs[..., 1], -0.2) & _at_least(-next_obs[..., 1], -0.2)
+    return ~(healthy & _finite(next_obs))
+
+
 def pen(next_obs: Array) -> Array:
     """The pen has been dropped: its height lies below 0.075 m, as D4RL's pen ends (index 26).
 
@@ -131,7 +137,8 @@ def neorl_walker2d_authors(next_obs: Array) -> Array:
 
 
 _BUILTIN = (
-    *(hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, pen, antmaze),
+    *(hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, inverted_pendulum),
+    *(pen, antmaze),
     *(hopper_authors, walker2d_authors, halfcheetah_authors, neorl_walker2d_authors),
 )
 TERMINATIONS: Mapping[str, TerminationFn] = {fn.__name__: fn for fn in _BUILTIN}

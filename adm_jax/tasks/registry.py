@@ -24,7 +24,10 @@ def _mujoco_tasks() -> Iterator[Task]:
     for env, fields in presets.ENVIRONMENTS.items():
         settings = presets.admpo(presets.D4RL[_BARE[env]])
         source = f"the published settings of {_BARE[env]}"
-        yield Task(env, **fields, settings=settings, source=source, **presets.mopo(env))
+        online = presets.ONLINE[env]
+        yield Task(
+            env, **fields, settings=settings, source=source, online_settings=online, **presets.mopo(env)
+        )
     for name, row in presets.D4RL.items():
         env, _, data = name.partition("-")
         yield Task(
@@ -71,7 +74,15 @@ def _other_tasks() -> Iterator[Task]:
         source = (
             f"max_backtrack and model_hidden_dim of ADMPO-ON ({_PAPER.split(',')[0]}, Table 4, and its code)"
         )
-        yield Task(env, **fields, settings=presets.TRUNCATED_SETTINGS, source=source, **presets.mopo(env))
+        yield Task(
+            env,
+            **fields,
+            settings=presets.TRUNCATED_SETTINGS,
+            source=source,
+            online_settings=presets.ONLINE[env],
+            **presets.mopo(env),
+        )
+    yield Task("inverted_pendulum", **presets.PENDULUM, online_settings=presets.ONLINE["inverted_pendulum"])
     for data, row in presets.PEN_DATA.items():
         yield Task(
             f"pen-{data}",

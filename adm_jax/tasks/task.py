@@ -32,6 +32,8 @@ class Task:
     obs_limit: int | None = None  # entries of the observation that are kept; all when None
     mopo_settings: Mapping[str, Any] = field(default_factory=dict)
     mopo_source: str = ""  # where mopo_settings come from
+    # "admpo", "mbpo" and "sac" -> their published settings of the online loop
+    online_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     # whether its termination redefines the data's episodes: they are ended where it says so, when loaded
     relabel_terminations: bool = False
 
@@ -59,6 +61,10 @@ class Task:
         if not settings:
             return f"task {self.name} has no ADMPO settings: the library's defaults"
         return f"task {self.name}, which does not say where they come from"
+
+    def online_preset(self, family: Literal["admpo", "mbpo", "sac"]) -> dict[str, Any]:
+        """The flat settings of ADMPO-ON, MBPO or SAC online; what its tasks share where there are none."""
+        return {**presets.ONLINE_COMMON[family], **self.online_settings.get(family, {})}
 
     def preset(self, name: str, family: Literal["admpo", "mopo"] = "admpo") -> dict[str, Any]:
         """The flat settings of a preset: ``code``, or ``paper`` (the code's where the paper is silent).

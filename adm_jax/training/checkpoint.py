@@ -115,18 +115,19 @@ class Checkpointer:
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
         return Restored(phase, epoch, state, record["extra"])
 
-    def restore_latest(self, abstract_states: Mapping[str, Callable[[], Any]]) -> Restored:
+    def restore_latest(self, abstract_states: Mapping[str, Callable[[int], Any]]) -> Restored:
         """The newest checkpoint that is whole; a damaged one costs a warning line on stderr.
 
         Args:
-          abstract_states: for each phase a function that returns its abstract state (see ``restore``).
+          abstract_states: for each phase a function of the epoch that returns its abstract state (see
+            ``restore``).
 
         Raises:
           InputError: there is no checkpoint, none is whole, or it is of another structure.
         """
         for phase, epoch in reversed(self._entries()):
             try:
-                return self.restore(phase, epoch, abstract_states[phase]())
+                return self.restore(phase, epoch, abstract_states[phase](epoch))
             except DamagedCheckpoint as error:
                 print(f"warning: damaged checkpoint, trying the one before it: {error}", file=sys.stderr)
         raise InputError(f"{self._folder}: no checkpoint that could be restored")

@@ -11,21 +11,23 @@ full-replay    everything SAC went through
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from adm_jax.agents.sac import make_sac
-from adm_jax.config import OnlineConfig
+from adm_jax.config import MODEL_FREE, OnlineConfig, ReplayConfig, online_from_flat
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.minari_write import storable_kwargs
 from adm_jax.envs import environment
-from adm_jax.envs.collection import LockStep, concatenate
+from adm_jax.envs.collection import Experience, concatenate
 from adm_jax.envs.evaluation import Evaluator
 from adm_jax.settings import to_flat
 from adm_jax.tasks import Task, get_task
-from adm_jax.training.online import Snapshot, collect_replay
+from adm_jax.training import online_programs as programs
+from adm_jax.training.online import OnlineLoop
+from adm_jax.training.population import all_members
 from adm_jax.training.progress import Progress
 from adm_jax.types import InputError, Params
 
@@ -38,6 +40,9 @@ _REPORT_EVERY = 50  # steps of all environments between two reports of a roll-ou
 _SEED_INDEX = {"random": 1, "medium": 2, "expert": 3}  # 0 would be too close to the run's own
 _STOCHASTIC = "SAC, stochastic (sampled actions)"
 _DETERMINISTIC = "SAC, deterministic (mode actions)"
+
+
+ProgressFn = Callable[[int, dict[str, float]], None]  # steps taken so far, metrics of the last block
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def medium_return(task: Task, config: CollectConfig) -> float | None:
     return task.reference_min + MEDIUM_SHARE * (task.reference_max - task.reference_min)
 
 
-def collect(config: OnlineConfig, wanted: CollectConfig, progress: Progress) -> Collected:
+def collect(config: ReplayConfig, wanted: CollectConfig, progress: Progress) -> Collected:
     """Trains where a kind needs it, rolls policies out, and says of every dataset how it was made.
 
     Args:
@@ -111,10 +116,68 @@ def collect(config: OnlineConfig, wanted: CollectConfig, progress: Progress) -> 
     return collection.result(target)
 
 
+class Snapshot(NamedTuple):
+    """The first policy evaluated at the return that was waited for, and everything up to there."""
+
+    num_steps: int
+    actor_params: Params
+    returns: list[float]  # of the evaluation's episodes
+    replay: EpisodeData
+
+
+def collect_replay(
+    config: ReplayConfig, progress: ProgressFn | None = None, target_return: float | None = None
+) -> tuple[EpisodeData, Params, dict[str, Any]]:
+    """Trains SAC online and gives back everything it went through.
+
+    The first ``warmup_steps`` actions are uniformly random and come before the first update. An
+    episode that the time limit ends bootstraps: only ``terminated`` enters the critics' target.
+
+    Args:
+      config: which task, for how long, and SAC's settings.
+      progress: called after every block of steps with the number of steps and the block's metrics.
+      target_return: a return to wait for: the policy is evaluated every ``eval_every`` steps until it
+        reaches it. Evaluations change nothing about the rest.
+
+    Returns:
+      The replay in the order in which its episodes began, the actor's final parameters, and
+      ``{"metrics": {name: [iterations]}, "eval": Evaluator.describe(), "eval_returns": [eval_episodes] of the
+      deterministic final policy, "snapshot": Snapshot or None, "best_return": of all evaluations}``.
+
+    Raises:
+      InputError: the task is unknown or its environment cannot be used.
+    """
+    online_config = online_config_of(config)
+    loop = OnlineLoop(online_config, get_task(config.task), all_members(online_config))
+    lookout = _Lookout(loop, config, target_return)
+    history: dict[str, list[float]] = {}
+    while loop.num_steps < config.num_steps:
+        loop.iterate()
+        metrics = {}
+        if loop.num_steps >= config.warmup_steps:
+            metrics = {name: float(value[0]) for name, value in loop.metrics().items()}
+            for name, value in metrics.items():
+                history.setdefault(name, []).append(value)
+            lookout.look()
+        if progress is not None:
+            progress(loop.num_steps, metrics)
+    evaluation = lookout.finish()
+    actor_params = jax.tree.map(lambda leaf: leaf[0], loop.actor_params)
+    loop.close()
+    return loop.experience.episodes(), actor_params, {"metrics": history, **evaluation}
+
+
+def online_config_of(config: ReplayConfig) -> OnlineConfig:
+    """The run of SAC as the online loop has it."""
+    shared = {name: value for name, value in to_flat(config).items() if name not in ("seed", "eval_every")}
+    unused = dict.fromkeys(("eval_every", "log_every", "checkpoint_every"), config.num_steps)
+    return online_from_flat({**shared, **unused, "dynamics": MODEL_FREE, "seeds": (config.seed,)})
+
+
 class _Collection:
     """What is at hand while one is made."""
 
-    def __init__(self, task: Task, config: OnlineConfig, wanted: CollectConfig, progress: Progress):
+    def __init__(self, task: Task, config: ReplayConfig, wanted: CollectConfig, progress: Progress):
         self._task, self._config, self._wanted, self._progress = task, config, wanted, progress
         environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
         self._scale = environment.action_scale(task.env)
@@ -194,12 +257,12 @@ class _Collection:
         seed = environment.reset_seed(self._config.seed, _SEED_INDEX[kind])
         policy = _DETERMINISTIC if self._wanted.deterministic else _STOCHASTIC
         total, num_envs = self._wanted.num_transitions, self._config.num_envs
-        envs = LockStep(self._task.env, seed, total, num_envs)
+        envs = Experience(self._task.env, [seed], total, num_envs)
         act = self._random(envs, seed) if actor_params is None else self._acting(actor_params, seed)
         self._progress.begin(kind, total)
         reported = 0
         while envs.num_steps < total:
-            envs.step(act(envs.obs, envs.num_steps))
+            envs.step(act(envs.obs[0], envs.num_steps)[None])
             if envs.num_steps - reported >= _REPORT_EVERY or envs.num_steps == total:
                 count, reported = envs.num_steps - reported, envs.num_steps
                 self._progress.advance(count, transitions=count)
@@ -209,9 +272,9 @@ class _Collection:
             kind, envs.episodes(), policy="uniform random" if actor_params is None else policy, seed=seed
         )
 
-    def _random(self, envs: LockStep, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
+    def _random(self, envs: Experience, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
         rng = np.random.default_rng(seed)
-        return lambda obs, step: envs.random_action(rng)
+        return lambda obs, step: envs.random_action([rng])[0]
 
     def _acting(self, actor_params: Params, seed: int) -> Callable[[np.ndarray, int], np.ndarray]:
         """A function ``(obs [E, D], step) -> action [E, A]``: one compiled call for all environments."""
@@ -261,7 +324,7 @@ class _Collection:
         return {**shared, "ref_min_score": low, "ref_max_score": high}
 
 
-def _random_returns(task: Task, config: OnlineConfig) -> list[float]:
+def _random_returns(task: Task, config: ReplayConfig) -> list[float]:
     """Returns [eval_episodes] of uniformly random actions."""
     evaluator = Evaluator(task.env, [config.seed], config.eval_episodes)
     rng = np.random.default_rng(config.seed)
@@ -271,3 +334,45 @@ def _random_returns(task: Task, config: OnlineConfig) -> list[float]:
     )
     evaluator.close()
     return result.returns[0].tolist()
+
+
+class _Lookout:
+    """Evaluates the policy: now and then until it first reaches a return, and once at the end."""
+
+    def __init__(self, loop: OnlineLoop, config: ReplayConfig, target_return: float | None):
+        self._loop = loop
+        self._evaluator = Evaluator(loop.task.env, [config.seed], config.eval_episodes)
+        self._act = jax.jit(programs.mode_program(loop.parts))
+        self._every = config.eval_every
+        self._target = target_return
+        self._evaluations = 0  # the last one of a run is number 0 whatever came before
+        self._best = -np.inf
+        self._snapshot: Snapshot | None = None
+
+    def look(self) -> None:
+        """Evaluates, if it is time and the return has not been reached yet."""
+        waiting = self._target is not None and self._snapshot is None
+        if waiting and self._loop.num_steps // self._every > self._evaluations:
+            self._evaluations = self._loop.num_steps // self._every
+            self._evaluate(self._evaluations)
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluates the final policy; what collect_replay says of all evaluations."""
+        returns = self._evaluate(0)
+        self._evaluator.close()
+        found = {"snapshot": self._snapshot, "best_return": self._best}
+        return {"eval": self._evaluator.describe(), "eval_returns": returns, **found}
+
+    def _evaluate(self, evaluation: int) -> list[float]:
+        loop = self._loop
+        result = self._evaluator.evaluate(
+            lambda obs: self._act(loop.actor_params, obs), evaluation=evaluation
+        )
+        returns = result.returns[0].tolist()
+        mean = float(np.mean(returns))
+        self._best = max(self._best, mean)
+        if self._target is not None and self._snapshot is None and mean >= self._target:
+            # a copy: the next update reuses the memory
+            params = jax.tree.map(lambda leaf: np.array(leaf[0]), loop.actor_params)
+            self._snapshot = Snapshot(loop.num_steps, params, returns, loop.experience.episodes())
+        return returns

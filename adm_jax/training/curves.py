@@ -16,6 +16,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's palette: tells members apart for colour-blind readers too
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+_LABELS = {"updates": "updates", "steps": "environment steps", "epoch": "fitting epoch"}
 _PANELS = (  # key of metrics.jsonl, title
     ("critic/loss", "critic loss"),
     ("critic/q", "mean Q value"),
@@ -31,6 +32,7 @@ def draw(
     title: str,
     members: Sequence[Member],
     references: Mapping[str, float],
+    warmup_steps: int = 0,
 ) -> None:
     """Writes a PNG with the returns, the held-out errors and the learners' curves.
 
@@ -41,19 +43,27 @@ def draw(
       title: what was run.
       members: the population, in the order of its axis.
       references: label -> return, drawn as horizontal lines.
+      warmup_steps: environment steps of random actions before anything is learned, shaded.
     """
     figure = Figure(figsize=(13, 7), layout="constrained", dpi=110)
     figure.suptitle(title, fontsize=13, fontweight="bold")
     grid = figure.add_gridspec(2, 4)
-    fit = [row for row in metrics if row["phase"] == "fit"]
     train = [row for row in metrics if row["phase"] == "train"]
-    _draw_returns(figure.add_subplot(grid[0, :2]), evals, members, references)
+    # online everything is told by environment steps, and models are fitted again and again
+    x_key = "steps" if any("steps" in row for row in (*train, *evals)) else "updates"
+    fit, fit_key = [row for row in metrics if row["phase"] == "fit"], "epoch"
+    if x_key == "steps":
+        fit, fit_key = train, x_key
+    returns = figure.add_subplot(grid[0, :2])
+    if warmup_steps:
+        returns.axvspan(0, warmup_steps, color="#DDDDDD", alpha=0.6, label="warm-up", linewidth=0)
+    _draw_returns(returns, evals, members, references, x_key)
     _draw_members(
-        figure.add_subplot(grid[0, 2]), fit, "epoch", "model/holdout_nll", "held-out NLL per seed", ()
+        figure.add_subplot(grid[0, 2]), fit, fit_key, "model/holdout_nll", "held-out NLL per seed", ()
     )
-    _draw_backtracks(figure.add_subplot(grid[0, 3]), fit)
+    _draw_backtracks(figure.add_subplot(grid[0, 3]), fit, fit_key)
     for column, (key, name) in enumerate(_PANELS):
-        _draw_members(figure.add_subplot(grid[1, column]), train, "updates", key, name, members)
+        _draw_members(figure.add_subplot(grid[1, column]), train, x_key, key, name, members)
     figure.savefig(Path(path), format="png")
 
 
@@ -65,10 +75,10 @@ def finite_mean(values: Any) -> float:
 
 
 def _draw_returns(
-    axes: Axes, evals: Rows, members: Sequence[Member], references: Mapping[str, float]
+    axes: Axes, evals: Rows, members: Sequence[Member], references: Mapping[str, float], x_key: str
 ) -> None:
     rows = [row for row in evals if row["phase"] == "train"]
-    updates = [row["updates"] for row in rows]
+    x = [row[x_key] for row in rows]
     values = _array([[finite_mean(episodes) for episodes in row["eval/return"]] for row in rows])
     num_members = values.shape[1]
     colors = _colors(members, num_members)
@@ -77,17 +87,17 @@ def _draw_returns(
         labelled = members and not settings and num_members <= len(_COLORS)
         label = f"seed {members[member].seed}" if labelled else None
         width = 0.7 if settings else 1.2
-        _plot(axes, updates, values[:, member], color=colors[member], label=label, linewidth=width)
+        _plot(axes, x, values[:, member], color=colors[member], label=label, linewidth=width)
     for label, indices in settings.items():
         mean = [finite_mean(row) for row in values[:, indices]]
-        _plot(axes, updates, mean, color=colors[indices[0]], linewidth=2.4, label=label)
+        _plot(axes, x, mean, color=colors[indices[0]], linewidth=2.4, label=label)
     if num_members > 1 and not settings:
         mean = [finite_mean(row) for row in values]
-        _plot(axes, updates, mean, color="black", linewidth=2.4, label=f"mean of {num_members} seeds")
+        _plot(axes, x, mean, color="black", linewidth=2.4, label=f"mean of {num_members} seeds")
     for number, (label, value) in enumerate(references.items()):
         style = ("--", ":", "-.")[number % 3]
         axes.axhline(value, color="#555555", linestyle=style, linewidth=1.5, label=f"{label} ({value:,.0f})")
-    _finish(axes, "return in the real environment", "updates", bool(rows))
+    _finish(axes, "return in the real environment", _LABELS[x_key], bool(rows))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="best", framealpha=0.8)
 
@@ -102,10 +112,10 @@ def _draw_members(
     for member in range(values.shape[1]):
         x = [row[x_key] for row in rows]
         _plot(axes, x, values[:, member], color=colors[member], linewidth=1.2)
-    _finish(axes, title, x_key if x_key == "updates" else "fitting epoch", bool(rows))
+    _finish(axes, title, _LABELS[x_key], bool(rows))
 
 
-def _draw_backtracks(axes: Axes, rows: Rows) -> None:
+def _draw_backtracks(axes: Axes, rows: Rows, x_key: str) -> None:
     """Held-out error of each backtracking length, a mean over the members for legibility."""
     key = "model/holdout_nll_per_k"
     rows = [row for row in rows if key in row]
@@ -117,9 +127,9 @@ def _draw_backtracks(axes: Axes, rows: Rows) -> None:
     for index in range(num_backtracks):
         shade = 0.15 + 0.7 * index / max(num_backtracks - 1, 1)
         label = f"k = {index + 1}" if index in (0, num_backtracks - 1) or num_backtracks <= 6 else None
-        x = [row["epoch"] for row in rows]
+        x = [row[x_key] for row in rows]
         _plot(axes, x, values[:, index], color=(shade, 0.25, 1 - shade), linewidth=1.2, label=label)
-    _finish(axes, "held-out NLL per k, mean of seeds", "fitting epoch", bool(rows))
+    _finish(axes, "held-out NLL per k, mean of seeds", _LABELS[x_key], bool(rows))
     if num_backtracks:
         axes.legend(fontsize=8, loc="best", framealpha=0.8)
 

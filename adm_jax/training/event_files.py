@@ -32,7 +32,7 @@ class EventLog:
         self._lock = threading.Lock()  # that one file is begun; the writer has a lock of its own
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Adds a line of metrics.jsonl or eval.jsonl, at its ``updates`` (its epoch if it has none).
+        """Adds a line of metrics.jsonl or eval.jsonl, at its ``steps``, else ``updates``, else its epoch.
 
         Raises:
           OSError: the file cannot be written.
@@ -67,9 +67,8 @@ class EventLog:
                 self._close = weakref.finalize(self, self._writer.close)  # a run may end anywhere
             writer = self._writer
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row, self._tags)]
-        event = Event(
-            wall_time=time.time(), step=row.get("updates", row["epoch"]), summary=Summary(value=values)
-        )
+        step = row.get("steps", row.get("updates", row["epoch"]))
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
         writer.write_event(event)
         return writer
 

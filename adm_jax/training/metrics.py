@@ -211,16 +211,18 @@ class RunFolder:
         except ValueError as error:
             raise InputError(f"{path} is damaged: {error}; remove it") from error
 
-    def draw_curves(self, references: Mapping[str, float] | None = None) -> None:
+    def draw_curves(self, references: Mapping[str, float] | None = None, warmup_steps: int = 0) -> None:
         """Draws curves.png from what has been logged.
 
         Args:
           references: label -> return, drawn as horizontal lines: behaviour cloning's, the dataset's mean.
+          warmup_steps: environment steps of random actions before anything is learned, shaded.
         """
         temporary = self.path / ".curves.png"
         title = f"{self.config['algorithm']} on {self.config['task']}"
         trained = [row for row in self.read_eval() if row["phase"] == "train"]
-        curves.draw(temporary, self.read_metrics(), trained, title, self.members, references or {})
+        metrics = self.read_metrics()
+        curves.draw(temporary, metrics, trained, title, self.members, references or {}, warmup_steps)
         os.replace(temporary, self.path / "curves.png")
 
 

@@ -27,9 +27,17 @@ from adm_jax.tasks import Task
 from adm_jax.training import programs, results
 from adm_jax.training.batches import batch_sizes, run_batches
 from adm_jax.training.checkpoint import Checkpointer, Restored
+from adm_jax.training.evaluating import Evaluations
 from adm_jax.training.memory import DoesNotFit
 from adm_jax.training.metrics import RunFolder, require_writable
-from adm_jax.training.population import Member, all_members, choose_devices, member_hyper, shared_key
+from adm_jax.training.population import (
+    Member,
+    all_members,
+    choose_devices,
+    devices_left,
+    member_hyper,
+    shared_key,
+)
 from adm_jax.training.progress import print_result
 from adm_jax.training.session import (
     Session,
@@ -38,7 +46,6 @@ from adm_jax.training.session import (
     abstract_train,
     load_data,
     open_session,
-    policy_sharding,
     settings_source,
 )
 from adm_jax.types import InputError, Params
@@ -87,7 +94,8 @@ def resume(path: str) -> dict[str, Any]:
     folder = RunFolder.open(path, ["dynamics"])
     stored = folder.config["config"]
     folder.require(to_flat(offline_from_flat({"dynamics": stored["dynamics"]})))
-    config = _on_devices_left(offline_from_flat(stored))
+    config = offline_from_flat(stored)
+    config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
     task, data = load_data(config)
     if data.digests() != folder.config.get(_DATA_DIGESTS):
         raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
@@ -98,16 +106,6 @@ def resume(path: str) -> dict[str, Any]:
         folder.truncate()
         return _start(_open(config, task, data, folder), folder)
     return _resume(config, task, data, folder)
-
-
-def _on_devices_left(config: OfflineConfig) -> OfflineConfig:
-    """The configuration on this machine: with fewer devices than the run began with, as many as serve."""
-    num_devices = len(jax.local_devices())
-    if config.num_devices is None or config.num_devices <= num_devices:
-        return config
-    had = config.num_devices
-    print(f"num_devices: the run had {had}, this machine has {num_devices}; it goes on with these")
-    return dataclasses.replace(config, num_devices=None)
 
 
 def _open(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
@@ -156,7 +154,7 @@ def _resume(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFol
         session.progress.note("there is no checkpoint yet: the run begins anew")
     else:
         restored = session.checkpointer.restore_latest(
-            {"fit": lambda: abstract_fit(session), "train": lambda: abstract_train(session)}
+            {"fit": lambda _: abstract_fit(session), "train": lambda _: abstract_train(session)}
         )
         session.clock.add(restored.extra["clock"])
     folder.truncate(restored and restored.phase, restored.epoch if restored else 0)
@@ -353,46 +351,25 @@ def _lacks_evaluation(session: Session, epoch: int) -> bool:
 
 def _evaluate(session: Session, phase: str, epoch: int, actor_params: Params) -> None:
     """Begins the evaluation of every member's deterministic policy, beside what the loop goes on with."""
-    finite = jax.vmap(lambda p: jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(p)])))(
-        actor_params
+    _evaluations(session).begin(phase, epoch, {"updates": _updates(session, phase, epoch)}, actor_params)
+
+
+def _evaluations(session: Session) -> Evaluations:
+    return Evaluations(
+        members=session.members,
+        task=session.task,
+        evaluator=session.evaluator,
+        background=session.background,
+        folder=session.folder,
+        progress=session.progress,
+        act=session.compiled["act"],
+        draw=partial(_draw, session),
     )
-    # a broken policy must not take the others down: it acts zero, and its returns are struck out; these are
-    # copies, as the next update reuses the memory of the parameters themselves
-    safe = jax.tree.map(lambda x: jnp.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), actor_params)
-    policies = jax.block_until_ready(jax.device_put(safe, policy_sharding()))
-    task = partial(_run_evaluation, session, phase, epoch, policies, np.asarray(finite))
-    session.background.start((phase, epoch), task)
-
-
-def _run_evaluation(session: Session, phase: str, epoch: int, policies: Params, finite: np.ndarray) -> None:
-    """Real episodes of every member's policy; one whose parameters were not finite [P] scores NaN."""
-
-    def act(obs: np.ndarray) -> jax.Array:
-        session.background.raise_if_stopped()
-        return session.compiled["act"](policies, obs)
-
-    outcome = session.evaluator.evaluate(act, evaluation=epoch)
-    returns = np.where(finite[:, None], outcome.returns, np.nan)
-    line = {
-        "phase": phase,
-        "epoch": epoch,
-        "updates": _updates(session, phase, epoch),
-        "eval/return": returns,
-        "eval/length": outcome.lengths,
-        "eval/normalized_score": [session.task.normalized_score(x) for x in returns.mean(axis=1)],
-        **session.evaluator.describe(),
-    }
-    session.folder.log_eval(line)
-    _draw(session)
-    means = zip(session.members, returns.mean(axis=1), strict=True)
-    text = ", ".join(f"{member.tag} {mean:.1f}" for member, mean in means)
-    session.progress.note(f"{phase} epoch {epoch}: mean returns {text}")
 
 
 def _save(session: Session, phase: str, epoch: int, state: Any) -> None:
     # An earlier epoch's policies are not in this checkpoint, so their evaluation could not be done again.
-    if session.background.name != (phase, epoch):
-        session.background.wait()
+    _evaluations(session).wait_for_earlier(phase, epoch)
     session.checkpointer.save(phase, epoch, state, extra={"clock": session.clock.to_dict()})
 
 

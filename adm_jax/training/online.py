@@ -1,10 +1,18 @@
-"""SAC in the real environment: the loop that datasets are recorded with.
+"""Learning in the real environment (ADM paper, Algorithm 2): ADMPO-ON, MBPO, and SAC without a model.
 
-The environments are stepped on the host in blocks of ``steps_per_iteration``; a block is inserted into
-the ring buffer on the device, and its updates are one compiled scan.
+``OnlineLoop`` is the loop itself, for a whole population and without files; ``adm_jax.training.online_run``
+puts a run's folder around it, and ``adm_jax.training.collect`` records datasets with it.
+
+One iteration takes ``steps_per_iteration`` steps in every member's environments, which are stepped together
+on the host, puts them into the members' data on the device and does the updates that belong to them. Every
+``model_every`` steps since warm-up the models are fitted to all data so far, and rolled out.
+
+Every random number is a function of a member's seed, of what it is for, and of the environment steps taken:
+a loop that is restored goes on as if it had never been stopped.
 """
 
-from collections.abc import Callable
+import enum
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,153 +20,358 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.agents.sac import SAC, SACState, make_hyper, make_sac
+from adm_jax.agents.sac import SACState
 from adm_jax.config import OnlineConfig
-from adm_jax.data import ring_buffer
-from adm_jax.data.episodes import EpisodeData
+from adm_jax.data import lanes as lanes_module
+from adm_jax.data.lanes import LaneIndex, Lanes
 from adm_jax.data.ring_buffer import RingBuffer
+from adm_jax.dynamics import fitting
+from adm_jax.dynamics.interface import ModelParams
 from adm_jax.envs import environment
-from adm_jax.envs.collection import LockStep
-from adm_jax.envs.evaluation import Evaluator
-from adm_jax.tasks import get_task
-from adm_jax.types import Array, EnvSpec, Key, Params
+from adm_jax.envs.collection import Experience, Recorded
+from adm_jax.envs.termination import get_termination
+from adm_jax.envs.user_functions import get_reward
+from adm_jax.nn.precision import matmul_precision
+from adm_jax.tasks import Task
+from adm_jax.training import memory
+from adm_jax.training import online_programs as programs
+from adm_jax.training.population import (
+    Member,
+    choose_devices,
+    compile_program,
+    member_hyper,
+    place,
+    resolve_members,
+    shared_key,
+)
+from adm_jax.training.wall_clock import WallClock
+from adm_jax.types import Array, Key, Params
 
 _RECENT_EPISODES = 10  # finished episodes whose mean return is reported
 
-ProgressFn = Callable[[int, dict[str, float]], None]  # steps taken so far, metrics of the last block
+
+class Stream(enum.IntEnum):
+    """What a member's random numbers are for, beside its policy's start, actions and updates."""
+
+    INIT_FIT = 0
+    FIT = 1
+    BOOTSTRAP = 2
+    HOLDOUT = 3
+    ROLLOUT = 4
 
 
-class Snapshot(NamedTuple):
-    """The first policy evaluated at the return that was waited for, and everything up to there."""
+class State(NamedTuple):
+    """All that an iteration changes; leaves [P, ...]. What is not needed without a model is None."""
 
-    num_steps: int
-    actor_params: Params
-    returns: list[float]  # of the evaluation's episodes
-    replay: EpisodeData
-
-
-class _Programs(NamedTuple):
-    """The compiled functions of the loop."""
-
-    init: Callable[[Key], SACState]
-    act: Callable[[Params, np.ndarray, Key, np.int32], Array]  # obs [E, D], step -> action [E, A]
-    insert: Callable[..., RingBuffer]
-    update: Callable[[SACState, RingBuffer, Key], tuple[SACState, dict[str, Array]]]
+    agent: SACState
+    buffer: RingBuffer | None
+    model: ModelParams | None
+    fit: fitting.FitState | None  # of the model before, which a warm fit goes on from
 
 
-def _make_programs(sac: SAC, config: OnlineConfig) -> _Programs:
-    hyper = make_hyper(config.sac)
-    num_updates = config.steps_per_iteration * config.updates_per_step
+class Saved(NamedTuple):
+    """What a loop is restored from."""
 
-    @jax.jit
-    def act(actor_params: Params, obs: np.ndarray, key: Key, step: np.int32) -> Array:
-        return sac.sample_action(actor_params, jnp.asarray(obs), jax.random.fold_in(key, step))
-
-    @partial(jax.jit, donate_argnums=0)
-    def update(state: SACState, buffer: RingBuffer, key: Key) -> tuple[SACState, dict[str, Array]]:
-        def one_update(carry: SACState, update_key: Key) -> tuple[SACState, dict[str, Array]]:
-            sample_key, sac_key = jax.random.split(update_key)
-            batch = ring_buffer.sample(buffer, sample_key, config.sac.batch_size)
-            return sac.update(carry, batch, sac_key, hyper)
-
-        state, metrics = jax.lax.scan(one_update, state, jax.random.split(key, num_updates))
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    init = jax.jit(lambda key: sac.init(key, hyper))
-    return _Programs(init, act, jax.jit(ring_buffer.add, donate_argnums=0), update)
+    state: State
+    recorded: Recorded
 
 
-def collect_replay(
-    config: OnlineConfig, progress: ProgressFn | None = None, target_return: float | None = None
-) -> tuple[EpisodeData, Params, dict[str, Any]]:
-    """Trains SAC online and gives back everything it went through.
+class OnlineLoop:
+    """P members that learn side by side, each in environments of its own."""
 
-    The first ``warmup_steps`` actions are uniformly random and come before the first update. An
-    episode that the time limit ends bootstraps: only ``terminated`` enters the critics' target.
+    def __init__(
+        self,
+        config: OnlineConfig,
+        task: Task,
+        members: Sequence[Member],
+        clock: WallClock | None = None,
+    ):
+        """Makes the environments, compiles the programs and sees that all of it fits into memory.
 
-    Args:
-      config: which task, for how long, and SAC's settings.
-      progress: called after every block of steps with the number of steps and the block's metrics.
-      target_return: a return to wait for: the policy is evaluated every ``eval_every`` steps until it
-        reaches it. Evaluations change nothing about the rest.
+        Raises:
+          InputError: the task's environment cannot be used, or the memory does not suffice.
+        """
+        self.config, self.task, self.members = config, task, tuple(members)
+        self.clock = clock or WallClock()
+        environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
+        reward = config.rollout.reward
+        self.parts = programs.make_parts(
+            config,
+            task.obs_dim,
+            task.action_dim,
+            environment.action_scale(task.env),
+            get_termination(config.rollout.termination or task.termination, task.obs_dim),
+            resolve_members(config.members),
+            None if reward is None else get_reward(reward, task.obs_dim, task.action_dim),
+        )
+        seeds = [member.seed for member in self.members]
+        roots = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3), out_axes=1)
+        self._init_keys, self._act_keys, self._update_keys = roots(jnp.asarray(seeds, jnp.uint32))
+        self._hyper = member_hyper(config, self.members)
+        self._mesh = choose_devices(len(seeds), config.num_devices)
+        with self.clock.phase("compile"), matmul_precision(config.matmul_precision):
+            self.memory = self._compile()
+        agent, self._lanes, buffer = self._programs["init"](self._init_keys, self._hyper)
+        self.state = State(agent, buffer, None, None)
+        self.experience = Experience(task.env, seeds, config.num_steps, config.num_envs)
+        self._warmup_rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._metrics: list[dict[str, Array]] = []  # of the updates since they were last asked for
+        self._model_metrics: list[dict[str, Any]] = []  # of the fits and roll-outs since then
 
-    Returns:
-      The replay in the order in which its episodes began, the actor's final parameters, and
-      ``{"metrics": {name: [iterations]}, "eval": Evaluator.describe(), "eval_returns": [eval_episodes] of the
-      deterministic final policy, "snapshot": Snapshot or None, "best_return": of all evaluations}``.
+    @property
+    def num_steps(self) -> int:
+        """Environment steps of a member so far, warm-up included."""
+        return self.experience.num_steps
 
-    Raises:
-      InputError: the task is unknown or its environment cannot be used.
-    """
-    task = get_task(config.task)
-    environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
-    sac = make_sac(task.obs_dim, task.action_dim, environment.action_scale(task.env), config.sac)
-    programs = _make_programs(sac, config)
-    init_key, act_key, update_key = jax.random.split(jax.random.key(config.seed), 3)
-    state = programs.init(init_key)
-    buffer = ring_buffer.init(config.num_steps, task.obs_dim, task.action_dim)
-    warmup_rng = np.random.default_rng(config.seed)
-    envs = LockStep(task.env, config.seed, config.num_steps, config.num_envs)
-    lookout = _Lookout(task.env, sac, config, target_return)
-    history: dict[str, list[float]] = {}
-    while envs.num_steps < config.num_steps:
-        warming_up = envs.num_steps < config.warmup_steps
-        for _ in range(config.steps_per_iteration // config.num_envs):
-            if warming_up:
-                action = envs.random_action(warmup_rng)
+    @property
+    def learned_steps(self) -> int:
+        """Environment steps of a member behind the warm-up."""
+        return max(self.num_steps - self.config.warmup_steps, 0)
+
+    @property
+    def num_updates(self) -> int:
+        """Critics' updates of a member so far; the block that completes the warm-up is followed by some."""
+        config = self.config
+        if self.num_steps < config.warmup_steps:
+            return 0
+        return (self.learned_steps + config.steps_per_iteration) * config.updates_per_step
+
+    @property
+    def actor_params(self) -> Params:
+        """The policies [P]; their memory is reused by the next iteration."""
+        return self.state.agent.actor_params
+
+    def iterate(self) -> None:
+        """Steps the environments, fits and rolls out the models where it is time, updates the policies."""
+        config = self.config
+        with self.clock.phase("environment"):
+            for _ in range(config.steps_per_iteration // config.num_envs):
+                self.experience.step(self._act())
+            start = (self.num_steps - config.steps_per_iteration) // config.num_envs
+            block = self.experience.latest(config.steps_per_iteration)
+            self._lanes = self._programs["insert"](self._lanes, block, np.int32(start))
+        if self.num_steps < config.warmup_steps:
+            return
+        if config.has_model and self.learned_steps % config.model_every == 0:
+            self._fit_model()
+            self._roll_out()
+        with self.clock.phase("update"):
+            keys = _fold(self._update_keys, self.num_steps)
+            first = self.num_updates - config.steps_per_iteration * config.updates_per_step
+            rows = self.num_steps // config.num_envs
+            agent, metrics = self._programs["update"](
+                self.state.agent,
+                self._hyper,
+                keys,
+                self._lanes,
+                self.state.buffer,
+                np.int32(rows),
+                np.int32(first),
+            )
+            self.state = self.state._replace(agent=jax.block_until_ready(agent))
+            self._metrics.append(metrics)
+
+    def metrics(self) -> dict[str, Any]:
+        """Means [P] over the iterations, and over the fits and roll-outs, since the last call."""
+        updates: dict[str, Any] = {}
+        if self._metrics:
+            rows = jax.device_get(self._metrics)
+            for name in rows[0]:
+                values = np.stack([row[name] for row in rows])
+                # the actor's are NaN where no update moved it
+                known = np.isfinite(values) if name.startswith("actor/") else np.ones_like(values, bool)
+                count = known.sum(axis=0)
+                total = np.where(known, values, 0.0).sum(axis=0) if not known.all() else values.sum(axis=0)
+                updates[name] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        recent = [returns[-_RECENT_EPISODES:] or [np.nan] for returns in self.experience.returns]
+        model = jax.device_get(self._model_metrics)
+        if model:
+            updates |= {name: np.mean([row[name] for row in model], axis=0) for name in model[0]}
+        self._metrics, self._model_metrics = [], []
+        return {**updates, "collect/return": np.array([np.mean(returns) for returns in recent])}
+
+    def save(self) -> Saved:
+        """What ``restore`` needs beside the number of steps."""
+        return Saved(self.state, self.experience.recorded)
+
+    def abstract_saved(self, num_steps: int) -> Saved:
+        """Shapes of what ``save`` gives after so many steps."""
+        state = self._abstract
+        if num_steps < self.config.warmup_steps:
+            state = state._replace(model=None, fit=None)
+        return Saved(state, self.experience.recorded)
+
+    def restore(self, saved: Saved, num_steps: int) -> None:
+        """Goes on where another loop of this configuration was after ``num_steps`` steps.
+
+        Raises:
+          InputError: the environments do not lead where they led.
+        """
+        self.state = saved.state
+        self.experience.restore(saved.recorded, num_steps)
+        self._lanes = Lanes(jax.tree.map(jnp.array, saved.recorded.as_transition()))
+        for _ in range(min(num_steps, self.config.warmup_steps) // self.config.num_envs):
+            self.experience.random_action(self._warmup_rngs)
+
+    def close(self) -> None:
+        """Frees the environments."""
+        self.experience.close()
+
+    def _act(self) -> np.ndarray:
+        """Actions [P, E, A]: uniform in the warm-up, then the policies' own, sampled."""
+        if self.num_steps < self.config.warmup_steps:
+            return self.experience.random_action(self._warmup_rngs)
+        return np.asarray(
+            self._programs["act"](
+                self.actor_params, self.experience.obs, self._act_keys, np.int32(self.num_steps)
+            )
+        )
+
+    def _keys(self, stream: Stream) -> Key:
+        """Every member's key [P] of a stream, at this step."""
+        streams = jax.vmap(lambda key: jax.random.fold_in(key, 1_000 + stream))(self._init_keys)
+        return _fold(streams, self.num_steps)
+
+    def _fit_model(self) -> None:
+        config, first = self.config, self.state.fit is None
+        with self.clock.phase("fit"):
+            self._index = self._make_index()
+            if first or config.refit == "scratch":
+                state = self._programs["init_fit"](self._keys(Stream.INIT_FIT), self._lanes, self._index)
             else:
-                action = np.asarray(
-                    programs.act(state.actor_params, envs.obs, act_key, np.int32(envs.num_steps))
+                assert self.state.fit is not None
+                state = programs.continue_fit(self.state.fit)
+            bootstrap, holdout = self._keys(Stream.BOOTSTRAP), self._keys(Stream.HOLDOUT)
+            fit = self._programs["fit" if first or config.refit == "scratch" else "refit"]
+            epoch, keys, metrics = 0, self._keys(Stream.FIT), {}
+            while bool(np.asarray(state.active).any()):
+                shared = shared_key(config.fit.split_seed, self.num_steps * 1_000 + epoch)
+                state, metrics = fit(
+                    state, _fold(keys, epoch), bootstrap, holdout, self._lanes, self._index, shared
                 )
-            envs.step(action)
-        buffer = programs.insert(buffer, envs.latest(config.steps_per_iteration))
-        metrics = {}
-        if envs.num_steps >= config.warmup_steps:
-            state, means = programs.update(state, buffer, jax.random.fold_in(update_key, envs.num_steps))
-            metrics = {name: float(value) for name, value in means.items()}
-            metrics["collect/return"] = float(np.mean(envs.returns[-_RECENT_EPISODES:] or np.nan))
-            for name, value in metrics.items():
-                history.setdefault(name, []).append(value)
-            lookout.look(envs, state.actor_params)
-        if progress is not None:
-            progress(envs.num_steps, metrics)
-    evaluation = lookout.finish(envs, state.actor_params)
-    envs.close()
-    return envs.episodes(), state.actor_params, {"metrics": history, **evaluation}
+                epoch += 1
+            model = self._programs["best"](state, holdout, self._lanes, self._index)
+            # a warm fit goes on from the best parameters, not from the last ones
+            epochs = np.asarray(state.epoch)
+            kept = None
+            if config.refit == "warm":
+                kept = state._replace(learned=jax.tree.map(jnp.copy, state.best))
+            self.state = jax.block_until_ready(self.state._replace(fit=kept, model=model))
+        self._model_metrics.append({**metrics, "model/epochs": epochs})
+
+    def _roll_out(self) -> None:
+        length = self.config.rollout.length_at(self.learned_steps)
+        with self.clock.phase("rollout"):
+            buffer, metrics = self._programs["rollout"](
+                self.state.buffer,
+                self.actor_params,
+                self.state.model,
+                self._keys(Stream.ROLLOUT),
+                self._lanes,
+                self._index,
+                np.int32(length),
+            )
+            self.state = jax.block_until_ready(self.state._replace(buffer=buffer))
+        size = self.state.buffer.size if self.state.buffer is not None else 0
+        lengths = np.full(len(self.members), length)
+        self._model_metrics[-1] |= {**metrics, "rollout/length": lengths, "rollout/buffer_size": size}
+
+    def _make_index(self) -> LaneIndex:
+        """Every member's index [P] of its data so far."""
+        rows = self.num_steps // self.config.num_envs
+        recorded, ended = self.experience.recorded, self.experience.ended()
+        indices = [
+            self._index_of(recorded.obs[member, :, :rows], recorded.action[member, :, :rows], ended[member])
+            for member in range(len(self.members))
+        ]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *indices)
+
+    def _index_of(self, obs: np.ndarray, action: np.ndarray, ended: np.ndarray) -> LaneIndex:
+        config = self.config
+        return lanes_module.make_index(
+            obs,
+            action,
+            ended,
+            capacity=-(-config.num_steps // config.num_envs),
+            max_backtrack=self.parts.model.max_backtrack,
+            holdout_fraction=config.fit.holdout_fraction,
+            split_seed=config.fit.split_seed,
+        )
+
+    def _compile(self) -> memory.MemoryEstimate:
+        """Compiles the programs; what they and the state take."""
+        config, parts = self.config, self.parts
+        num_members, num_envs = len(self.members), config.num_envs
+        keys, hyper, number = self._init_keys, self._hyper, np.int32(0)
+        compile = partial(compile_program, mesh=self._mesh)
+        init = programs.init_program(parts, config)
+        agent, lanes, buffer = place(jax.eval_shape(init, keys, hyper), self._mesh)
+        shape = (num_members, num_envs, config.steps_per_iteration // num_envs)
+        block = lanes_module.abstract_block(shape, parts.obs_dim, parts.action_dim)
+        obs = jax.ShapeDtypeStruct((num_members, num_envs, parts.obs_dim), jnp.float32)
+        compiled = {
+            "init": compile(init, (keys, hyper)),
+            "act": compile(programs.act_program(parts), (agent.actor_params, obs, keys), (number,)),
+            "insert": compile(programs.insert_program(), (lanes, block), (number,), donate=(0,)),
+            "update": compile(
+                programs.update_program(parts, config),
+                (agent, hyper, keys, lanes, buffer),
+                (number, number),
+                donate=(0,),
+            ),
+        }
+        state = State(agent, buffer, None, None)
+        if config.has_model:
+            state = self._compile_model(compiled, agent, lanes, buffer, keys)
+        self._programs, self._abstract = compiled, state
+        need = memory.estimate(
+            {name: program.compiled for name, program in compiled.items()}, state=(state, lanes)
+        )
+        memory.require(need, config.memory_limit_gib)
+        return need
+
+    def _compile_model(
+        self, compiled: dict[str, Any], agent: Any, lanes: Lanes, buffer: Any, keys: Key
+    ) -> State:
+        """Adds the programs of the dynamics models; shapes of the whole state."""
+        config, parts = self.config, self.parts
+        compile = partial(compile_program, mesh=self._mesh)
+        index = self._abstract_index()
+        init_fit = programs.init_fit_program(parts)
+        fit = place(jax.eval_shape(init_fit, keys, lanes, index), self._mesh)
+        compiled["init_fit"] = compile(init_fit, (keys, lanes, index))
+        for name, first in (("fit", True), ("refit", False)):
+            if name == "refit" and config.refit == "scratch":
+                continue
+            compiled[name] = compile(
+                programs.fit_program(parts, programs.refit_config(config, first)),
+                (fit, keys, keys, keys, lanes, index),
+                (shared_key(0, 0),),
+                donate=(0,),
+            )
+        best = programs.best_program(parts, config.fit)
+        model = place(jax.eval_shape(best, fit, keys, lanes, index), self._mesh)
+        compiled["best"] = compile(best, (fit, keys, lanes, index))
+        compiled["rollout"] = compile(
+            programs.rollout_program(parts, config),
+            (buffer, agent.actor_params, model, keys, lanes, index),
+            (np.int32(1),),
+            donate=(0,),
+        )
+        return State(agent, buffer, model, fit if config.refit == "warm" else None)
+
+    def _abstract_index(self) -> LaneIndex:
+        """Shapes of an index [P], which are the same however much has been recorded."""
+        num_envs, parts = self.config.num_envs, self.parts
+        one = self._index_of(
+            np.zeros((num_envs, 1, parts.obs_dim), np.float32),
+            np.zeros((num_envs, 1, parts.action_dim), np.float32),
+            np.ones((num_envs, 1), bool),
+        )
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((len(self.members), *x.shape), np.asarray(x).dtype), one
+        )
 
 
-class _Lookout:
-    """Evaluates the policy: now and then until it first reaches a return, and once at the end."""
-
-    def __init__(self, env: EnvSpec, sac: SAC, config: OnlineConfig, target_return: float | None):
-        self._evaluator = Evaluator(env, [config.seed], config.eval_episodes)
-        self._act = jax.jit(sac.mode_action)
-        self._every = config.eval_every
-        self._target = target_return
-        self._evaluations = 0  # the last one of a run is number 0 whatever came before
-        self._best = -np.inf
-        self._snapshot: Snapshot | None = None
-
-    def look(self, envs: LockStep, actor_params: Params) -> None:
-        """Evaluates, if it is time and the return has not been reached yet."""
-        waiting = self._target is not None and self._snapshot is None
-        if waiting and envs.num_steps // self._every > self._evaluations:
-            self._evaluations = envs.num_steps // self._every
-            self._evaluate(envs, actor_params, self._evaluations)
-
-    def finish(self, envs: LockStep, actor_params: Params) -> dict[str, Any]:
-        """Evaluates the final policy; what collect_replay says of all evaluations."""
-        returns = self._evaluate(envs, actor_params, 0)
-        self._evaluator.close()
-        found = {"snapshot": self._snapshot, "best_return": self._best}
-        return {"eval": self._evaluator.describe(), "eval_returns": returns, **found}
-
-    def _evaluate(self, envs: LockStep, actor_params: Params, evaluation: int) -> list[float]:
-        result = self._evaluator.evaluate(lambda obs: self._act(actor_params, obs), evaluation=evaluation)
-        returns = result.returns[0].tolist()
-        mean = float(np.mean(returns))
-        self._best = max(self._best, mean)
-        if self._target is not None and self._snapshot is None and mean >= self._target:
-            params = jax.device_get(actor_params)  # the next update donates what it is given
-            self._snapshot = Snapshot(envs.num_steps, params, returns, envs.episodes())
-        return returns
+def _fold(keys: Key, number: int) -> Key:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

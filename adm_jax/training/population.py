@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adm_jax.agents.sac import make_hyper
-from adm_jax.config import SWEPT, Hyper, OfflineConfig
+from adm_jax.config import SWEPT, Hyper, OfflineConfig, OnlineConfig
 from adm_jax.settings import only_value, replace_flat, to_flat
 from adm_jax.types import InputError, Key
 
@@ -42,7 +42,7 @@ class Member(NamedTuple):
         return cls(values["seed"], {name: value for name, value in values.items() if name != "seed"})
 
 
-def all_members(config: OfflineConfig) -> tuple[Member, ...]:
+def all_members(config: OfflineConfig | OnlineConfig) -> tuple[Member, ...]:
     """Every combination of a seed and a value of each swept setting; those of a seed follow each other."""
     swept = {name: value for name, value in to_flat(config).items() if name in SWEPT}
     swept = {name: value for name, value in swept.items() if isinstance(value, tuple)}
@@ -59,12 +59,13 @@ def seeds_of(members: Sequence[Member]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(member.seed for member in members))
 
 
-def member_hyper(config: OfflineConfig, members: Sequence[Member]) -> Hyper:
+def member_hyper(config: OfflineConfig | OnlineConfig, members: Sequence[Member]) -> Hyper:
     """The traced scalars of every member, [P] each."""
     rows = []
     for member in members:
         alone = replace_flat(config, {**member.swept, "seeds": (member.seed,)})
-        rows.append(make_hyper(alone.sac, only_value("penalty_coef", alone.penalty_coef)))
+        penalty_coef = alone.penalty_coef if isinstance(alone, OfflineConfig) else 0.0
+        rows.append(make_hyper(alone.sac, only_value("penalty_coef", penalty_coef)))
     return jax.tree.map(lambda *values: jnp.stack(values), *rows)
 
 
@@ -120,6 +121,15 @@ def choose_devices(num_members: int, num_devices: int | None = None) -> Mesh:
     if num_members % num_devices:
         raise InputError(f"num_devices: {num_devices} does not divide the {num_members} members")
     return Mesh(devices[:num_devices], (_AXIS,))
+
+
+def devices_left(num_devices: int | None) -> int | None:
+    """``num_devices`` of a run that is resumed: where this machine has fewer, as many as serve."""
+    here = len(jax.local_devices())
+    if num_devices is None or num_devices <= here:
+        return num_devices
+    print(f"num_devices: the run had {num_devices}, this machine has {here}; it goes on with these")
+    return None
 
 
 def place(tree: Any, mesh: Mesh) -> Any:

@@ -96,6 +96,11 @@ class Progress:
             self._live.stop_task(self._task)
             self._task = None
 
+    @property
+    def done(self) -> int:
+        """Epochs of the phase that have been reported."""
+        return self._done
+
     def note(self, line: str) -> None:
         """Prints a line, above the bar if there is one."""
         self._print(line)

@@ -28,6 +28,7 @@ from adm_jax.tasks import Task, get_task
 from adm_jax.training import memory, programs
 from adm_jax.training.background import Background
 from adm_jax.training.checkpoint import Checkpointer
+from adm_jax.training.evaluating import policy_sharding
 from adm_jax.training.metrics import RunFolder
 from adm_jax.training.population import (
     Member,
@@ -243,19 +244,6 @@ def abstract_train(session: Session) -> programs.TrainState:
 def _mesh(session: Session, num_members: int) -> Mesh:
     wanted = session.config.num_devices if num_members == len(session.members) else None
     return choose_devices(num_members, wanted)
-
-
-def policy_sharding() -> jax.sharding.Sharding:
-    """Where policies are evaluated: on the host, whatever the rest runs on.
-
-    An accelerator works its programs off one by one, so that each step of an evaluation would wait for the
-    update program of a whole epoch.
-    """
-    try:
-        device = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS names the accelerator alone
-        device = jax.local_devices()[0]
-    return jax.sharding.SingleDeviceSharding(device)
 
 
 class _Job(NamedTuple):

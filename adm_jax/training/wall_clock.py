@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-KINDS = ("compile", "fit", "rollout", "update", "evaluate")
+KINDS = ("compile", "environment", "fit", "rollout", "update", "evaluate")
 BACKGROUND = "evaluate_background"
 
 
@@ -44,8 +44,8 @@ class WallClock:
     def add(self, seconds: Mapping[str, float]) -> None:
         """Adds what a run had spent before it was stopped: an earlier ``to_dict()``."""
         for kind in KINDS:
-            self._seconds[kind] += seconds[kind]
-        self._background += seconds.get(BACKGROUND, 0.0)  # a run begun by an earlier version has none
+            self._seconds[kind] += seconds.get(kind, 0.0)  # an earlier version's run lacks some
+        self._background += seconds.get(BACKGROUND, 0.0)
         self._before += seconds["total"]
 
     def add_background(self, seconds: float) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from absl import flags as absl_flags
 
-from adm_jax.config import OfflineConfig, OnlineConfig, config_for_task
+from adm_jax.config import OfflineConfig, ReplayConfig, config_for_task
 from adm_jax.settings import leaves, to_flat
 from adm_jax.types import InputError
 from experiments import app, flags
 
-CONFIGS = [OfflineConfig, OnlineConfig]
+CONFIGS = [OfflineConfig, ReplayConfig]
 
 
 def parse(*arguments: str, config_class: type = OfflineConfig) -> dict:
@@ -56,9 +56,9 @@ def test_only_what_is_given_overrides_the_preset():
 
 def test_config_without_presets():
     values = absl_flags.FlagValues()
-    flags.define(OnlineConfig, values, command="script")
+    flags.define(ReplayConfig, values, command="script")
     values(["script", "--num_steps=10000"])
-    assert flags.config(OnlineConfig, values) == OnlineConfig(num_steps=10_000)
+    assert flags.config(ReplayConfig, values) == ReplayConfig(num_steps=10_000)
 
 
 @pytest.mark.parametrize("leaf", list(leaves(OfflineConfig)), ids=lambda leaf: leaf.name)

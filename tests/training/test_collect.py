@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from adm_jax.config import OnlineConfig
+from adm_jax.config import ReplayConfig
 from adm_jax.envs import environment
 from adm_jax.settings import replace_flat
 from adm_jax.tasks import get_task, register_task, registry
@@ -15,7 +15,7 @@ from adm_jax.training.progress import Progress
 from adm_jax.types import InputError
 
 CONFIG = replace_flat(
-    OnlineConfig(),
+    ReplayConfig(),
     {"task": "pendulum", "num_steps": 240, "warmup_steps": 120, "steps_per_iteration": 20, "num_envs": 2,
      "eval_every": 60, "eval_episodes": 2, "batch_size": 16, "policy_hidden_dim": 8, "seed": 7},
 )  # fmt: skip

@@ -1,0 +1,91 @@
+"""Evaluations of a population's policies, beside the loop that trains them and into the run's folder."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adm_jax.envs.evaluation import Evaluator
+from adm_jax.tasks import Task
+from adm_jax.training.background import Background
+from adm_jax.training.metrics import RunFolder
+from adm_jax.training.population import Member
+from adm_jax.training.progress import Progress
+from adm_jax.types import Array, Params
+
+
+def policy_sharding() -> jax.sharding.Sharding:
+    """Where policies are evaluated: on the host, whatever the rest runs on.
+
+    An accelerator works its programs off one by one, so that each step of an evaluation would wait for the
+    update program of a whole epoch.
+    """
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names the accelerator alone
+        device = jax.local_devices()[0]
+    return jax.sharding.SingleDeviceSharding(device)
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """What evaluating a population's policies takes."""
+
+    members: tuple[Member, ...]
+    task: Task
+    evaluator: Evaluator
+    background: Background
+    folder: RunFolder
+    progress: Progress
+    act: Callable[[Params, np.ndarray], Array]  # on policy_sharding: (params [P], obs [P, E, D]) -> [P, E, A]
+    draw: Callable[[], None]  # the run's curves
+
+    def begin(self, phase: str, epoch: int, position: Mapping[str, int], actor_params: Params) -> None:
+        """Begins the evaluation of every member's deterministic policy, after the one before has ended.
+
+        Args:
+          phase: of the line in eval.jsonl.
+          epoch: of that line; also the evaluation's index, which gives its initial states.
+          position: further entries of the line: how far the run was.
+          actor_params: [P]; copied, as the next update reuses their memory.
+        """
+        finite = jax.vmap(lambda p: jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(p)])))(
+            actor_params
+        )
+        # a broken policy must not take the others down: it acts zero, and its returns are struck out
+        safe = jax.tree.map(lambda x: jnp.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), actor_params)
+        policies = jax.block_until_ready(jax.device_put(safe, policy_sharding()))
+        line = {"phase": phase, "epoch": epoch, **position}
+        self.background.start((phase, epoch), partial(self._run, line, policies, np.asarray(finite)))
+
+    def wait_for_earlier(self, phase: str, epoch: int) -> None:
+        """Returns when no other evaluation than this one is under way: what a checkpoint may leave out."""
+        if self.background.name != (phase, epoch):
+            self.background.wait()
+
+    def _run(self, line: Mapping[str, Any], policies: Params, finite: np.ndarray) -> None:
+        """Real episodes of every member's policy; one whose parameters were not finite [P] scores NaN."""
+
+        def act(obs: np.ndarray) -> Array:
+            self.background.raise_if_stopped()
+            return self.act(policies, obs)
+
+        outcome = self.evaluator.evaluate(act, evaluation=line["epoch"])
+        returns = np.where(finite[:, None], outcome.returns, np.nan)
+        self.folder.log_eval(
+            {
+                **line,
+                "eval/return": returns,
+                "eval/length": outcome.lengths,
+                "eval/normalized_score": [self.task.normalized_score(x) for x in returns.mean(axis=1)],
+                **self.evaluator.describe(),
+            }
+        )
+        self.draw()
+        means = zip(self.members, returns.mean(axis=1), strict=True)
+        text = ", ".join(f"{member.tag} {mean:.1f}" for member, mean in means)
+        self.progress.note(f"{line['phase']} epoch {line['epoch']}: mean returns {text}")
