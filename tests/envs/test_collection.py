@@ -5,16 +5,18 @@ import numpy as np
 import pytest
 
 from adm_jax.envs import environment
-from adm_jax.envs.collection import Collector, LockStep, concatenate
+from adm_jax.envs.collection import Experience, concatenate
 from adm_jax.types import EnvSpec, InputError
 
 
-def collect(env_id, seed, num_steps):
-    collector = Collector(env_id, seed, num_steps)
-    rng = np.random.default_rng(seed)
-    for _ in range(num_steps):
-        collector.step(collector.random_action(rng))
-    return collector
+def collect(env_id, seeds, num_steps, num_envs=1, room=None):
+    """Uniformly random actions of every member."""
+    seeds = [seeds] if isinstance(seeds, int) else seeds
+    experience = Experience(env_id, seeds, room or num_steps, num_envs)
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    while experience.num_steps < num_steps:
+        experience.step(experience.random_action(rngs))
+    return experience
 
 
 def replay(env_id, seed, data):
@@ -51,41 +53,42 @@ def test_time_limit_and_unfinished_episode_are_truncations():
 
 
 def test_returns_are_the_finished_episodes():
-    collector = collect("Hopper-v4", 2, 100)
-    data = collector.episodes()
+    experience = collect("Hopper-v4", 2, 100)
+    data = experience.episodes()
     finished = data.episode_returns if data.terminated[-1] else data.episode_returns[:-1]
-    np.testing.assert_allclose(collector.returns, finished, rtol=1e-5)
+    np.testing.assert_allclose(experience.returns[0], finished, rtol=1e-5)
 
 
 def test_latest_gives_the_last_block_in_order():
-    collector = collect("Hopper-v4", 1, 60)
-    data, block = collector.episodes(), collector.latest(20)
+    experience = collect("Hopper-v4", 1, 60)
+    data, block = experience.episodes(), experience.latest(20)
     for name, rows in block._asdict().items():
-        np.testing.assert_array_equal(rows, getattr(data, name)[40:])
+        np.testing.assert_array_equal(rows[0, 0], getattr(data, name)[40:])
 
 
 def test_a_collection_stopped_early_gives_what_it_has():
-    collector = Collector("Hopper-v4", 0, 100)
+    experience = Experience("Hopper-v4", [0], 100)
+    assert experience.episodes().reward.shape == (0,)
     for _ in range(5):
-        collector.step(np.zeros(3, np.float32))
-    data = collector.episodes()
+        experience.step(np.zeros((1, 1, 3), np.float32))
+    data = experience.episodes()
     assert data.reward.shape == (5,)
     assert data.episode_ends.tolist() == [4]
-    collector.step(np.zeros(3, np.float32))
-    assert collector.episodes().episode_ends.tolist() == [5]
+    experience.step(np.zeros((1, 1, 3), np.float32))
+    assert experience.episodes().episode_ends.tolist() == [5]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1.5, -1.01])
 def test_an_action_out_of_bounds_is_refused(value):
-    collector = Collector("Hopper-v4", 0, 10)
+    experience = Experience("Hopper-v4", [0], 10)
     with pytest.raises(ValueError, match=r"step 0: action .* is not within"):
-        collector.step(np.array([0.0, value, 0.0], np.float32))
-    assert collector.num_steps == 0
+        experience.step(np.array([[[0.0, value, 0.0]]], np.float32))
+    assert experience.num_steps == 0
 
 
 def test_an_unknown_environment_is_named():
     with pytest.raises(InputError, match="environment Nothing-v9: "):
-        Collector("Nothing-v9", 0, 10)
+        Experience("Nothing-v9", [0], 10)
 
 
 class Asymmetric(gymnasium.Env):
@@ -146,29 +149,17 @@ def test_an_environment_made_with_arguments_keeps_x():
         environment.make_env(EnvSpec("Hopper-v4", obs_limit=12))
 
 
-def in_lock_step(num_envs, num_steps, seed=3, env_id="Hopper-v4"):
-    envs = LockStep(env_id, seed, num_steps, num_envs)
-    rng = np.random.default_rng(seed)
-    while envs.num_steps < num_steps:
-        envs.step(envs.random_action(rng))
-    return envs
-
-
 FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 
 
-def test_one_environment_in_lock_step_is_a_collector():
-    alone, envs = collect("Hopper-v4", 3, 200), in_lock_step(1, 200)
+def assert_same_data(one, other):
     for name in FIELDS:
-        np.testing.assert_array_equal(getattr(envs.episodes(), name), getattr(alone.episodes(), name))
-    assert envs.returns == alone.returns
-    for rows, own in zip(envs.latest(20), alone.latest(20), strict=True):
-        np.testing.assert_array_equal(rows, own)
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-def test_every_episode_in_lock_step_is_what_a_fresh_environment_does():
+def test_every_episode_of_several_environments_is_what_a_fresh_one_does():
     """Episode e of the file is reset with reset_seed(seed, e), whichever environment it was in."""
-    envs = in_lock_step(4, 600)
+    envs = collect("Hopper-v4", 3, 600, num_envs=4)
     data = envs.episodes()
     assert len(data.reward) == envs.num_steps == 600
     assert len(data.episode_ends) > 12
@@ -181,36 +172,95 @@ def test_every_episode_in_lock_step_is_what_a_fresh_environment_does():
         cut += bool(data.truncated[i]) and not truncated
     assert 0 < cut <= 4  # those under way at the end
     finished = np.sort(data.episode_returns[data.terminated[data.episode_ends]])
-    np.testing.assert_allclose(np.sort(envs.returns), finished, rtol=1e-5)
+    np.testing.assert_allclose(np.sort(envs.returns[0]), finished, rtol=1e-5)
 
 
-def test_lock_step_is_repeatable_and_the_number_of_environments_counts():
-    first, again, other = in_lock_step(3, 300), in_lock_step(3, 300), in_lock_step(2, 300)
-    for name in FIELDS:
-        np.testing.assert_array_equal(getattr(first.episodes(), name), getattr(again.episodes(), name))
-    assert not np.array_equal(first.episodes().action, other.episodes().action)
+def test_the_number_of_environments_counts():
+    first, again = (collect("Hopper-v4", 0, 300, num_envs=3).episodes() for _ in range(2))
+    assert_same_data(first, again)
+    other = collect("Hopper-v4", 0, 300, num_envs=2).episodes()
+    assert not np.array_equal(first.action, other.action)
 
 
-def test_the_latest_rows_in_lock_step_are_those_of_the_last_steps():
-    envs = LockStep("Hopper-v4", 0, 60, 3)
-    rng, seen = np.random.default_rng(0), []
+@pytest.mark.parametrize("env_id", ["Hopper-v4", "InvertedPendulum-v4"])  # a batch's, and Gymnasium's
+def test_a_member_s_data_do_not_depend_on_the_others(env_id):
+    together = collect(env_id, [5, 7, 6], 200, num_envs=2)
+    for member, seed in enumerate((5, 7, 6)):
+        alone = collect(env_id, seed, 200, num_envs=2)
+        assert_same_data(together.episodes(member), alone.episodes())
+        assert together.returns[member] == alone.returns[0]
+
+
+def test_the_latest_rows_are_those_of_the_last_steps():
+    envs, seen = Experience("Hopper-v4", [0, 1], 60, 3), []
+    rngs = [np.random.default_rng(seed) for seed in range(2)]
     while envs.num_steps < 60:
-        obs, action = envs.obs, envs.random_action(rng)
-        assert obs.shape == (3, 11)
+        obs, action = envs.obs, envs.random_action(rngs)
+        assert obs.shape == (2, 3, 11)
         envs.step(action)
         seen.append((obs, action))
     latest = envs.latest(12)
-    np.testing.assert_array_equal(latest.obs, np.concatenate([obs for obs, _ in seen[-4:]]))
-    np.testing.assert_array_equal(latest.action, np.concatenate([action for _, action in seen[-4:]]))
+    np.testing.assert_array_equal(latest.obs, np.stack([obs for obs, _ in seen[-4:]], axis=2))
+    np.testing.assert_array_equal(latest.action, np.stack([action for _, action in seen[-4:]], axis=2))
+    assert envs.ended().shape == (2, 3, 20)
 
 
 def test_an_episode_that_has_just_begun_is_no_episode_yet():
-    envs = LockStep("InvertedPendulum-v4", 0, 200, 2)
-    while not envs.returns:
-        envs.step(np.full((2, 1), 3.0, np.float32))
+    envs = Experience("InvertedPendulum-v4", [0], 200, 2)
+    while not envs.returns[0]:
+        envs.step(np.full((1, 2, 1), 3.0, np.float32))
     data = envs.episodes()
     assert len(data.reward) == envs.num_steps
     assert data.episode_lengths.min() > 0
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v4", "InvertedPendulum-v4"])
+def test_restored_it_goes_on_as_if_never_stopped(env_id):
+    """To the last bit, at any moment: in the middle of episodes, right behind an end, before the first."""
+    whole = collect(env_id, [2, 9], 240, num_envs=2)
+    just_ended = 2 * int(np.flatnonzero(whole.ended()[1, 0])[0] + 1)
+    for stop in (0, 2, 130, just_ended):
+        first = Experience(env_id, [2, 9], 240, 2)
+        rngs = [np.random.default_rng(seed) for seed in (2, 9)]
+        while first.num_steps < stop:
+            first.step(first.random_action(rngs))
+        second = Experience(env_id, [2, 9], 240, 2)
+        second.restore(first.recorded, stop)
+        np.testing.assert_array_equal(second.obs, first.obs)
+        while second.num_steps < 240:
+            second.step(second.random_action(rngs))
+        for field, expected in zip(second.recorded, whole.recorded, strict=True):
+            np.testing.assert_array_equal(field, expected)
+        assert second.returns == whole.returns
+
+
+def test_a_replay_that_leads_elsewhere_is_refused():
+    experience = collect("HalfCheetah-v4", 0, 50, room=100)
+    recorded = experience.recorded._replace(action=experience.recorded.action * np.float32(0.5))
+    with pytest.raises(InputError, match=r"^environment HalfCheetah-v4: the recorded actions do not lead"):
+        Experience("HalfCheetah-v4", [0], 100).restore(recorded, 50)
+
+
+class Breaking(Asymmetric):
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        self._steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self._steps += 1
+        return np.zeros(2, np.float32), np.nan if self._steps == 3 else 0.0, False, False, {}
+
+
+def test_a_number_that_is_not_finite_is_told_with_its_step(monkeypatch):
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    gymnasium.register("Own-v0", Breaking, max_episode_steps=5)
+    message = (
+        r"^environment Own-v0: step 2 of seed 8 gave the reward nan and the observation .*must be finite"
+    )
+    with pytest.raises(InputError, match=message):
+        collect("Own-v0", [7, 8], 5)
 
 
 def test_joined_datasets_keep_their_episodes():

@@ -8,7 +8,7 @@ import pytest
 from adm_jax.config import config_for_task
 from adm_jax.data import minari_files, minari_io
 from adm_jax.envs import environment, recovered
-from adm_jax.envs.collection import Collector
+from adm_jax.envs.collection import Experience
 from adm_jax.tasks import get_task
 from adm_jax.training.session import load_data
 from adm_jax.types import InputError
@@ -64,12 +64,12 @@ def test_a_maze_that_ends_at_its_goal_needs_a_termination():
 def test_a_dataset_of_a_task_is_used_by_itself_again(name):
     """The pen preset's max_episode_steps is gymnasium.make's, not the environment's own."""
     task = get_task(name)
-    collector = Collector(task.env, seed=0, num_steps=20)
+    experience = Experience(task.env, [0], num_steps=20)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        collector.step(collector.random_action(rng))
-    data = collector.episodes()
-    collector.close()
+        experience.step(experience.random_action([rng]))
+    data = experience.episodes()
+    experience.close()
     facts = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
     minari_io.save(dataclasses.replace(data, metadata=facts), "tests/own-v0", env_id=task.env_id)
     derived = recovered.task_from_dataset(minari_io.load("tests/own-v0"), task.termination)

@@ -5,7 +5,7 @@ import pytest
 
 from adm_jax.config import OfflineConfig
 from adm_jax.data import minari_io
-from adm_jax.envs.collection import Collector
+from adm_jax.envs.collection import Experience
 from adm_jax.settings import replace_flat
 
 TINY = {
@@ -39,12 +39,12 @@ TINY = {
 @pytest.fixture(scope="session")
 def tiny_dataset() -> str:
     """1,000 random steps of the real Hopper, saved as a Minari dataset; its id."""
-    collector = Collector("Hopper-v4", seed=0, num_steps=1_000)
+    experience = Experience("Hopper-v4", [0], num_steps=1_000)
     rng = np.random.default_rng(0)
     for _ in range(1_000):
-        collector.step(collector.random_action(rng))
-    minari_io.save(collector.episodes(), TINY["dataset"], env_id="Hopper-v4")
-    collector.close()
+        experience.step(experience.random_action([rng]))
+    minari_io.save(experience.episodes(), TINY["dataset"], env_id="Hopper-v4")
+    experience.close()
     return TINY["dataset"]
 
 

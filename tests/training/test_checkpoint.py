@@ -133,7 +133,7 @@ def test_a_damaged_newest_checkpoint_falls_back_with_one_line(tmp_path, capfd):
     checkpointer.save("train", 1, make_state(1))
     damage(tmp_path / "train-000001")
 
-    restored = checkpointer.restore_latest({"fit": abstract, "train": abstract})
+    restored = checkpointer.restore_latest({"fit": lambda _: abstract(), "train": lambda _: abstract()})
 
     assert (restored.phase, restored.epoch) == ("fit", 5)
     assert_equal(restored.state, make_state(5))
@@ -143,7 +143,7 @@ def test_a_damaged_newest_checkpoint_falls_back_with_one_line(tmp_path, capfd):
 
     damage(tmp_path / "fit-000005")
     with pytest.raises(InputError, match="no checkpoint that could be restored"):
-        checkpointer.restore_latest({"fit": abstract, "train": abstract})
+        checkpointer.restore_latest({"fit": lambda _: abstract(), "train": lambda _: abstract()})
 
 
 def test_no_bit_flip_is_loaded_as_if_nothing_were_wrong(tmp_path):
@@ -225,7 +225,7 @@ def test_killed_while_saving_leaves_a_checkpoint_that_can_be_restored(tmp_path):
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
         process.wait()
-        restored = Checkpointer(tmp_path).restore_latest({"train": lambda: target})
+        restored = Checkpointer(tmp_path).restore_latest({"train": lambda _: target})
         assert restored.epoch >= saved
         assert restored.state["epoch"] == restored.epoch
         np.testing.assert_array_equal(restored.state["x"], np.float32(restored.epoch))

@@ -118,7 +118,9 @@ def test_evaluation_is_of_the_member_s_own_policy(uninterrupted) -> None:
 
     opened = RunFolder.open(folder)
     session = session_module.open_session(config, opened.members, get_task(config.task), data, opened)
-    restored = session.checkpointer.restore_latest({"train": lambda: session_module.abstract_train(session)})
+    restored = session.checkpointer.restore_latest(
+        {"train": lambda _: session_module.abstract_train(session)}
+    )
     second = jax.tree.map(lambda x: x[1:], restored.state.agent.actor_params)
     evaluator = Evaluator("Hopper-v4", [1], 2)
     act = jax.jit(jax.vmap(session.parts.agent.mode_action))

@@ -1,190 +1,267 @@
-"""The online loop: repeatable, complete, and learning from what it should."""
+"""The online loop: members alone and among others, growing data, models, roll-outs, what it refuses."""
 
+import dataclasses
+import functools
+
+import gymnasium
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import OnlineConfig, SACConfig
-from adm_jax.data import builtin
-from adm_jax.envs import environment
-from adm_jax.settings import replace_flat
-from adm_jax.training import online
+from adm_jax.config import GrowingRolloutConfig, OnlineConfig, online_config_for_task
+from adm_jax.data import lanes
+from adm_jax.settings import replace_flat, to_flat
+from adm_jax.tasks import get_task, register_task
+from adm_jax.training.online import OnlineLoop
+from adm_jax.training.population import all_members
 from adm_jax.types import InputError
 
-CONFIG = OnlineConfig(
-    num_steps=300,
-    warmup_steps=200,
-    steps_per_iteration=20,
-    seed=4,
-    eval_episodes=2,
-    sac=SACConfig(
-        policy_hidden_dim=16, batch_size=32, actor_lr_schedule="none", auto_entropy=True, entropy_weight=1.0
-    ),
-)
+TINY = {
+    "task": "inverted_pendulum",
+    "seeds": (0, 1),
+    "num_steps": 140,
+    "warmup_steps": 60,
+    "updates_per_step": 2,
+    "log_every": 20,
+    "eval_every": 40,
+    "eval_episodes": 2,
+    "checkpoint_every": 40,
+    "model_every": 20,
+    "refit_epochs": 2,
+    "fit_batch_size": 16,
+    "fit_steps_per_epoch": 5,
+    "fit_max_epochs": 3,
+    "holdout_batch_size": 16,
+    "rollout_batch_size": 30,
+    "rollout_chunk": 20,
+    "retain_rollouts": 2,
+    "rollout_length": 1,
+    "final_rollout_length": 4,
+    "growth_start": 0,
+    "growth_end": 60,
+    "real_ratio": 0.25,
+    "batch_size": 16,
+    "policy_hidden_dim": 16,
+}
+MODELS = {
+    "adm": {"max_backtrack": 3, "model_hidden_dim": 8, "num_gru_layers": 1, "num_residual_blocks": 1},
+    "ensemble": {
+        "model_hidden_dim": 8,
+        "num_hidden_layers": 1,
+        "weight_decays": (0.0, 1e-4),
+        "num_networks": 3,
+        "num_elites": 2,
+    },
+    "none": {},
+}
 
 
-@pytest.fixture(scope="module")
-def collected():
-    return online.collect_replay(CONFIG)
+def tiny(dynamics: str = "adm", **others) -> OnlineConfig:
+    return online_config_for_task(dynamics=dynamics, **{**TINY, **MODELS[dynamics], **others})
 
 
-def test_the_same_seed_twice_is_bitwise_equal(collected):
-    data, actor_params, info = collected
-    again, again_params, again_info = online.collect_replay(CONFIG)
-    for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated"):
-        np.testing.assert_array_equal(getattr(data, name), getattr(again, name))
-    jax.tree.map(np.testing.assert_array_equal, actor_params, again_params)
-    assert info == again_info
+@functools.cache
+def finished(config: OnlineConfig) -> OnlineLoop:
+    loop = OnlineLoop(config, get_task(config.task), all_members(config))
+    while loop.num_steps < config.num_steps:
+        loop.iterate()
+    return loop
 
 
-def test_every_transition_equals_a_replay_of_its_action(collected):
-    data, _, _ = collected
-    env = environment.make_env("Hopper-v4")
-    starts = np.concatenate([[0], data.episode_ends[:-1] + 1])
-    for episode, (start, end) in enumerate(zip(starts, data.episode_ends, strict=True)):
-        obs, _ = env.reset(seed=environment.reset_seed(CONFIG.seed, episode))
-        for i in range(start, end + 1):
-            np.testing.assert_array_equal(data.obs[i], obs.astype(np.float32))
-            obs, reward, terminated, _, _ = env.step(data.action[i])
-            np.testing.assert_array_equal(data.next_obs[i], obs.astype(np.float32))
-            assert data.reward[i] == np.float32(reward)
-            assert data.terminated[i] == terminated
-    env.close()
-    assert end == CONFIG.num_steps - 1
+@pytest.mark.parametrize("dynamics", MODELS)
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_member_s_run_is_its_own_run_alone(dynamics, num_envs):
+    config = tiny(dynamics, num_envs=num_envs, steps_per_iteration=num_envs, members="map")
+    together = finished(config)
+    alone = finished(dataclasses.replace(config, seeds=(1,)))
+    for ours, theirs in zip(jax.tree.leaves(together.state), jax.tree.leaves(alone.state), strict=True):
+        np.testing.assert_array_equal(ours[1], theirs[0])
+    for ours, theirs in zip(together.experience.recorded, alone.experience.recorded, strict=True):
+        np.testing.assert_array_equal(ours[1], theirs[0])
 
 
-def test_warm_up_is_uniform_and_learning_follows_it(collected):
-    data, _, info = collected
-    rng = np.random.default_rng(CONFIG.seed)
-    uniform = np.stack([rng.uniform(-1.0, 1.0, 3).astype(np.float32) for _ in range(CONFIG.warmup_steps)])
-    np.testing.assert_array_equal(data.action[: CONFIG.warmup_steps], uniform)
+@pytest.mark.parametrize("dynamics", MODELS)
+def test_members_under_vmap_are_those_under_map(dynamics):
+    """Sums in another order: near each other until an episode takes another turn."""
+    short = {"num_steps": 80, "eval_every": 80, "checkpoint_every": 80}
+    mapped = finished(tiny(dynamics, members="map", **short))
+    vmapped = finished(tiny(dynamics, members="vmap", **short))
+    for ours, theirs in zip(
+        jax.tree.leaves(mapped.actor_params), jax.tree.leaves(vmapped.actor_params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_swept_settings_are_members():
+    config = tiny("none", seeds=(0, 1), actor_lr=(1e-4, 3e-3), members="map")
+    loop = finished(config)
+    assert [member.tag for member in loop.members][:2] == ["seed0,actor_lr=0.0001", "seed0,actor_lr=0.003"]
+    alone = finished(tiny("none", seeds=(1,), actor_lr=3e-3, members="map"))
+    for ours, theirs in zip(
+        jax.tree.leaves(loop.actor_params), jax.tree.leaves(alone.actor_params), strict=True
+    ):
+        np.testing.assert_array_equal(ours[3], theirs[0])
+
+
+def test_the_data_on_the_device_are_the_recorded_ones_and_updates_are_counted():
+    config = tiny("none", num_envs=2, steps_per_iteration=4)
+    loop = OnlineLoop(config, get_task(config.task), all_members(config))
+    while loop.num_steps < config.num_steps:
+        loop.iterate()
+        updates = loop.num_updates
+        assert np.asarray(loop.state.agent.critic_opt.count).tolist() == [updates] * 2
     # the block that completes the warm-up is the first to be followed by updates
-    assert {len(values) for values in info["metrics"].values()} == {6}
-    assert np.isfinite([*info["metrics"].values()]).all()
-    np.testing.assert_allclose(
-        info["metrics"]["collect/return"][-1], data.episode_returns[-11:-1].mean(), rtol=1e-5
-    )
-    assert len(info["eval_returns"]) == CONFIG.eval_episodes
-    assert info["eval"]["env_id"] == "Hopper-v4"
+    assert updates == (140 - 60 + 4) * 2
+    for ours, recorded in zip(loop._lanes.transitions, loop.experience.recorded.as_transition(), strict=True):
+        np.testing.assert_array_equal(ours, recorded)
 
 
-def test_the_buffer_holds_the_replay_and_updates_count(monkeypatch):
-    seen, updates = [], []
-    make_programs = online._make_programs
-
-    def spy(sac, config):
-        programs = make_programs(sac, config)
-
-        def update(state, buffer, key):
-            seen.append(jax.tree.map(np.asarray, buffer))
-            state, metrics = programs.update(state, buffer, key)
-            updates.append(int(state.actor_opt.count))
-            return state, metrics
-
-        return programs._replace(update=update)
-
-    monkeypatch.setattr(online, "_make_programs", spy)
-    progress = []
-    data, _, _ = online.collect_replay(CONFIG, lambda steps, metrics: progress.append((steps, set(metrics))))
-    for name in ("obs", "action", "reward", "next_obs", "terminated"):
-        np.testing.assert_array_equal(getattr(seen[-1].data, name), getattr(data, name))
-    assert [int(buffer.size) for buffer in seen] == [200, 220, 240, 260, 280, 300]
-    assert updates == [20, 40, 60, 80, 100, 120]
-    assert [steps for steps, _ in progress] == list(range(20, 301, 20))
-    assert progress[0][1] == set()
-    assert "critic/loss" in progress[-1][1]
+def test_the_actor_moves_at_its_own_pace():
+    loop = finished(tiny("none", actor_every=8))
+    assert np.asarray(loop.state.agent.critic_opt.count)[0] == loop.num_updates
+    assert np.asarray(loop.state.agent.actor_opt.count)[0] == -(-loop.num_updates // 8)
 
 
-def test_actions_are_sampled_with_a_key_of_their_own(collected):
-    data, _, _ = collected
-    acted = data.action[CONFIG.warmup_steps :]
-    assert len(np.unique(acted, axis=0)) == len(acted)
-    assert jnp.all(jnp.abs(acted) <= 1.0)
+def test_roll_outs_grow_and_fill_the_buffer():
+    config = tiny()
+    loop = OnlineLoop(config, get_task(config.task), all_members(config))
+    lengths, sizes = [], []
+    while loop.num_steps < config.num_steps:
+        loop.iterate()
+        if loop.learned_steps % config.model_every == 0 and loop.num_steps >= config.warmup_steps:
+            metrics = loop.metrics()
+            lengths.append(int(metrics["rollout/length"][0]))
+            sizes.append(int(np.asarray(loop.state.buffer.capacity)[0]))
+            assert np.isfinite(metrics["model/holdout_nll"]).all()
+    assert lengths == [1, 2, 3, 4, 4]
+    # two times rolling out of 40 starts (30, in whole chunks)
+    assert sizes == [80 * length for length in lengths]
+    assert (np.asarray(loop.state.buffer.size) <= sizes[-1]).all()
+    assert (np.asarray(loop.state.buffer.size) > 80).all()
 
 
-def test_an_unknown_task_is_named():
-    with pytest.raises(InputError, match="task: 'hoper' is unknown"):
-        online.collect_replay(OnlineConfig(task="hoper"))
+def test_a_warm_fit_goes_on_and_one_from_scratch_does_not():
+    warm, scratch = (finished(tiny(refit=refit)) for refit in ("warm", "scratch"))
+    assert warm.state.fit is not None
+    assert scratch.state.fit is None
+    # 5 steps in each of 3 epochs at first, then in 2 epochs four times
+    assert np.asarray(warm.state.fit.opt_state.count).tolist() == [15 + 4 * 10] * 2
 
 
-FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+@pytest.mark.parametrize("dynamics", MODELS)
+def test_restored_a_loop_goes_on_as_if_never_stopped(dynamics):
+    config = tiny(dynamics)
+    whole = finished(config)
+    for stop in (40, 100):
+        first, second = (OnlineLoop(config, get_task(config.task), all_members(config)) for _ in range(2))
+        while first.num_steps < stop:
+            first.iterate()
+        saved = jax.tree.map(np.array, first.save())
+        shapes = second.abstract_saved(stop)
+        assert jax.tree.structure(saved) == jax.tree.structure(shapes)
+        second.restore(saved, stop)
+        while second.num_steps < config.num_steps:
+            second.iterate()
+        for ours, theirs in zip(jax.tree.leaves(second.state), jax.tree.leaves(whole.state), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert second.experience.returns == whole.experience.returns
 
 
-@pytest.fixture(scope="module")
-def watched():
-    """The same run, its policy evaluated until it reaches a return that any policy reaches."""
-    return online.collect_replay(replace_flat(CONFIG, {"eval_every": 110}), target_return=-1e6)
+def test_the_length_of_roll_outs_is_linear_and_whole():
+    rollout = GrowingRolloutConfig(growth_start=20_000, growth_end=150_000)
+    steps = [0, 20_000, 29_285, 29_286, 85_000, 149_999, 150_000, 10**6]
+    assert [rollout.length_at(n) for n in steps] == [1, 1, 1, 2, 8, 14, 15, 15]
+    at_once = GrowingRolloutConfig(rollout_length=3, final_rollout_length=3, growth_end=0)
+    assert {at_once.length_at(n) for n in steps} == {3}
 
 
-def test_waiting_for_a_return_changes_nothing_else(collected, watched):
-    for name in FIELDS:
-        np.testing.assert_array_equal(getattr(collected[0], name), getattr(watched[0], name))
-    jax.tree.map(np.testing.assert_array_equal, collected[1], watched[1])
-    assert watched[2]["eval_returns"] == collected[2]["eval_returns"]
-    assert collected[2]["snapshot"] is None
+def test_an_index_keeps_to_lanes_and_to_blocks():
+    rng = np.random.default_rng(0)
+    num_envs, steps, capacity, m = 3, 170, 200, 4
+    obs, action = rng.normal(size=(num_envs, steps, 2)), rng.normal(size=(num_envs, steps, 1))
+    ended = rng.random((num_envs, steps)) < 0.05
+    options = {"capacity": capacity, "max_backtrack": m, "holdout_fraction": 0.3, "split_seed": 0}
+    index = lanes.make_index(obs, action, ended, **options).index
+    held_out = set(index.holdout.index[: index.holdout.count[0]].tolist())
+    trained = set(index.train.index[: index.train.count[0]].tolist())
+    rows = {lane * capacity + step for lane in range(num_envs) for step in range(steps)}
+    assert held_out | trained == rows
+    assert not held_out & trained
+    for starts in (index.train, index.holdout):
+        for depth in range(m):
+            for row in starts.index[: starts.count[depth]]:
+                lane, step = divmod(int(row), capacity)
+                assert not ended[lane, step : step + depth].any()  # no end before the last step
+                inside = {lane * capacity + step + i for i in range(depth + 1)}
+                assert inside <= (held_out if row in held_out else trained)
+    # what is held out stays so, and so does what is not, as more is recorded
+    before = lanes.make_index(obs[:, :100], action[:, :100], ended[:, :100], **options).index
+    assert set(before.holdout.index[: before.holdout.count[0]].tolist()) <= held_out
+    assert set(before.train.index[: before.train.count[0]].tolist()) <= trained
 
 
-def test_the_snapshot_is_the_first_policy_at_the_return(collected, watched):
-    data, actor_params, info = watched
-    snapshot = info["snapshot"]
-    assert snapshot.num_steps == 200  # the warm-up's end: a multiple of 110 lies behind it
-    assert len(snapshot.returns) == CONFIG.eval_episodes
-    for name in ("obs", "action", "reward", "next_obs", "terminated"):
-        np.testing.assert_array_equal(getattr(snapshot.replay, name), getattr(data, name)[:200])
-    assert snapshot.replay.episode_ends[-1] == 199
-    short, params, _ = online.collect_replay(replace_flat(CONFIG, {"num_steps": 200}))
-    jax.tree.map(np.testing.assert_array_equal, snapshot.actor_params, jax.device_get(params))
-    np.testing.assert_array_equal(short.action, data.action[:200])
-    leaves = zip(jax.tree.leaves(snapshot.actor_params), jax.tree.leaves(actor_params), strict=True)
-    assert any(not np.array_equal(early, late) for early, late in leaves)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_every": 30, "steps_per_iteration": 20}, "model_every: 30 is no multiple of steps_per_iter"),
+        ({"eval_every": 30}, "eval_every: 30 is no multiple of log_every 20"),
+        ({"num_envs": 2}, "num_envs: 2 does not divide steps_per_iteration 1"),
+        ({"warmup_steps": 200}, "warmup_steps: 200 is more than num_steps 140"),
+        ({"final_rollout_length": 1, "rollout_length": 2}, "final_rollout_length: 1 is less than"),
+        ({"growth_end": 10, "growth_start": 20}, "growth_end: 10 is before growth_start 20"),
+        ({"real_ratio": 0.01}, "real_ratio: 0.01 of batch_size 16 is less than one transition"),
+        ({"actor_lr_schedule": "cosine"}, "actor_lr_schedule: cosine has no effect here"),
+        ({"seeds": (1, 1)}, "seeds: 1,1 names a seed twice"),
+        ({"rollout_batch_size": 10**9}, "rollout_batch_size: times the longest roll-out"),
+        ({"num_elites": 2}, "num_elites: no setting of the dynamics model adm, but of ensemble"),
+    ],
+)
+def test_settings_that_do_not_serve_are_named(values, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        tiny(**values)
 
 
-def test_a_return_that_is_not_reached_leaves_no_snapshot():
-    config = replace_flat(CONFIG, {"eval_every": 50, "num_steps": 220})
-    _, _, info = online.collect_replay(config, target_return=1e6)
-    assert info["snapshot"] is None
-    assert np.mean(info["eval_returns"]) <= info["best_return"] < 1e6
+@pytest.mark.parametrize(
+    "task", ["hopper", "walker2d", "halfcheetah", "ant", "humanoid", "inverted_pendulum"]
+)
+@pytest.mark.parametrize("dynamics", MODELS)
+def test_every_published_preset_is_a_configuration(task, dynamics):
+    config = online_config_for_task(task, dynamics)
+    assert config.task == task
+    assert replace_flat(config, {}) == config
+    if task == "hopper" and dynamics == "adm":
+        assert config.num_steps == 55_000
+        assert [config.rollout.length_at(n) for n in (0, 25_000, 50_000)] == [1, 8, 15]
+        assert to_flat(config)["target_entropy"] == -1.0
 
 
-def test_several_environments_are_repeatable_and_learn_from_all(monkeypatch):
-    config = replace_flat(CONFIG, {"num_envs": 4})
-    seen = []
-    make_programs = online._make_programs
-
-    def spy(sac, config):
-        programs = make_programs(sac, config)
-
-        def update(state, buffer, key):
-            seen.append(jax.tree.map(np.asarray, buffer))
-            return programs.update(state, buffer, key)
-
-        return programs._replace(update=update)
-
-    monkeypatch.setattr(online, "_make_programs", spy)
-    data, actor_params, _ = online.collect_replay(config)
-    again, again_params, _ = online.collect_replay(config)
-    for name in FIELDS:
-        np.testing.assert_array_equal(getattr(data, name), getattr(again, name))
-    jax.tree.map(np.testing.assert_array_equal, actor_params, again_params)
-    assert len(data.reward) == config.num_steps
-    stored = {row.tobytes() for row in seen[-1].data.next_obs}
-    assert stored == {row.tobytes() for row in data.next_obs}
+class Image(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
 
 
-def test_the_environments_divide_an_iteration():
-    with pytest.raises(InputError, match="num_envs: 3 does not divide steps_per_iteration 20"):
-        replace_flat(CONFIG, {"num_envs": 3})
+class Discrete(Image):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,))
+    action_space = gymnasium.spaces.Discrete(3)
 
 
-def test_the_built_in_dataset_is_what_its_configuration_begins_with():
-    """5,000 uniform steps, then the first block that a policy acts in; so the whole run goes on."""
-    replay = builtin.unpack(builtin.FILES[builtin.BUILTIN_ID])
-    config = replace_flat(
-        OnlineConfig(), {**replay.metadata["config"], "num_steps": 5_050, "eval_episodes": 1}
-    )
-    data, _, _ = online.collect_replay(config)
-    np.testing.assert_array_equal(data.action[:5_000], replay.action[:5_000])
-    # another processor may round otherwise
-    np.testing.assert_allclose(data.action, replay.action[:5_050], rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(data.next_obs, replay.next_obs[:5_050], rtol=1e-3, atol=1e-3)
+class Unbounded(Discrete):
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (Image, "observations and actions must be vectors"),
+        (Discrete, "observations and actions must be vectors"),
+        (Unbounded, "its actions are unbounded"),
+    ],
+)
+def test_environments_that_do_not_serve_are_named(env, message, monkeypatch):
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    gymnasium.register("Own-v0", env, max_episode_steps=5)
+    name = f"own-{env.__name__.lower()}"
+    register_task(name=name, env_id="Own-v0", obs_dim=4, action_dim=1, termination="halfcheetah")
+    config = tiny("none", task=name)
+    with pytest.raises(InputError, match=f"^environment Own-v0: {message}"):
+        OnlineLoop(config, get_task(name), all_members(config))

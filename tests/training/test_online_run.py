@@ -1,0 +1,182 @@
+"""A run of the online loop: what it leaves behind, and that stopping it changes nothing."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from adm_jax.config import OnlineConfig, online_config_for_task
+from adm_jax.settings import to_flat
+from adm_jax.training import online_run
+from adm_jax.types import InputError
+from experiments import admpo_on
+from tests.training.test_event_files import points
+from tests.training.test_online import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_folder(config: OnlineConfig) -> Path:
+    (folder,) = (Path(config.workdir) / online_run.algorithm(config) / config.task).iterdir()
+    return folder
+
+
+def lines(path: Path) -> list[dict]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "time"} for row in rows]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert lines(one / "metrics.jsonl") == lines(other / "metrics.jsonl")
+    assert lines(one / "eval.jsonl") == lines(other / "eval.jsonl")
+    assert points(one / "tensorboard") == points(other / "tensorboard")
+    newest = [max((folder / "checkpoints").glob("train-*")) for folder in (one, other)]
+    ours, theirs = (ocp.load(folder / "arrays") for folder in newest)
+    assert ours.keys() == theirs.keys()
+    assert {"state/agent/log_alpha", "recorded/truncated"} <= ours.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(np.asarray(array), np.asarray(theirs[name]), err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[OnlineConfig, Path, dict]:
+    config = tiny(workdir=str(tmp_path_factory.mktemp("online")))
+    result = online_run.run(config)
+    return config, run_folder(config), result
+
+
+def test_folder_and_result_hold_what_is_promised(uninterrupted) -> None:
+    config, folder, result = uninterrupted
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("config.json", "metrics.jsonl", "eval.jsonl", "result.json"),
+        *("curves.png", "checkpoints", "tensorboard"),
+    }
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert folder.parent.parent.name == result["algorithm"] == "admpo_on"
+    assert (result["steps"], result["warmup_steps"]) == (140, 60)
+    assert result["updates"] == (140 - 60 + 1) * config.updates_per_step
+    assert [member["seed"] for member in result["members"]] == [0, 1]
+    assert all(member["num_episodes"] == 2 for member in result["members"])
+    seconds = result["wall_clock"]
+    assert all(seconds[kind] > 0 for kind in ("compile", "environment", "fit", "rollout", "update"))
+
+
+def test_lines_are_told_by_environment_steps(uninterrupted) -> None:
+    _, folder, _ = uninterrupted
+    metrics, evals = (lines(folder / name) for name in ("metrics.jsonl", "eval.jsonl"))
+    assert [row["steps"] for row in metrics] == [20, 40, 60, 80, 100, 120, 140]
+    assert [row["steps"] for row in evals] == [80, 120, 140]  # none of the warm-up
+    assert "critic/loss" not in metrics[1]
+    assert np.isfinite(metrics[-1]["critic/loss"]).all()
+    assert [row["rollout/length"][0] for row in metrics if "rollout/length" in row] == [1, 2, 3, 4, 4]
+    # the pendulum's reward is 1 a step
+    assert all(row["eval/return"] == row["eval/length"] for row in evals)
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("steps", [40, 100])  # before any checkpoint, and behind one
+def test_stopped_and_resumed_equals_never_stopped(
+    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    record = online_run._record
+
+    def record_and_stop(session) -> None:
+        record(session)
+        if session.loop.num_steps == steps:
+            raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(online_run, "_record", record_and_stop)
+        with pytest.raises(_Stop):
+            online_run.run(config)
+    folder = run_folder(config)
+    online_run.resume(str(folder))
+    assert_same_run(folder, uninterrupted[1])
+
+
+def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) -> None:
+    """SIGKILL once a checkpoint with a model stands, whatever is being written then."""
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    flags = [
+        f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in to_flat(config).items()
+        if value is not None
+    ]
+    command = [sys.executable, "-m", "experiments.admpo_on", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as run:
+        deadline = time.monotonic() + 300
+        while not list(tmp_path.glob("*/*/*/checkpoints/train-000080")):
+            assert run.poll() is None, run.stdout and run.stdout.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+    folder = run_folder(config)
+    online_run.resume(str(folder))
+    assert_same_run(folder, uninterrupted[1])
+
+
+def test_a_finished_run_is_not_run_again(uninterrupted, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder, result = uninterrupted
+    assert online_run.resume(str(folder)) == result
+    assert "this run is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("dynamics", "name"), [("ensemble", "mbpo"), ("none", "sac")])
+def test_the_baselines_run_in_the_same_loop(dynamics: str, name: str, tmp_path: Path) -> None:
+    config = tiny(dynamics, workdir=str(tmp_path), num_steps=100)
+    result = online_run.run(config)
+    assert result["algorithm"] == name
+    metrics = lines(run_folder(config) / "metrics.jsonl")
+    assert ("model/holdout_nll" in metrics[-1]) == (dynamics != "none")
+
+
+def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path: Path) -> None:
+    config = tiny(workdir=str(tmp_path / "runs"), memory_limit_gib=1e-6)
+    with pytest.raises(InputError, match="memory: about .* memory_limit_gib is 1e-06"):
+        online_run.run(config)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_offline_loop_s_folder_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {"algorithm": "mopo", "task": "hopper", "members": [{"seed": 0}], "config": {"dynamics": "adm"}}
+        )
+    )
+    with pytest.raises(InputError, match=r"holds no run: config.json lacks config\.actor_every"):
+        online_run.resume(str(tmp_path))
+
+
+def test_help_names_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    from experiments import app, flags
+
+    text = app.help_text(admpo_on.main, flags.flags.FLAGS, admpo_on.__file__)
+    assert "admpo_on --task=hopper" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refit", ["warm", "scratch"])
+def test_the_inverted_pendulum_is_solved(tmp_path: Path, refit: str) -> None:
+    """Return 1000, the whole episode, within 5,000 steps at 5 updates a step, for three seeds at once."""
+    config = online_config_for_task("inverted_pendulum", workdir=str(tmp_path), refit=refit)
+    assert config.num_steps <= 5_000
+    assert config.updates_per_step <= 5
+    result = online_run.run(config)
+    assert [member["return_mean"] for member in result["members"]] == [1000.0] * 3
+    if refit == "warm":
+        assert result["wall_clock"]["total"] < 600
