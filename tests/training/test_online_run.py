@@ -17,7 +17,6 @@ from adm_jax.config import OnlineConfig, online_config_for_task
 from adm_jax.settings import to_flat
 from adm_jax.training import online_run
 from adm_jax.types import InputError
-from experiments import admpo_on
 from tests.training.test_event_files import points
 from tests.training.test_online import tiny
 
@@ -147,7 +146,7 @@ def test_the_baselines_run_in_the_same_loop(dynamics: str, name: str, tmp_path: 
 
 def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path: Path) -> None:
     config = tiny(workdir=str(tmp_path / "runs"), memory_limit_gib=1e-6)
-    with pytest.raises(InputError, match="memory: about .* memory_limit_gib is 1e-06"):
+    with pytest.raises(InputError, match=r"memory: about .* memory_limit_gib is 1e-06"):
         online_run.run(config)
     assert not (tmp_path / "runs").exists()
 
@@ -160,13 +159,6 @@ def test_the_offline_loop_s_folder_is_not_resumed(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"holds no run: config.json lacks config\.actor_every"):
         online_run.resume(str(tmp_path))
-
-
-def test_help_names_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    from experiments import app, flags
-
-    text = app.help_text(admpo_on.main, flags.flags.FLAGS, admpo_on.__file__)
-    assert "admpo_on --task=hopper" in text
 
 
 @pytest.mark.slow
