@@ -244,11 +244,17 @@ class OnlineLoop:
             bootstrap, holdout = self._keys(Stream.BOOTSTRAP), self._keys(Stream.HOLDOUT)
             fit = self._programs["fit" if first or config.refit == "scratch" else "refit"]
             epoch, keys, metrics = 0, self._keys(Stream.FIT), {}
-            while bool(np.asarray(state.active).any()):
+            while (active := np.asarray(state.active)).any():
                 shared = shared_key(config.fit.split_seed, self.num_steps * 1_000 + epoch)
-                state, metrics = fit(
+                state, latest = fit(
                     state, _fold(keys, epoch), bootstrap, holdout, self._lanes, self._index, shared
                 )
+                # a member that has stopped keeps what its last epoch gave
+                latest = jax.device_get(latest)
+                metrics = {
+                    name: np.where(active.reshape(-1, *(1,) * (x.ndim - 1)), x, metrics.get(name, x))
+                    for name, x in latest.items()
+                }
                 epoch += 1
             model = self._programs["best"](state, holdout, self._lanes, self._index)
             # a warm fit goes on from the best parameters, not from the last ones
