@@ -20,6 +20,9 @@ QUICK = {  # a smoke run: every part once, at sizes whose figures mean nothing
     "population": (1, 2),
     "sac_seeds": (1, 2),
     "fit_seeds": (1,),
+    "online_seeds": (1, 2),
+    "updates_per_step": 2,
+    "model_every": 10,
     "fit_steps": 200,
     "eval_steps": 50,
     "max_seconds": 4.0,
@@ -59,6 +62,11 @@ class Options:
     population: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32, 64), "numbers of seeds (population)", low=1)
     sac_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (SAC): 1 on CPU, else 1,16,32", low=1)
     fit_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (fit): 1 on CPU, else 1,16", low=1)
+    online_seeds: tuple[int, ...] = setting((1, 8), "numbers of seeds (online)", low=1)
+    updates_per_step: int = setting(20, "SAC updates of an environment step (online)", low=1)
+    model_every: int = setting(
+        250, "environment steps of an interval, with a fit and roll-outs (online)", low=1
+    )
     epochs: int = setting(10, "epochs of the authors' settings (fit)", low=1)
     fit_steps: int = setting(30_000, "optimiser steps of our schedule (fit)", low=1)
     eval_steps: int = setting(250, "optimiser steps between two held-out evaluations (fit)", low=1)

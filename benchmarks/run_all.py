@@ -16,6 +16,7 @@ from adm_jax.types import InputError
 from benchmarks import (
     bench_end_to_end,
     bench_fit,
+    bench_online,
     bench_population,
     bench_rollout,
     bench_sac,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "end_to_end": bench_end_to_end.run,
     "population": bench_population.run,
     "fit": bench_fit.run,
+    "online": bench_online.run,
 }
 
 

@@ -8,6 +8,7 @@ and on an accelerator the precision that JAX's products have by default (TF32).
 # pyright: reportMissingImports=false
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import torch
 
+from adm_jax.envs.environment import make_env
 from adm_jax.training.programs import TrainState
 from benchmarks.measure import fastest
 from benchmarks.options import Options
@@ -24,6 +26,8 @@ from benchmarks.torch_sac import SAC, Learner, synchronize
 from benchmarks.workload import ACTION_DIM, ACTION_SCALE, OBS_DIM, Workload
 
 AUTHORS_DROPOUT = 0.1
+ENV_ID = "Hopper-v4"
+ONLINE_PARTS = ("environment", "fit", "rollout", "update")
 
 Run = Callable[[], Any]
 Row = tuple[Run, dict[str, Any]]  # what is timed, and what there is to know about it
@@ -171,6 +175,48 @@ def _threaded(num_threads: int, run: Run) -> Run:
         run()
 
     return threaded
+
+
+class OnlineInterval:
+    """One seed's interval of the online loop: environment steps with their updates, a fit, roll-outs.
+
+    The environment is Gymnasium's alone. Fits, roll-outs and updates are on the built-in dataset, whose size
+    changes nothing about their cost; a step's transition is written where the next updates draw from.
+    """
+
+    def __init__(self, options: Options, work: Workload, state: TrainState, fit: "TorchFit", *, fair: bool):
+        self._learner = make_learner(work, state, fair=fair, chunk=None)
+        self._learner.roll_out()
+        self._fit, self._steps, self._fair = fit, options.model_every, fair
+        self._env = make_env(ENV_ID)
+        self._obs, _ = self._env.reset(seed=options.seed)
+        self.seconds: dict[str, list[float]] = {name: [] for name in ONLINE_PARTS}
+
+    def __call__(self) -> None:
+        """Runs the interval, and notes the seconds of its parts."""
+        seconds = dict.fromkeys(ONLINE_PARTS, 0.0)
+        clock = time.perf_counter
+        for _ in range(self._steps):
+            start = clock()
+            self._step()
+            stepped = clock()
+            self._learner.update()
+            seconds["environment"] += stepped - start
+            seconds["update"] += clock() - stepped
+        start = clock()
+        self._fit.repeat()
+        fitted = clock()
+        self._learner.roll_out()
+        seconds["fit"], seconds["rollout"] = fitted - start, clock() - fitted
+        for name, value in seconds.items():
+            self.seconds[name].append(value)
+
+    def _step(self) -> None:
+        obs = torch.from_numpy(self._obs[None].astype(np.float32)).to(device())
+        action = self._learner.agent.sample_action(obs).cpu().numpy()[0]
+        next_obs, reward, terminated, truncated, _ = self._env.step(action)
+        self._learner.record(self._obs, action, reward, next_obs, terminated)
+        self._obs = self._env.reset()[0] if terminated or truncated else next_obs
 
 
 class TorchFit:

@@ -212,6 +212,15 @@ class Learner:
         self.buffer.add(rows)
         synchronize(self._device)
 
+    def record(
+        self, obs: np.ndarray, action: np.ndarray, reward: float, next_obs: np.ndarray, terminated: bool
+    ) -> None:
+        """Adds a real transition over the oldest one."""
+        columns = (obs[None], action[None], [reward], next_obs[None], [terminated])
+        arrays = [np.asarray(column, np.float32) for column in columns[:4]]
+        arrays.append(np.asarray(columns[4], bool))
+        self._real.add_flat([torch.from_numpy(x).to(self._device) if self._fair else x for x in arrays])
+
     def fill_buffer(self) -> None:
         """Fills the buffer with the dataset's transitions, where updates alone are wanted."""
         columns = self._real.sample(self.buffer._capacity, self._rng)
