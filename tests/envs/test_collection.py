@@ -257,7 +257,7 @@ def test_a_number_that_is_not_finite_is_told_with_its_step(monkeypatch):
     monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
     gymnasium.register("Own-v0", Breaking, max_episode_steps=5)
     message = (
-        r"^environment Own-v0: step 2 of seed 8 gave the reward nan and the observation .*must be finite"
+        r"^environment Own-v0: step 2 of seed 7 gave the reward nan and the observation .*must be finite"
     )
     with pytest.raises(InputError, match=message):
         collect("Own-v0", [7, 8], 5)
