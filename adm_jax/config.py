@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from adm_jax.models import ModelConfig, RecurrentConfig, get_model, registered
+from adm_jax.nn.precision import MatmulPrecision
 from adm_jax.settings import (
     Leaf,
     check,
@@ -160,7 +161,7 @@ class OfflineConfig:
     num_devices: int | None = setting(
         None, "devices that the members are spread over; as many as divide them when empty", low=1
     )
-    matmul_precision: Literal["default", "float32", "tensorfloat32", "bfloat16"] = setting(
+    matmul_precision: MatmulPrecision = setting(
         "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
     )
     memory_limit_gib: float | None = setting(

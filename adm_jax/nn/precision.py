@@ -1,14 +1,18 @@
 """Matrix products in the precision that was asked for; sums, and all that is not a product, are float32."""
 
 import contextlib
+from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from adm_jax.types import Array, InputError
 
+MatmulPrecision = Literal["default", "float32", "tensorfloat32", "bfloat16"]
+
 _BFLOAT16 = "BF16_BF16_F32"
-_JAX_NAMES = {  # setting -> JAX's name
+_JAX_NAMES: Mapping[MatmulPrecision, str | None] = {  # setting -> JAX's name
     "default": None,
     "float32": "float32",
     "tensorfloat32": "tensorfloat32",
@@ -16,7 +20,7 @@ _JAX_NAMES = {  # setting -> JAX's name
 }
 
 
-def matmul_precision(name: str) -> contextlib.AbstractContextManager[None]:
+def matmul_precision(name: MatmulPrecision) -> contextlib.AbstractContextManager[None]:
     """A context in which programs are traced with products of that precision.
 
     Args:
