@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from adm_jax.models import ModelConfig, RecurrentConfig, get_model, registered
-from adm_jax.nn.precision import MatmulPrecision
 from adm_jax.settings import (
     Leaf,
     check,
@@ -23,7 +22,7 @@ from adm_jax.settings import (
     to_flat,
 )
 from adm_jax.tasks import Task, get_task, presets
-from adm_jax.types import InputError
+from adm_jax.types import InputError, MatmulPrecision
 
 _MAX_SEED = 2**32 - 1
 _MAX_ROWS = 2**30  # of a ring buffer: its index is int32

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 from absl import flags
 
-from adm_jax.nn.precision import MatmulPrecision
 from adm_jax.settings import base_type, check, leaves, setting
-from adm_jax.types import InputError
+from adm_jax.types import InputError, MatmulPrecision
 
 QUICK = {  # a smoke run: every part once, at sizes whose figures mean nothing
     "rollout_batch_size": 500,

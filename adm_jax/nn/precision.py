@@ -2,14 +2,11 @@
 
 import contextlib
 from collections.abc import Mapping
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from adm_jax.types import Array, InputError
-
-MatmulPrecision = Literal["default", "float32", "tensorfloat32", "bfloat16"]
+from adm_jax.types import Array, InputError, MatmulPrecision
 
 _BFLOAT16 = "BF16_BF16_F32"
 _JAX_NAMES: Mapping[MatmulPrecision, str | None] = {  # setting -> JAX's name
