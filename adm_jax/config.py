@@ -22,7 +22,7 @@ from adm_jax.settings import (
     to_flat,
 )
 from adm_jax.tasks import Task, get_task, presets
-from adm_jax.types import InputError
+from adm_jax.types import InputError, MatmulPrecision
 
 _MAX_SEED = 2**32 - 1
 _MAX_ROWS = 2**30  # of a ring buffer: its index is int32
@@ -160,7 +160,7 @@ class OfflineConfig:
     num_devices: int | None = setting(
         None, "devices that the members are spread over; as many as divide them when empty", low=1
     )
-    matmul_precision: Literal["default", "float32", "tensorfloat32", "bfloat16"] = setting(
+    matmul_precision: MatmulPrecision = setting(
         "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
     )
     memory_limit_gib: float | None = setting(

@@ -8,13 +8,14 @@ units of a dynamics model (backtracking lengths, or networks of an ensemble).
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 Array = jax.Array
 Key = jax.Array  # a typed key made by jax.random.key
 Params = Any  # a pytree of learned arrays
+MatmulPrecision = Literal["default", "float32", "tensorfloat32", "bfloat16"]
 
 
 class InputError(ValueError):

@@ -5,13 +5,13 @@ import importlib.util
 import os
 import sys
 import typing
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from absl import flags
 
 from adm_jax.settings import base_type, check, leaves, setting
-from adm_jax.types import InputError
+from adm_jax.types import InputError, MatmulPrecision
 
 QUICK = {  # a smoke run: every part once, at sizes whose figures mean nothing
     "rollout_batch_size": 500,
@@ -47,7 +47,7 @@ class Options:
     repeats: int = setting(5, "timed runs of each way, after one to warm up", low=1)
     seed: int = setting(0, "seed of parameters, windows and minibatches", low=0)
     members: str = setting("auto", "how seeds share a program: auto, map or vmap")
-    matmul_precision: Literal["default", "float32", "tensorfloat32", "bfloat16"] = setting(
+    matmul_precision: MatmulPrecision = setting(
         "default", "of the library's matrix products, as a run's flag of that name; PyTorch keeps its own"
     )
     max_backtrack: int = setting(5, "m", low=1)

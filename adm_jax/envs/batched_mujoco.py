@@ -144,14 +144,12 @@ class BatchedMujoco:
     def _simulate(self, pending: deque[Any]) -> None:
         # as little as possible between two steps: it is done under the interpreter's lock
         model, frame_skip = self._core.model, self._core.frame_skip  # pyright: ignore
+        with_forces = "cfrc_ext" in self._rules.fields
         mj_step: Any = mujoco.mj_step  # pyright: ignore[reportAttributeAccessIssue]
-        if "cfrc_ext" not in self._rules.fields:
-            for data in iter(pending.popleft, None):
-                mj_step(model, data, frame_skip)
-            return
         for data in iter(pending.popleft, None):
             mj_step(model, data, frame_skip)
-            mujoco.mj_rnePostConstraint(model, data)  # pyright: ignore[reportAttributeAccessIssue]
+            if with_forces:
+                mujoco.mj_rnePostConstraint(model, data)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Every field [n, size] that the rules need."""

@@ -1,14 +1,15 @@
 """Matrix products in the precision that was asked for; sums, and all that is not a product, are float32."""
 
 import contextlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from adm_jax.types import Array, InputError
+from adm_jax.types import Array, InputError, MatmulPrecision
 
 _BFLOAT16 = "BF16_BF16_F32"
-_JAX_NAMES = {  # setting -> JAX's name
+_JAX_NAMES: Mapping[MatmulPrecision, str | None] = {  # setting -> JAX's name
     "default": None,
     "float32": "float32",
     "tensorfloat32": "tensorfloat32",
@@ -16,7 +17,7 @@ _JAX_NAMES = {  # setting -> JAX's name
 }
 
 
-def matmul_precision(name: str) -> contextlib.AbstractContextManager[None]:
+def matmul_precision(name: MatmulPrecision) -> contextlib.AbstractContextManager[None]:
     """A context in which programs are traced with products of that precision.
 
     Args:

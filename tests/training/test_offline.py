@@ -179,16 +179,22 @@ OTHER_MODELS = {
 }
 
 
+def tiny_values(dynamics: str, dataset: str) -> dict:
+    """TINY's settings as far as a model has them, and the model's own."""
+    shared = set(to_flat(config_for_task("hopper", dynamics=dynamics)))
+    tiny = {name: value for name, value in TINY.items() if name in shared}
+    tiny |= {**OTHER_MODELS.get(dynamics, {}), "dataset": dataset, "dynamics": dynamics}
+    if dynamics == "ensemble":
+        tiny |= {"uncertainty": "max_aleatoric", "selection_metric": "mse"}
+    return tiny
+
+
 @pytest.mark.parametrize("dynamics", OTHER_MODELS)
 def test_other_dynamics_models_run_and_resume_alike(
     dynamics: str, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped while fitting, where networks have best epochs of their own, and resumed: no difference."""
-    shared = set(to_flat(config_for_task("hopper", dynamics=dynamics)))
-    tiny = {name: value for name, value in TINY.items() if name in shared}
-    tiny |= {**OTHER_MODELS[dynamics], "num_epochs": 2, "dataset": tiny_dataset, "dynamics": dynamics}
-    if dynamics == "ensemble":
-        tiny |= {"uncertainty": "max_aleatoric", "selection_metric": "mse"}
+    tiny = {**tiny_values(dynamics, tiny_dataset), "num_epochs": 2}
     whole, stopped = (offline_from_flat({**tiny, "workdir": str(tmp_path / name)}) for name in ("a", "b"))
     result = offline.run(whole)
     assert result["algorithm"] == get_model(dynamics).algorithm
@@ -214,11 +220,7 @@ def test_other_dynamics_models_run_and_resume_alike(
 @pytest.mark.parametrize("dynamics", ["adm", "ensemble"])
 def test_runs_in_bfloat16(dynamics: str, tiny_dataset: str, tmp_path: Path) -> None:
     """XLA for CPU lacks some products of bfloat16 numbers, and says so only when they are executed."""
-    shared = set(to_flat(config_for_task("hopper", dynamics=dynamics)))
-    tiny = {name: value for name, value in TINY.items() if name in shared}
-    tiny |= {"dynamics": dynamics, "dataset": tiny_dataset, "num_epochs": 1, "seeds": (0,)}
-    if dynamics == "ensemble":
-        tiny |= {**OTHER_MODELS[dynamics], "uncertainty": "max_aleatoric", "selection_metric": "mse"}
+    tiny = {**tiny_values(dynamics, tiny_dataset), "num_epochs": 1, "seeds": (0,)}
     losses = {}
     for precision in ("float32", "bfloat16"):
         config = offline_from_flat(
