@@ -66,6 +66,12 @@ class RolloutConfig:
     rollout_batch_size: int = setting(50_000, "starts of roll-outs per epoch", low=1)
     rollout_chunk: int = setting(250, "rows rolled out at a time; bounds the memory of roll-outs", low=1)
     retain_epochs: int = setting(5, "epochs whose roll-outs the model buffer holds", low=1)
+    history_cache_gib: float = setting(
+        4.0,
+        "memory for the histories of all transitions, encoded once if they fit in and the run rolls out from "
+        "more than twice as many starts; else in each roll-out",
+        low=0.0,
+    )
     uncertainty: Literal["std_of_means", "total_variance", "max_aleatoric", "max_deviation"] = setting(
         "std_of_means",
         "penalty: spread of the units' means (ADM's code), Eq. 4 of the ADM paper, the largest predicted "

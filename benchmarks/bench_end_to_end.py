@@ -3,7 +3,8 @@
     python -m benchmarks.bench_end_to_end --json=FILE
 
 Also what such an epoch takes to compile, with an empty and with a filled compilation cache, and the memory
-its programs take beyond parameters, buffers and dataset with 50,000 starts, as XLA plans it.
+that its programs and the encoded histories take beyond parameters, buffers and dataset with 50,000 starts, as
+XLA plans it.
 """
 
 import tempfile
@@ -50,6 +51,7 @@ def run(options: Options) -> dict[str, Any]:
     )
     for name, values in epoch.seconds.items():
         result["rows"]["ours"][f"{name}_seconds_median"] = float(np.median(values[-options.repeats :]))
+    result["rows"]["ours"]["encoding_seconds"] = epoch.encoding_seconds  # once, before the first epoch
     return {
         "shapes": workload.shapes(work),
         **result,
@@ -61,7 +63,11 @@ def run(options: Options) -> dict[str, Any]:
 def _jobs(work: Workload) -> dict[str, Job]:
     """The programs of an epoch on abstract arrays."""
     _, state = workload.abstract_state(work)
-    return {"rollout": workload.rollout_job(work, state), "update": workload.update_job(work, state)}
+    histories = workload.abstract_histories(work, state)
+    return {
+        "rollout": workload.rollout_job(work, state, histories),
+        "update": workload.update_job(work, state),
+    }
 
 
 def compile_seconds(work: Workload) -> dict[str, dict[str, float]]:
@@ -76,7 +82,7 @@ def compile_seconds(work: Workload) -> dict[str, dict[str, float]]:
 
 
 def memory(options: Options) -> dict[str, Any]:
-    """GiB that the programs of an epoch take beyond their arguments, and what the buffers and all else take.
+    """GiB of the programs of an epoch and of the histories it keeps, of the buffers and of all else.
 
     The number of starts is that of the published settings, whatever is timed; nothing is allocated.
     """
@@ -85,10 +91,12 @@ def memory(options: Options) -> dict[str, Any]:
     jobs = _jobs(work)
     temporary = {name: temporary_bytes(workload.compile_job(job)[0]) for name, job in jobs.items()}
     _, state = workload.abstract_state(work)
+    histories = tree_bytes(workload.abstract_histories(work, state))
     return {
         "num_seeds": options.num_seeds,
         "rollout_batch_size": work.config.rollout.rollout_batch_size,
-        "beyond_buffers_gib": max(temporary.values()) / _GIB,
+        "beyond_buffers_gib": (max(temporary.values()) + histories) / _GIB,
+        "histories_gib": histories / _GIB,
         "temporaries_gib": {name: size / _GIB for name, size in temporary.items()},
         "buffers_gib": tree_bytes(state.buffer) / _GIB,
         "agents_and_models_gib": tree_bytes((state.agent, state.model)) / _GIB,

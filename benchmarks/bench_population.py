@@ -54,9 +54,12 @@ def measure_population(options: Options, num_seeds: int) -> dict[str, Any]:
     """
     work = workload.prepare(options, num_seeds)
     _, state = workload.abstract_state(work)
-    rollout, rollout_seconds = workload.compile_job(workload.rollout_job(work, state))
+    histories = workload.abstract_histories(work, state)
+    rollout, rollout_seconds = workload.compile_job(workload.rollout_job(work, state, histories))
     update, update_seconds = workload.compile_job(workload.update_job(work, state))
-    need = memory.estimate({"rollout": rollout, "update": update}, state=state, resident=work.dataset)
+    need = memory.estimate(
+        {"rollout": rollout, "update": update}, state=state, resident=work.dataset, histories=histories
+    )
     memory.require(need)
     epoch = workload.Epoch(work, rollout, update)
     timing = measure.alternate({"ours": epoch}, options.repeats)["ours"]
@@ -71,6 +74,7 @@ def measure_population(options: Options, num_seeds: int) -> dict[str, Any]:
         "seconds_per_seed": row["seconds_median"] / num_seeds,
         "compile_seconds": rollout_seconds + update_seconds,
         "memory_gib": need.total / 2**30,
+        "histories_gib": need.histories / 2**30,
     }
 
 

@@ -32,7 +32,7 @@ def prepare(options: Options, num_seeds: int) -> dict[str, tuple[Loop, int]]:
     state = workload.initial_state(work, full_buffer=True)  # updates need rows to sample
     jobs = {
         "fit": workload.fit_job(work, workload.initial_fit(work)),
-        "rollout": workload.rollout_job(work, state),
+        "rollout": workload.rollout_job(work, state, workload.encode_histories(work, state)[0]),
         "update": workload.update_job(work, state),
     }
     rollout = work.config.rollout

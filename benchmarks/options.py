@@ -56,6 +56,7 @@ class Options:
     rollout_batch_size: int | None = setting(None, "starts of roll-outs: 5,000 on CPU, else 50,000", low=1)
     rollout_chunk: int | None = setting(None, "rows rolled out at a time; the library's own default", low=1)
     batch_size: int = setting(256, "transitions of a SAC update", low=1)
+    histories: bool = setting(True, "keep encoded histories where a run of 1,000 epochs does")
     policy_hidden_dim: int = setting(256, "width of actor and critics", low=1)
     updates: int = setting(1000, "SAC updates of an epoch", low=1)
     num_seeds: int = setting(5, "seeds of the end-to-end comparison", low=1)

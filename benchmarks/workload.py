@@ -15,6 +15,7 @@ from adm_jax.data.dataset import Dataset, make_dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
+from adm_jax.dynamics.interface import Carry
 from adm_jax.envs.termination import get_termination
 from adm_jax.training import programs
 from adm_jax.training.population import (
@@ -75,6 +76,9 @@ def prepare(options: Options, num_seeds: int, **overrides: Any) -> Workload:
         "updates_per_epoch": options.updates,
     }
     sizes = {name: value for name, value in sizes.items() if value is not None}
+    sizes["num_epochs"] = 1_000  # as published; it takes so many for kept histories to pay
+    if not options.histories:
+        sizes["history_cache_gib"] = 0.0
     seeds = tuple(range(options.seed, options.seed + num_seeds))
     config = config_for_task(TASK, seeds=seeds, members=options.members, **{**sizes, **overrides})
     parts = programs.make_parts(
@@ -117,7 +121,7 @@ def _fill(buffer: RingBuffer, dataset: Dataset) -> RingBuffer:
     num_members, capacity = buffer.data.reward.shape
     rows = jnp.arange(capacity) % dataset.transitions.reward.shape[0]
     data = jax.tree.map(lambda x: jnp.repeat(x[rows][None], num_members, axis=0), dataset.transitions)
-    return RingBuffer(data, jnp.zeros_like(buffer.position), jnp.full_like(buffer.size, capacity))
+    return buffer._replace(data=data, size=jnp.full_like(buffer.size, capacity))
 
 
 def abstract_state(work: Workload) -> tuple[fitting.FitState, programs.TrainState]:
@@ -132,9 +136,33 @@ def fit_job(work: Workload, fit: fitting.FitState) -> Job:
     return Job(programs.fit_program(work.parts, work.config), arguments)
 
 
-def rollout_job(work: Workload, state: programs.TrainState) -> Job:
+def abstract_histories(work: Workload, state: programs.TrainState) -> Carry | None:
+    """Shapes of the encoded histories [P, ...] if such a run keeps them."""
+    return programs.kept_histories(work.parts, work.config, state.model, work.dataset)
+
+
+def encode_histories(work: Workload, state: programs.TrainState) -> tuple[Carry | None, float]:
+    """The encoded histories [P, ...] if such a run keeps them, and the seconds it takes to encode them."""
+    if abstract_histories(work, state) is None:
+        return None, 0.0
+    encode = jax.jit(programs.histories_program(work.parts, work.config))
+    encode = encode.lower(state.model, work.dataset).compile()
+    start = time.perf_counter()
+    histories = jax.block_until_ready(encode(state.model, work.dataset))
+    return histories, time.perf_counter() - start
+
+
+def rollout_job(work: Workload, state: programs.TrainState, histories: Carry | None) -> Job:
     """An epoch's roll-outs, put into the buffers."""
-    arguments = (state.buffer, state.agent.actor_params, state.model, work.hyper, work.keys, work.dataset)
+    arguments = (
+        state.buffer,
+        state.agent.actor_params,
+        state.model,
+        histories,
+        work.hyper,
+        work.keys,
+        work.dataset,
+    )
     return Job(programs.rollout_program(work.parts, work.config), arguments)
 
 
@@ -193,14 +221,22 @@ class Epoch:
 
     def __init__(self, work: Workload, rollout: jax.stages.Compiled, update: jax.stages.Compiled):
         self._work, self._rollout, self._update = work, rollout, update
-        self._agent, self._buffer, self._model = initial_state(work)
+        state = initial_state(work)
+        self._agent, self._buffer, self._model = state
+        self._histories, self.encoding_seconds = encode_histories(work, state)
         self.seconds: dict[str, list[float]] = {"rollout": [], "update": []}  # of each epoch's parts
 
     def __call__(self) -> None:
         """Runs one epoch to its end, waiting for the roll-outs too, as a run does that records them."""
         work, start = self._work, time.perf_counter()
         self._buffer, metrics = self._rollout(
-            self._buffer, self._agent.actor_params, self._model, work.hyper, work.keys, work.dataset
+            self._buffer,
+            self._agent.actor_params,
+            self._model,
+            self._histories,
+            work.hyper,
+            work.keys,
+            work.dataset,
         )
         jax.block_until_ready((self._buffer, metrics))
         between = time.perf_counter()

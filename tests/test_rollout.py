@@ -15,10 +15,17 @@ from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import make_dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.adm import make_adm
-from adm_jax.dynamics.interface import Dynamics
+from adm_jax.dynamics.interface import Dynamics, make_dynamics
 from adm_jax.dynamics.uncertainty import std_of_means
 from adm_jax.models import RecurrentConfig
-from adm_jax.rollout import Simulation, open_loop, open_loop_errors, rollout, rollout_into
+from adm_jax.rollout import (
+    Simulation,
+    encode_histories,
+    open_loop,
+    open_loop_errors,
+    rollout,
+    rollout_into,
+)
 from adm_jax.types import Prediction, Segment, Window
 
 M, LENGTH, STARTS, CHUNK = 3, 6, 23, 5
@@ -79,20 +86,23 @@ def terminates(next_obs):
     return jnp.abs(next_obs[:, X]) > 2.0
 
 
+PARAMS = {"gain": jnp.float32(1.3)}
+
+
 def known_simulation(penalty_coef, broken_field=None, reward_fn=None):
-    params = {"gain": jnp.float32(1.3)}
     dynamics = known_dynamics(broken_field)
-    return Simulation(dynamics, params, policy, terminates, std_of_means, penalty_coef, reward_fn)
+    return Simulation(dynamics, PARAMS, policy, terminates, std_of_means, penalty_coef, reward_fn)
 
 
 @functools.cache
-def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS, reward_fn=None):
+def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS, reward_fn=None, keep=False):
     dataset = make_dataset(DATA, M)
+    histories = encode_histories(known_dynamics(), PARAMS, dataset, chunk) if keep else None
 
     @jax.jit
     def run(key, penalty_coef):
         return rollout(
-            known_simulation(penalty_coef, broken_field, reward_fn),
+            known_simulation(penalty_coef, broken_field, reward_fn)._replace(histories=histories),
             dataset,
             key,
             num_starts=num_starts,
@@ -147,8 +157,9 @@ def assert_rows_equal_numpy(result, penalty_coef, broken_field=None):
 
 
 @pytest.mark.parametrize("penalty_coef", [0.0, 0.5])
-def test_equals_a_numpy_loop(penalty_coef):
-    begun, expected = assert_rows_equal_numpy(run(penalty_coef=penalty_coef), penalty_coef)
+@pytest.mark.parametrize("keep", [False, True])
+def test_equals_a_numpy_loop(penalty_coef, keep):
+    begun, expected = assert_rows_equal_numpy(run(penalty_coef=penalty_coef, keep=keep), penalty_coef)
     assert sum(begun.values()) == STARTS
     lengths = {len(expected[start]) for start in begun}
     # some roll-outs end early, some never, or there would be nothing to see
@@ -327,6 +338,37 @@ def test_keys_of_rows_differ_and_the_batch_key_does_not():
 
 
 # --- the compiled program -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dynamics", ["adm", "bootstrapped_rnn"])
+def test_histories_encoded_once_are_those_encoded_in_each_roll_out(dynamics):
+    small = {"model_hidden_dim": 8, "num_gru_layers": 2, "num_residual_blocks": 1}
+    model = make_dynamics(dynamics, 3, 1, RecurrentConfig(max_backtrack=M, **small))
+    dataset = make_dataset(DATA, M)
+    params = model.init(jax.random.key(0), dataset.normalizer)
+    histories = jax.jit(functools.partial(encode_histories, model, chunk=7))(params, dataset)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(histories)} == {42}  # 40 rows in chunks of 7
+
+    @jax.jit
+    def roll(histories):
+        simulation = Simulation(
+            model, params, policy, terminates, std_of_means, jnp.float32(1.0), histories=histories
+        )
+        # shorter histories too: what is not valid must be kept as such
+        return rollout(
+            simulation, dataset, jax.random.key(1), num_starts=50, length=3, chunk=10, min_history=0
+        )
+
+    each, once = roll(None), roll(histories)
+    np.testing.assert_array_equal(each.valid, once.valid)
+    for ours, theirs in zip(
+        jax.tree.leaves(each.transitions), jax.tree.leaves(once.transitions), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert each.valid.any()
+    # they do reach the predictions
+    zero = jax.tree.map(jnp.zeros_like, histories)
+    assert not np.allclose(roll(zero).transitions.reward, each.transitions.reward, atol=1e-4)
 
 
 def ways_back_to_python(lowered):

@@ -212,8 +212,17 @@ def sample_windows(
     Returns:
       ``(window, obs [B, D])``.
     """
+    return gather_windows(
+        dataset, sample_starts(dataset, key, batch_size, max_backtrack, min_history), max_backtrack
+    )
+
+
+def sample_starts(
+    dataset: Dataset, key: Key, batch_size: int, max_backtrack: int, min_history: int | None = None
+) -> Array:
+    """The rows [B] that ``sample_windows`` draws."""
     history = max_backtrack - 1 if min_history is None else min_history
-    return gather_windows(dataset, _draw(dataset.windows, key, batch_size, history), max_backtrack)
+    return _draw(dataset.windows, key, batch_size, history)
 
 
 def gather_windows(dataset: Dataset, index: Array, max_backtrack: int) -> tuple[Window, Array]:

@@ -17,6 +17,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 _LOWER = {  # what takes the memory -> the fields that make it smaller
     "state": "retain_epochs, rollout_batch_size or the number of seeds",
     "data": "the dataset's size",
+    "histories": "history_cache_gib",
     "fit": "fit_batch_size, holdout_batch_size or the number of seeds",
     "rollout": "rollout_chunk or the number of seeds",
     "update": "batch_size or the number of seeds",
@@ -34,6 +35,7 @@ class MemoryEstimate(NamedTuple):
     data: int  # the dataset; on the device already when the estimate is made
     checkpoint: int  # the copy that is written; 0 on an accelerator, where it is made in the host's memory
     temporaries: Mapping[str, int]  # program -> temporaries and results that reuse no argument
+    histories: int = 0  # encoded ones that are kept
 
     @property
     def total(self) -> int:
@@ -43,11 +45,11 @@ class MemoryEstimate(NamedTuple):
     @property
     def to_allocate(self) -> int:
         """What is not there yet: all but the dataset."""
-        return self.state + max([self.checkpoint, *self.temporaries.values()])
+        return self.state + self.histories + max([self.checkpoint, *self.temporaries.values()])
 
     def largest(self) -> str:
-        """The part that takes most: ``state``, ``data`` or a program's name."""
-        parts = {"state": self.state, "data": self.data, **self.temporaries}
+        """The part that takes most: ``state``, ``data``, ``histories`` or a program's name."""
+        parts = {"state": self.state, "data": self.data, "histories": self.histories, **self.temporaries}
         return max(parts, key=parts.__getitem__)
 
     def line(self) -> str:
@@ -55,22 +57,26 @@ class MemoryEstimate(NamedTuple):
         programs = ", ".join(f"{name} {_gib(size)}" for name, size in self.temporaries.items())
         return (
             f"memory: about {_gib(self.total)} GiB: state and buffers {_gib(self.state)}, "
+            f"histories {_gib(self.histories)}, "
             f"data {_gib(self.data)}, and one at a time: checkpoint {_gib(self.checkpoint)}, {programs}"
         )
 
 
-def estimate(compiled: Mapping[str, Any], state: Any, resident: Any = ()) -> MemoryEstimate:
+def estimate(
+    compiled: Mapping[str, Any], state: Any, resident: Any = (), histories: Any = ()
+) -> MemoryEstimate:
     """Adds up what a run's programs and arrays take.
 
     Args:
       compiled: name -> ``jax.stages.Compiled``; where the backend tells nothing, it counts as 0.
       state: pytree of (abstract) arrays that live as long as the run and go into the checkpoint.
       resident: pytree of arrays that are on the device already.
+      histories: pytree of (abstract) arrays that live as long as roll-outs are made, in no checkpoint.
     """
     temporaries = {name: temporary_bytes(program) for name, program in compiled.items()}
     size = tree_bytes(state)
     checkpoint = size if jax.default_backend() == "cpu" else 0
-    return MemoryEstimate(size, tree_bytes(resident), checkpoint, temporaries)
+    return MemoryEstimate(size, tree_bytes(resident), checkpoint, temporaries, tree_bytes(histories))
 
 
 def temporary_bytes(program: Any) -> int:

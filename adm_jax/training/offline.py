@@ -237,11 +237,16 @@ def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
     session.progress.begin("train", config.num_epochs, epoch)
     if _lacks_evaluation(session, epoch):
         _evaluate(session, "train", epoch, agent.actor_params)
+    histories = None
+    if "histories" in session.compiled and epoch < config.num_epochs:
+        with session.clock.phase("rollout"):
+            histories = jax.block_until_ready(session.compiled["histories"](model, session.dataset))
     while epoch < config.num_epochs:
         session.background.poll()
         with session.clock.phase("rollout"):
+            keys = session.keys(Stream.ROLLOUT, epoch)
             buffer, rollout_metrics = session.compiled["rollout"](
-                buffer, agent.actor_params, model, hyper, session.keys(Stream.ROLLOUT, epoch), session.dataset
+                buffer, agent.actor_params, model, histories, hyper, keys, session.dataset
             )
             rollout_metrics = jax.device_get(rollout_metrics)
         with session.clock.phase("update"):

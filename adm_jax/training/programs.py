@@ -19,11 +19,12 @@ from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import Dataset, sample_transitions
 from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
-from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
+from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs.user_functions import RewardFn
-from adm_jax.rollout import Simulation, open_loop_errors, rollout
+from adm_jax.rollout import Simulation, encode_histories, open_loop_errors, rollout
 from adm_jax.settings import values_of
+from adm_jax.training.memory import tree_bytes
 from adm_jax.training.population import over_members
 from adm_jax.types import Array, InputError, Key, Params, Segment, Transition
 
@@ -85,8 +86,7 @@ def make_parts(
 
 def buffer_capacity(config: OfflineConfig) -> int:
     """Rows of one member's model buffer: all of ``retain_epochs`` epochs' roll-outs, in whole chunks."""
-    rollout_config = config.rollout
-    chunk = min(rollout_config.rollout_chunk, rollout_config.rollout_batch_size)
+    rollout_config, chunk = config.rollout, _chunk(config)
     num_starts = -(-rollout_config.rollout_batch_size // chunk) * chunk
     return num_starts * rollout_config.rollout_length * rollout_config.retain_epochs
 
@@ -173,6 +173,29 @@ def errors_program(parts: OfflineParts) -> Callable[..., Any]:
     return lambda model, keys, holdout, long_holdout: mapped((model, keys), holdout, long_holdout)
 
 
+def histories_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
+    """``(model [P], dataset) -> histories [P]``: the histories of all transitions, encoded."""
+    return over_members(
+        lambda model, dataset: encode_histories(parts.dynamics, model, dataset, _chunk(config)), parts.members
+    )
+
+
+def kept_histories(
+    parts: OfflineParts, config: OfflineConfig, model: ModelParams, dataset: Dataset, num_devices: int = 1
+) -> Carry | None:
+    """Shapes of a run's encoded histories [P, ...] if it keeps them: that must pay, and they must fit in."""
+    num_rows = dataset.transitions.reward.shape[0]
+    if config.num_epochs * config.rollout.rollout_batch_size <= 2 * num_rows:
+        return None
+    histories = jax.eval_shape(histories_program(parts, config), model, dataset)
+    size = tree_bytes(histories) / num_devices
+    return histories if 0 < size <= config.rollout.history_cache_gib * 2**30 else None
+
+
+def _chunk(config: OfflineConfig) -> int:
+    return min(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
+
+
 def simulation(
     parts: OfflineParts, config: RolloutConfig, actor_params: Params, model: ModelParams, hyper: Hyper
 ) -> Simulation:
@@ -189,25 +212,29 @@ def simulation(
 
 
 def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(RingBuffer [P], actor_params, model, hyper, keys, dataset) -> (RingBuffer, metrics [P])``."""
+    """``(buffer [P], actor_params, model, histories, hyper, keys, dataset) -> (buffer, metrics [P])``.
+
+    ``histories`` are what ``histories_program`` gives, or None: they are encoded in each roll-out then.
+    """
 
     def rollout_member(
-        member: tuple[RingBuffer, Params, ModelParams, Hyper, Key], dataset: Dataset
+        member: tuple[RingBuffer, Params, ModelParams, Carry | None, Hyper, Key], dataset: Dataset
     ) -> tuple[RingBuffer, dict[str, Array]]:
-        buffer, actor_params, model, hyper, key = member
+        buffer, actor_params, model, histories, hyper, key = member
+        simulated = simulation(parts, config.rollout, actor_params, model, hyper)
         rows = rollout(
-            simulation(parts, config.rollout, actor_params, model, hyper),
+            simulated._replace(histories=histories),
             dataset,
             key,
             num_starts=config.rollout.rollout_batch_size,
             length=config.rollout.rollout_length,
-            chunk=min(config.rollout.rollout_chunk, config.rollout.rollout_batch_size),
+            chunk=_chunk(config),
         )
         return ring_buffer.add(buffer, rows.transitions, rows.valid), rows.metrics
 
     mapped = over_members(rollout_member, parts.members)
-    return lambda buffer, actor_params, model, hyper, keys, dataset: mapped(
-        (buffer, actor_params, model, hyper, keys), dataset
+    return lambda buffer, actor_params, model, histories, hyper, keys, dataset: mapped(
+        (buffer, actor_params, model, histories, hyper, keys), dataset
     )
 
 

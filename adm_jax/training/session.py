@@ -17,6 +17,7 @@ from adm_jax.data.dataset import Dataset, count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.validation import check_actions, check_dims
 from adm_jax.dynamics import fitting
+from adm_jax.dynamics.interface import Carry
 from adm_jax.envs import environment
 from adm_jax.envs.evaluation import Evaluator
 from adm_jax.envs.recovered import check_terminations, relabel_terminations, task_from_dataset
@@ -259,13 +260,20 @@ def _compile(session: Session) -> None:
     """Compiles fit, roll-out and update ahead of time and checks the memory they and the state take."""
     config, dataset = session.config, session.dataset
     fit, train = abstract_fit(session), abstract_train(session)
-    resident = (dataset, session.holdout, session.long_holdout)
+    mesh = _mesh(session, len(session.members))
+    histories = place(programs.kept_histories(session.parts, config, train.model, dataset, mesh.size), mesh)
+    estimate = partial(
+        memory.estimate,
+        state=(fit, train),
+        histories=histories,
+        resident=(dataset, session.holdout, session.long_holdout),
+    )
     # The arrays alone, before the programs: compiling them takes a while.
-    memory.require(memory.estimate({}, state=(fit, train), resident=resident), config.memory_limit_gib)
+    memory.require(estimate({}), config.memory_limit_gib)
     compiled = {}
     for num_members, jobs in (
         (len(session.seeds), _jobs_of_seeds(session, fit)),
-        (len(session.members), _jobs_of_members(session, train)),
+        (len(session.members), _jobs_of_members(session, train, histories)),
     ):
         mesh = _mesh(session, num_members)
         for name, job in jobs.items():
@@ -279,9 +287,7 @@ def _compile(session: Session) -> None:
     evaluated = jax.tree.map(lambda x: on_host(x.shape, x.dtype), (train.agent.actor_params, obs))
     compiled["act"] = compile_program(programs.act_program(session.parts), evaluated)
     session.compiled.update(compiled)
-    need = memory.estimate(
-        {name: program.compiled for name, program in compiled.items()}, state=(fit, train), resident=resident
-    )
+    need = estimate({name: program.compiled for name, program in compiled.items()})
     session.progress.note(need.line())
     memory.require(need, config.memory_limit_gib)
 
@@ -305,16 +311,18 @@ def _jobs_of_seeds(session: Session, fit: fitting.FitState) -> dict[str, _Job]:
     return jobs
 
 
-def _jobs_of_members(session: Session, train: programs.TrainState) -> dict[str, _Job]:
-    """The loop of policy optimisation."""
+def _jobs_of_members(
+    session: Session, train: programs.TrainState, histories: Carry | None
+) -> dict[str, _Job]:
+    """The loop of policy optimisation, and the encoding of histories that are kept for it."""
     config, parts, dataset = session.config, session.parts, session.dataset
     keys, hyper = session.keys(Stream.UPDATE), member_hyper(config, session.members)
     agent, buffer, model = train
-    return {
+    jobs = {
         "init_train": _Job(programs.init_train_program(parts, config), (keys, hyper)),
         "rollout": _Job(
             programs.rollout_program(parts, config),
-            (buffer, agent.actor_params, model, hyper, keys),
+            (buffer, agent.actor_params, model, histories, hyper, keys),
             (dataset,),
             (0,),
         ),
@@ -325,3 +333,6 @@ def _jobs_of_members(session: Session, train: programs.TrainState) -> dict[str, 
             (0,),
         ),
     }
+    if histories is not None:
+        jobs["histories"] = _Job(programs.histories_program(parts, config), (model,), (dataset,))
+    return jobs

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,7 +77,7 @@ def test_folder_and_result_hold_what_is_promised(uninterrupted) -> None:
     assert {name: written["dataset"][name] for name in statistics} == pytest.approx(statistics)
     seconds = written["wall_clock"]
     total, background = seconds.pop("total"), seconds.pop("evaluate_background")
-    assert set(seconds) == {"compile", "fit", "rollout", "update", "evaluate"}
+    assert set(seconds) == {"compile", "environment", "fit", "rollout", "update", "evaluate"}
     assert sum(seconds.values()) <= total
     assert background > 0
     evals = lines(folder / "eval.jsonl")
@@ -105,8 +106,8 @@ def test_metrics_are_kept_per_member_and_epoch(uninterrupted) -> None:
     last = rows[-1]
     assert len(last["critic/loss"]) == 2
     assert last["critic/loss"][0] != last["critic/loss"][1]
-    # two epochs of 60 starts and 3 steps are retained: the buffer is full or short of terminated rows only
-    assert all(0 < size <= 60 * 3 * 2 for size in last["rollout/buffer_size"])
+    # two epochs of 600 starts and 3 steps are retained: the buffer is full or short of terminated rows only
+    assert all(0 < size <= 600 * 3 * 2 for size in last["rollout/buffer_size"])
 
 
 def test_evaluation_is_of_the_member_s_own_policy(uninterrupted) -> None:
@@ -215,6 +216,21 @@ def test_other_dynamics_models_run_and_resume_alike(
             offline.run(stopped)
     offline.resume(str(run_folder(stopped)))
     assert_same_run(run_folder(stopped), run_folder(whole))
+
+
+def test_histories_are_kept_where_it_pays_and_change_nothing(
+    tiny_config: OfflineConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses, kept = [], []
+    for number, changes in enumerate(({}, {"history_cache_gib": 0.0}, {"rollout_batch_size": 500})):
+        workdir = f"{tiny_config.workdir}/{number}"
+        config = replace_flat(tiny_config, {"bc_steps": 0, "workdir": workdir, **changes})
+        offline.run(config)
+        losses.append([line["critic/loss"] for line in lines(run_folder(config) / "metrics.jsonl")[-4:]])
+        (size,) = re.findall(r"histories ([\d.]+), and one at a time", capsys.readouterr().out)
+        kept.append(float(size) > 0)
+    assert kept == [True, False, False]  # 4 times 500 starts are not more than twice the 1,000 transitions
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
 @pytest.mark.parametrize("dynamics", ["adm", "ensemble"])

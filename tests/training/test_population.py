@@ -40,6 +40,7 @@ def compiled_programs(config: OfflineConfig, members: str):
         "fit": programs.fit_program(parts, config),
         "best": programs.best_program(parts),
         "init_train": programs.init_train_program(parts, config),
+        "histories": programs.histories_program(parts, config),
         "rollout": programs.rollout_program(parts, config),
         "update": programs.update_program(parts, config),
     }
@@ -58,9 +59,10 @@ def run_all_programs(config: OfflineConfig, members: str):
     model = jax.tree.map(lambda x: x[of_seed], run["best"](fit, dataset, holdout))
     seeds, hyper = [member.seed for member in population], member_hyper(config, population)
     agent, buffer = run["init_train"](member_keys(seeds, 3), hyper)
+    histories = run["histories"](model, dataset)
     for epoch in range(2):
         keys = fold_epoch(member_keys(seeds, 4), epoch)
-        buffer, _ = run["rollout"](buffer, agent.actor_params, model, hyper, keys, dataset)
+        buffer, _ = run["rollout"](buffer, agent.actor_params, model, histories, hyper, keys, dataset)
         agent, _ = run["update"](agent, buffer, hyper, keys, dataset, jnp.ones(()))
     return fit.learned, agent, buffer
 
