@@ -308,7 +308,7 @@ class OnlineConfig:
     num_devices: int | None = setting(
         None, "devices that the members are spread over; as many as divide them when empty", low=1
     )
-    matmul_precision: Literal["default", "float32", "tensorfloat32", "bfloat16"] = setting(
+    matmul_precision: MatmulPrecision = setting(
         "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
     )
     memory_limit_gib: float | None = setting(

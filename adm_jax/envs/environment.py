@@ -134,7 +134,10 @@ def action_bounds(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
     if not space.is_bounded():
-        raise InputError(f"environment {env.spec.id if env.spec else env}: its actions are unbounded")
+        raise InputError(
+            f"environment {env.spec.id if env.spec else env}: its actions are unbounded; a policy needs a "
+            "Box with a finite low and high"
+        )
     return space.low.astype(np.float32), space.high.astype(np.float32)
 
 
