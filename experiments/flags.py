@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from adm_jax.config import all_leaves
-from adm_jax.settings import Leaf, base_type, check_leaf, range_text, replace_flat
+from adm_jax.settings import Leaf, Swept, base_type, check_leaf, range_text, replace_flat
 from adm_jax.types import InputError
 
 T = TypeVar("T")
@@ -61,6 +61,8 @@ def parse_leaf(leaf: Leaf, text: str) -> Any:
       InputError: it is not of the field's type, none of its choices or out of its range.
     """
     kind, optional = base_type(leaf.type)
+    if leaf.type == Swept and "," in text:
+        kind = tuple[float, ...]
     if optional and text == "":
         return None
     value: Any
@@ -72,7 +74,7 @@ def parse_leaf(leaf: Leaf, text: str) -> Any:
         else:
             value = text
     except ValueError as error:
-        raise InputError(f"{leaf.name}: {text!r} is not {_kind_text(kind)}") from error
+        raise InputError(f"{leaf.name}: {text!r} is not {_kind_text(leaf.type)}") from error
     check_leaf(leaf.name, leaf.type, value, leaf.metadata)
     return value
 
@@ -93,7 +95,7 @@ class _Parser(flags.ArgumentParser):
             raise ValueError(str(error).removeprefix(f"{self._leaf.name}: ")) from error
 
     def flag_type(self) -> str:
-        return _kind_text(base_type(self._leaf.type)[0])
+        return _kind_text(self._leaf.type)
 
 
 class _BooleanParser(flags.BooleanParser):
@@ -112,10 +114,9 @@ class _Serializer(flags.ArgumentSerializer):
 
 
 def _flag(leaf: Leaf) -> flags.Flag:
-    kind, _ = base_type(leaf.type)
     bounds = range_text(*(leaf.metadata[name] for name in ("low", "high", "above")))
-    text = f"{leaf.help} [{', '.join(filter(None, [_kind_text(kind), bounds]))}]"
-    if kind is bool:
+    text = f"{leaf.help} [{', '.join(filter(None, [_kind_text(leaf.type), bounds]))}]"
+    if base_type(leaf.type)[0] is bool:
         flag: flags.Flag = flags.BooleanFlag(leaf.name, leaf.default, text)
         flag.parser = _BooleanParser()
     else:
@@ -124,7 +125,10 @@ def _flag(leaf: Leaf) -> flags.Flag:
     return flag
 
 
-def _kind_text(kind: Any) -> str:
+def _kind_text(annotation: Any) -> str:
+    if annotation == Swept:
+        return "a number, or several to be tried side by side"
+    kind, _ = base_type(annotation)
     if typing.get_origin(kind) is typing.Literal:
         return f"one of {', '.join(typing.get_args(kind))}"
     if typing.get_origin(kind) is tuple:

@@ -54,6 +54,12 @@ def test_only_what_is_given_overrides_the_preset():
     assert {name for name, value in to_flat(config).items() if value != to_flat(preset)[name]} == {"seeds"}
 
 
+def test_several_values_are_swept():
+    given = parse("--penalty_coef=0.1,0.5,1,5", "--tau=0.01", "--seeds=0,1,2")
+    assert given == {"penalty_coef": (0.1, 0.5, 1.0, 5.0), "tau": 0.01, "seeds": (0, 1, 2)}
+    assert config_for_task("hopper-medium", **given).penalty_coef == (0.1, 0.5, 1.0, 5.0)
+
+
 def test_config_without_presets():
     values = absl_flags.FlagValues()
     flags.define(ReplayConfig, values, command="script")
@@ -82,6 +88,9 @@ def test_every_flag_refuses_nonsense_in_one_line(leaf, capsys):
         ("--gamma=nan", "flag --gamma=nan: nan is out of range"),
         ("--seeds=", "flag --seeds=: '' is not a comma-separated list of whole numbers, as 0,1,2"),
         ("--seeds=0;1", "flag --seeds=0;1: '0;1' is not a comma-separated list"),
+        ("--tau=0.1,x", "flag --tau=0.1,x: '0.1,x' is not a number, or several to be tried side by side"),
+        ("--tau=0.1,2", "flag --tau=0.1,2: 2.0 is out of range"),
+        ("--gamma=0.9,0.99", "flag --gamma=0.9,0.99: '0.9,0.99' is not a number"),
         ("--seeds=-1", "flag --seeds=-1: -1 is out of range; at least 0"),
         ("--holdout=head", "flag --holdout=head: 'head' is unknown; one of episodes, tail"),
         ("--flagfile=/nowhere", "Unable to open flagfile: "),
@@ -166,5 +175,5 @@ def test_help_explains_every_flag(capsys):
         assert leaf.help in text
     assert "--[no]auto_entropy (default: false)" in text
     assert "[one of none, cosine]" in text
-    assert "[a number, above 0.0 and at most 1.0]" in text
+    assert "[a number, or several to be tried side by side, above 0.0 and at most 1.0]" in text
     assert text.startswith("Flags and the way scripts end")
