@@ -22,14 +22,15 @@ def summarize(folder: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
     config["config"].pop("workdir")  # a path of the machine that ran it
     arguments = [argument for argument in config["command_line"][1:] if not argument.startswith("--workdir")]
-    returns = {kind: [member["return_mean"] for member in result[kind]] for kind in ("members", "bc")}
+    kinds = [kind for kind in ("members", "bc") if kind in result]  # nothing is cloned in an online run
+    digests = {name: config[name] for name in ("dataset_sha256",) if name in config}
     return {
         "command": " ".join(["python", *arguments]),
         **{name: config[name] for name in ("git_commit", "created", "versions", "device", "config")},
-        "dataset_sha256": config["dataset_sha256"],
-        "returns": {kind: over_seeds(values) for kind, values in returns.items()},
+        **digests,
+        "returns": {kind: over_seeds([member["return_mean"] for member in result[kind]]) for kind in kinds},
         "evaluations": [
-            {"phase": row["phase"], "updates": row["updates"], "eval/return": row["eval/return"]}
+            {name: row[name] for name in ("phase", "steps", "updates", "eval/return") if name in row}
             for row in rows
         ],
         "result": result,

@@ -12,6 +12,7 @@ from adm_jax.types import InputError
 from benchmarks import (
     bench_end_to_end,
     bench_fit,
+    bench_online,
     bench_population,
     bench_rollout,
     bench_sac,
@@ -62,6 +63,22 @@ def test_rollout(tiny):
     expected = 2 * chunk * ((m - 1) * cell + 2 * (m * (cell + head) + policy))
     assert result["rows"]["ours"]["flops"] <= expected  # less once what is known to be zero is left out
     assert result["rows"]["ours"]["flops"] > 0.5 * expected
+    assert result["rows"]["ours"]["encoding_seconds"] == 0
+
+
+def test_rollout_from_histories_encoded_once(tiny):
+    """Where a thousand epochs start from more than twice the data: no cell step but those of the roll-out."""
+    tiny = dataclasses.replace(tiny, rollout_batch_size=150, rollout_chunk=50)
+    result = bench_rollout.run(tiny)
+    check(result, ["ours", "ours_encoding"])
+    once, each = (result["rows"][name] for name in ("ours", "ours_encoding"))
+    width, inputs = 8, 14
+    # of the history of one step: a new stream, whose state is zero
+    assert each["flops"] - once["flops"] == 2 * 150 * 3 * width * inputs
+    assert once["encoding_seconds"] > 0
+    rows = bench_rollout.run(dataclasses.replace(tiny, histories=False))["rows"]
+    assert rows["ours"]["flops"] == each["flops"]
+    assert "ours_encoding" not in rows
 
 
 def test_sac(tiny):
@@ -102,9 +119,24 @@ def test_end_to_end(tiny, monkeypatch):
     assert hits == [2]  # the second time, and never the first
     memory = result["memory"]
     assert memory["rollout_batch_size"] == bench_end_to_end.MEMORY_STARTS  # asked for, never allocated
-    assert memory["beyond_buffers_gib"] == max(memory["temporaries_gib"].values()) > 0
+    # 60,000 histories of one stream: 8 hidden units, 11 dimensions, a flag; for 2 seeds
+    assert memory["histories_gib"] == pytest.approx(2 * 60_000 * (8 * 4 + 11 * 4 + 1) / 2**30, rel=0.01)
+    largest = max(memory["temporaries_gib"].values())
+    assert memory["beyond_buffers_gib"] == largest + memory["histories_gib"] > largest > 0
     # 2 seeds' buffers of 5 epochs of 2 steps, 27 float32 and a byte a row
     assert memory["buffers_gib"] == pytest.approx(2 * 50_000 * 2 * 5 * (26 * 4 + 1) / 2**30, rel=0.01)
+
+
+def test_online(tiny):
+    tiny = dataclasses.replace(tiny, online_seeds=(1, 2), updates_per_step=2, model_every=10)
+    result = bench_online.run(tiny)
+    json.dumps(result, allow_nan=False)
+    for num_seeds in (1, 2):
+        row = result["rows"][f"ours, {num_seeds} seeds"]
+        assert work_done(row) == pytest.approx(num_seeds * 10)
+        parts = [row[f"{part}_seconds_median"] for part in bench_online.PARTS]
+        assert all(seconds > 0 for seconds in parts)
+        assert sum(parts) <= row["seconds_median"] * 1.5
 
 
 def test_population_and_its_plot(tiny, tmp_path):
@@ -182,6 +214,17 @@ def test_rollout_and_sac_beside_pytorch(tiny):
     check(bench_rollout.run(options), ["ours"], with_torch=True)
     result = bench_sac.run(dataclasses.replace(options, sac_seeds=(1,)))
     check(result, ["ours, 1 seeds"], with_torch=True)
+
+
+@needs_torch
+def test_an_online_interval_beside_pytorch(tiny):
+    options = dataclasses.replace(tiny, torch=True, online_seeds=(1,), updates_per_step=2, model_every=10)
+    result = bench_online.run(options)
+    for name in report.TORCH_ROWS:
+        row = result["rows"][name]
+        assert work_done(row) == pytest.approx(10)
+        assert all(row[f"{part}_seconds_median"] > 0 for part in bench_online.PARTS)
+    assert set(result["ratios"]["ours, 1 seeds"]) == set(report.TORCH_ROWS)
 
 
 @needs_torch

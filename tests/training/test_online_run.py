@@ -17,6 +17,7 @@ from adm_jax.config import OnlineConfig, online_config_for_task
 from adm_jax.settings import to_flat
 from adm_jax.training import online_run
 from adm_jax.types import InputError
+from benchmarks import draw_runs, summarize_run
 from tests.training.test_event_files import points
 from tests.training.test_online import tiny
 
@@ -133,6 +134,20 @@ def test_a_finished_run_is_not_run_again(uninterrupted, capsys: pytest.CaptureFi
     _, folder, result = uninterrupted
     assert online_run.resume(str(folder)) == result
     assert "this run is finished" in capsys.readouterr().out
+
+
+def test_a_run_is_summarized_and_drawn_beside_others(uninterrupted, tmp_path: Path) -> None:
+    _, folder, result = uninterrupted
+    summary = json.loads(json.dumps(summarize_run.summarize(folder)))
+    assert summary["command"].startswith("python ")
+    means = [member["return_mean"] for member in result["members"]]
+    assert summary["returns"]["members"]["mean"] == pytest.approx(np.mean(means))
+    curve = draw_runs.curve(summary)
+    assert curve["at"].tolist() == [80, 120, 140]
+    assert curve["mean"][-1] == pytest.approx(np.mean(means))
+    assert (curve["low"] <= curve["mean"]).all()
+    draw_runs.draw({"ADMPO-ON": summary, "again": summary}, str(tmp_path / "runs.png"))
+    assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("dynamics", "name"), [("ensemble", "mbpo"), ("none", "sac")])
