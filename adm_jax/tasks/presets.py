@@ -370,7 +370,7 @@ ONLINE: dict[str, dict[str, dict[str, Any]]] = {
         {**_growth(1, 1, 0, 0), "retain_rollouts": 1, "updates_per_step": 40},
     ),
 }
-# Solved within minutes on two CPU cores. Not published: the best of one sweep of two seeds, rates of actor and
+# Solved within minutes on two CPU cores. Not published: the best of a sweep of two seeds, rates of actor and
 # critics 3e-4 and 1e-3, tau 0.005 and 0.02; those published for other tasks need more than 5,000 steps.
 _PENDULUM: dict[str, Any] = {
     "actor_lr": 1e-3,
