@@ -12,19 +12,19 @@ _HOME = tempfile.mkdtemp(prefix="adm_jax-tests-")
 os.environ["MINARI_DATASETS_PATH"] = os.path.join(_HOME, "minari")
 os.environ["XDG_CACHE_HOME"] = os.path.join(_HOME, "cache")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Most of the suite's time is compilation: a program that was compiled once is read back, in subprocesses too.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_HOME, "jax")
+# Most of the suite's time is compilation: a program that was compiled once is read back, in subprocesses and
+# in pytest-xdist's workers, which inherit the folder's name from the process that starts them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_HOME, "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import shutil  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
 
 import pytest  # noqa: E402
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _remove_home() -> Iterator[None]:
-    yield
+def pytest_unconfigure() -> None:
+    """Called at the end, by the process that starts workers as well as by each of them."""
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
