@@ -5,7 +5,7 @@ Leaf names are unique across the nested dataclasses, so a configuration can be w
 and of ``config.json``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -509,9 +509,11 @@ def online_config_for_task(
       overrides: fields in flat form, as ``num_steps=20_000``.
 
     Raises:
-      InputError: the task, the model or a field is unknown, or a value is out of its range.
+      InputError: the task, the model or a field is unknown, has no effect, or a value is out of its range.
     """
     chosen = {"task": task, "dynamics": dynamics}
+    if dynamics == MODEL_FREE:
+        _refuse_settings_of_models(overrides)
     published = get_task(task).online_preset(online_family(dynamics))
     own = to_flat(online_from_flat({"dynamics": dynamics}))
     unknown = set(published) - {leaf.name for leaf in all_leaves(OnlineConfig)}
@@ -519,6 +521,15 @@ def online_config_for_task(
         raise InputError(f"task: {task}: settings: {sorted(unknown)[0]} is no field of the configuration")
     published = {name: value for name, value in published.items() if name in own}
     return online_from_flat({**published, **overrides, **chosen})
+
+
+def _refuse_settings_of_models(names: Iterable[str]) -> None:
+    """What has no effect where there is no dynamics model."""
+    of_models = {"model_every", "refit", "refit_epochs", "real_ratio"}
+    of_models |= {leaf.name for leaf in all_leaves(OnlineConfig) if leaf.group in ("model", "fit", "rollout")}
+    for name in names:
+        if name in of_models:
+            raise InputError(f"{name}: has no effect with dynamics={MODEL_FREE}, which has no dynamics model")
 
 
 def online_family(dynamics: str) -> Literal["admpo", "mbpo", "sac"]:

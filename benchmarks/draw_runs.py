@@ -12,10 +12,6 @@ from absl import app, flags
 
 from benchmarks.summarize_run import over_seeds
 
-_RUNS = flags.DEFINE_list("runs", None, "files that benchmarks.summarize_run has written", required=True)
-_NAMES = flags.DEFINE_list("names", None, "what each is called in the plot", required=True)
-_PNG = flags.DEFINE_string("png", None, "file the plot is written to", required=True)
-
 
 def curve(summary: dict[str, Any]) -> dict[str, np.ndarray]:
     """``at`` (environment steps, or updates without any), mean, low and high [E] of the evaluations."""
@@ -53,9 +49,13 @@ def draw(summaries: dict[str, dict[str, Any]], path: str) -> None:
 def main(argv: list[str]) -> None:
     """Draws the plot."""
     del argv
-    summaries = [json.loads(Path(path).read_text()) for path in _RUNS.value]
-    draw(dict(zip(_NAMES.value, summaries, strict=True)), _PNG.value)
+    given = flags.FLAGS
+    summaries = [json.loads(Path(path).read_text()) for path in given.runs]
+    draw(dict(zip(given.names, summaries, strict=True)), given.png)
 
 
 if __name__ == "__main__":
+    flags.DEFINE_list("runs", None, "files that benchmarks.summarize_run has written", required=True)
+    flags.DEFINE_list("names", None, "what each is called in the plot", required=True)
+    flags.DEFINE_string("png", None, "file the plot is written to", required=True)
     app.run(main)

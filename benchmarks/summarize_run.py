@@ -11,9 +11,6 @@ from absl import app, flags
 
 from adm_jax.statistics import mean_interval
 
-_RUN = flags.DEFINE_string("run", None, "the run's folder", required=True)
-_JSON = flags.DEFINE_string("json", None, "file the summary is written to", required=True)
-
 
 def summarize(folder: Path) -> dict[str, Any]:
     """The run's command, surroundings, evaluations and result; intervals are Student's t over seeds, 95 %."""
@@ -48,8 +45,11 @@ def over_seeds(values: list[float | None]) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Writes the summary."""
     del argv
-    Path(_JSON.value).write_text(json.dumps(summarize(Path(_RUN.value)), indent=1) + "\n")
+    given = flags.FLAGS
+    Path(given.json).write_text(json.dumps(summarize(Path(given.run)), indent=1) + "\n")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("run", None, "the run's folder", required=True)
+    flags.DEFINE_string("json", None, "file the summary is written to", required=True)
     app.run(main)

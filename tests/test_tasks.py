@@ -19,7 +19,7 @@ NEORL = [f"neorl-{env}-{data}" for env in ("hopper", "walker2d", "halfcheetah")
 PEN = ["pen-human", "pen-cloned"]
 ANTMAZE = [f"antmaze-{data}" for data in ("umaze", "umaze-diverse", "medium-play", "medium-diverse",
            "large-play", "large-diverse")]  # fmt: skip
-BARE = ["hopper", "walker2d", "halfcheetah", "ant", "humanoid"]
+BARE = ["hopper", "walker2d", "halfcheetah", "ant", "humanoid", "inverted_pendulum"]
 BUILTIN = [*BARE, "hopper-builtin", *D4RL, *NEORL, *PEN, *ANTMAZE]
 
 

@@ -82,7 +82,12 @@ def _other_tasks() -> Iterator[Task]:
             online_settings=presets.ONLINE[env],
             **presets.mopo(env),
         )
-    yield Task("inverted_pendulum", **presets.PENDULUM, online_settings=presets.ONLINE["inverted_pendulum"])
+    yield Task(
+        "inverted_pendulum",
+        **presets.PENDULUM,
+        online_settings=presets.ONLINE["inverted_pendulum"],
+        **presets.mopo("inverted_pendulum"),
+    )
     for data, row in presets.PEN_DATA.items():
         yield Task(
             f"pen-{data}",

@@ -128,15 +128,15 @@ def test_end_to_end(tiny, monkeypatch):
 
 
 def test_online(tiny):
-    tiny = dataclasses.replace(tiny, online_seeds=(1, 2), updates_per_step=2, model_every=10)
-    result = bench_online.run(tiny)
+    result = bench_online.run(
+        dataclasses.replace(tiny, online_seeds=(2,), updates_per_step=2, model_every=10)
+    )
     json.dumps(result, allow_nan=False)
-    for num_seeds in (1, 2):
-        row = result["rows"][f"ours, {num_seeds} seeds"]
-        assert work_done(row) == pytest.approx(num_seeds * 10)
-        parts = [row[f"{part}_seconds_median"] for part in bench_online.PARTS]
-        assert all(seconds > 0 for seconds in parts)
-        assert sum(parts) <= row["seconds_median"] * 1.5
+    row = result["rows"]["ours, 2 seeds"]
+    assert work_done(row) == pytest.approx(2 * 10)
+    parts = [row[f"{part}_seconds_median"] for part in bench_online.PARTS]
+    assert all(seconds > 0 for seconds in parts)
+    assert sum(parts) <= row["seconds_median"] * 1.5
 
 
 def test_population_and_its_plot(tiny, tmp_path):
@@ -219,7 +219,7 @@ def test_rollout_and_sac_beside_pytorch(tiny):
 @needs_torch
 def test_an_online_interval_beside_pytorch(tiny):
     options = dataclasses.replace(tiny, torch=True, online_seeds=(1,), updates_per_step=2, model_every=10)
-    result = bench_online.run(options)
+    result = bench_online.run(dataclasses.replace(options, batch_size=32))  # of which 1 in 20 is real
     for name in report.TORCH_ROWS:
         row = result["rows"][name]
         assert work_done(row) == pytest.approx(10)

@@ -74,7 +74,7 @@ def run(*arguments: str) -> str:
             ["--task=hopper", "--model_every=30", "--steps_per_iteration=20"],
             "model_every: 30 is no multiple of steps_per_iteration 20",
         ),
-        (["--task=hopper", "--dynamics=none", "--max_backtrack=3"], "max_backtrack: "),
+        (["--task=hopper", "--dynamics=none", "--max_backtrack=3"], "max_backtrack: has no effect"),
         (["--dynamics=nothing"], "dynamics: 'nothing' is unknown"),
         (["--resume=absent"], "absent holds no run: config.json: No such file or directory"),
     ],

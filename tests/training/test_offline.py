@@ -227,7 +227,7 @@ def test_histories_are_kept_where_it_pays_and_change_nothing(
         config = replace_flat(tiny_config, {"bc_steps": 0, "workdir": workdir, **changes})
         offline.run(config)
         losses.append([line["critic/loss"] for line in lines(run_folder(config) / "metrics.jsonl")[-4:]])
-        (size,) = re.findall(r"histories ([\d.]+), and one at a time", capsys.readouterr().out)
+        (size,) = re.findall(r"histories ([\d.]+), data", capsys.readouterr().out)
         kept.append(float(size) > 0)
     assert kept == [True, False, False]  # 4 times 500 starts are not more than twice the 1,000 transitions
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

@@ -26,8 +26,13 @@ TINY = {
     "eval_every": 40,
     "eval_episodes": 2,
     "checkpoint_every": 40,
+    "batch_size": 16,
+    "policy_hidden_dim": 16,
+}
+TINY_MODEL = {
     "model_every": 20,
     "refit_epochs": 2,
+    "real_ratio": 0.25,
     "fit_batch_size": 16,
     "fit_steps_per_epoch": 5,
     "fit_max_epochs": 3,
@@ -39,13 +44,17 @@ TINY = {
     "final_rollout_length": 4,
     "growth_start": 0,
     "growth_end": 60,
-    "real_ratio": 0.25,
-    "batch_size": 16,
-    "policy_hidden_dim": 16,
 }
 MODELS = {
-    "adm": {"max_backtrack": 3, "model_hidden_dim": 8, "num_gru_layers": 1, "num_residual_blocks": 1},
+    "adm": {
+        **TINY_MODEL,
+        "max_backtrack": 3,
+        "model_hidden_dim": 8,
+        "num_gru_layers": 1,
+        "num_residual_blocks": 1,
+    },
     "ensemble": {
+        **TINY_MODEL,
         "model_hidden_dim": 8,
         "num_hidden_layers": 1,
         "weight_decays": (0.0, 1e-4),

@@ -111,6 +111,7 @@ def test_wall_clock_excludes_what_is_nested_and_continues_after_a_resume():
     spent = clock.to_dict()
     assert spent == {
         "compile": 5.0,
+        "environment": 0.0,
         "fit": 3.0,
         "rollout": 0.0,
         "update": 0.0,
