@@ -13,6 +13,7 @@ batched GRU call, which costs m cell steps where encoding each history anew cost
 from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from adm_jax.dynamics import recurrent
@@ -27,7 +28,7 @@ from adm_jax.types import Array, Key, Prediction, Segment, Window
 class Streams(NamedTuple):
     """The m - 1 youngest streams, newest first: the stream at index ``u`` started ``u + 1`` steps ago."""
 
-    hidden: Array  # [L, m - 1, B, W]
+    hidden: tuple[Array, ...]  # L of [m - 1, B, W]
     start_obs: Array  # [m - 1, B, D]
     valid: Array  # [m - 1, B] bool
 
@@ -63,15 +64,15 @@ def _advance(
     action = normalize_action(params.normalizer, action)
     action = jnp.broadcast_to(action, (*start_obs.shape[:2], spec.action_dim))
     inputs = jnp.concatenate([normalize_obs(params.normalizer, start_obs), action], axis=-1)
-    hidden, top = gru.step(params.learned.gru, streams.hidden, inputs)
-    return Streams(hidden, start_obs, valid), top
+    hidden = gru.step(params.learned.gru, streams.hidden, inputs)
+    return Streams(hidden, start_obs, valid), hidden[-1]
 
 
 def _begin(spec: Spec, params: ModelParams, window: Window) -> Streams:
     num_rows, history = window.valid.shape
     chex.assert_shape(window.obs, (num_rows, spec.config.max_backtrack - 1, spec.obs_dim))
     streams = Streams(
-        jnp.zeros((spec.config.num_gru_layers, 0, num_rows, spec.config.model_hidden_dim)),
+        (jnp.zeros((0, num_rows, spec.config.model_hidden_dim)),) * spec.config.num_gru_layers,
         jnp.zeros((0, num_rows, spec.obs_dim)),
         jnp.zeros((0, num_rows), bool),
     )
@@ -90,5 +91,4 @@ def _step(
     prediction = recurrent.predict_streams(
         spec, params.learned, top, streams.start_obs, streams.valid, key, batch_key
     )
-    kept = Streams(streams.hidden[:, :-1], streams.start_obs[:-1], streams.valid[:-1])
-    return kept, prediction
+    return jax.tree.map(lambda x: x[:-1], streams), prediction

@@ -11,6 +11,7 @@ advances all with the same state and action, in one batched GRU call.
 from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from adm_jax.dynamics import recurrent
@@ -25,7 +26,7 @@ from adm_jax.types import Array, Key, Prediction, Segment, Window
 class Histories(NamedTuple):
     """The m - 1 youngest streams, newest first: the one at index ``u`` has read ``u + 1`` states."""
 
-    hidden: Array  # [L, m - 1, B, W]
+    hidden: tuple[Array, ...]  # L of [m - 1, B, W]
     valid: Array  # [m - 1, B] bool
 
 
@@ -60,14 +61,14 @@ def _advance(
     """Starts a stream and lets all read ``obs`` [B, D] and ``action`` [B, A]; also top hidden states."""
     valid = jnp.concatenate([jnp.ones((1, obs.shape[0]), bool), histories.valid])
     inputs = jnp.broadcast_to(_inputs(params, obs, action), (*valid.shape, spec.obs_dim + spec.action_dim))
-    hidden, top = gru.step(params.learned.gru, histories.hidden, inputs)
-    return Histories(hidden, valid), top
+    hidden = gru.step(params.learned.gru, histories.hidden, inputs)
+    return Histories(hidden, valid), hidden[-1]
 
 
 def _begin(spec: Spec, params: ModelParams, window: Window) -> Histories:
     config, (num_rows, length) = spec.config, window.valid.shape
     chex.assert_shape(window.obs, (num_rows, config.max_backtrack - 1, spec.obs_dim))
-    hidden = jnp.zeros((config.num_gru_layers, 0, num_rows, config.model_hidden_dim))
+    hidden = (jnp.zeros((0, num_rows, config.model_hidden_dim)),) * config.num_gru_layers
     histories = Histories(hidden, jnp.zeros((0, num_rows), bool))
     # unrolled, as the number of streams grows with the history
     for i in range(length):
@@ -84,4 +85,4 @@ def _step(
     prediction = recurrent.predict_streams(
         spec, params.learned, top, obs[None], histories.valid, key, batch_key
     )
-    return Histories(histories.hidden[:, :-1], histories.valid[:-1]), prediction
+    return jax.tree.map(lambda x: x[:-1], histories), prediction

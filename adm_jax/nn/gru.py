@@ -65,25 +65,25 @@ def _project(layer: GRULayer, x: Array) -> Array:
     return matmul(x, layer.w_input) + layer.b_input.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def step(params: GRUParams, hidden: Array, x: Array) -> tuple[Array, Array]:
+def step(params: GRUParams, hidden: tuple[Array, ...], x: Array) -> tuple[Array, ...]:
     """Advances all layers of S streams by one step, F of which begin with it.
 
     Args:
       params: the layers.
-      hidden: hidden states [L, S - F, ..., W] of the last streams; the first F begin at zero.
+      hidden: each layer's hidden states [S - F, ..., W] of the last streams; the first F begin at zero.
       x: input [S, ..., I].
 
     Returns:
-      ``(hidden [L, S, ..., W], top layer's hidden [S, ..., W])``.
+      Each layer's hidden states [S, ..., W].
     """
-    num_fresh = x.shape[0] - hidden.shape[1]
+    num_fresh = x.shape[0] - hidden[0].shape[0]
     outputs = []
     for layer, h in zip(params, hidden, strict=True):
         projected = _project(layer, x)
         fresh = _cell(layer, None, projected[:num_fresh])
         x = jnp.concatenate([fresh, _cell(layer, h, projected[num_fresh:])])
         outputs.append(x)
-    return jnp.stack(outputs), x
+    return tuple(outputs)
 
 
 def unroll(params: GRUParams, xs: Array) -> Array:
