@@ -357,6 +357,11 @@ class OnlineConfig:
                 )
         if self.warmup_steps > self.num_steps:
             raise InputError(f"warmup_steps: {self.warmup_steps} is more than num_steps {self.num_steps}")
+        for name in ("holdout", "holdout_max_size"):  # blocks of steps are held out: adm_jax.data.lanes
+            if getattr(self.fit, name) != getattr(FitConfig, name):
+                raise InputError(f"{name}: has no effect online; lower or raise holdout_fraction")
+        if self.refit == "scratch" and self.refit_epochs != type(self).refit_epochs:
+            raise InputError("refit_epochs: has no effect with refit=scratch; fit_max_epochs has")
         if self.has_model:
             self._check_rollouts()
 

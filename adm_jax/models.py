@@ -107,7 +107,7 @@ def register_dynamics(
       algorithm: name of the folder of its offline runs; ``offline_<name>`` when None.
       online_algorithm: the same of its online runs; ``online_<name>`` when None.
       published: whose published settings of a task it takes, as far as it has such settings.
-      settings: flat settings of the loop that go with it; they go before the task's published ones.
+      settings: flat settings of the offline loop that go with it; they go before the task's published ones.
       overwrite: replace a model of this name.
 
     Raises:

@@ -185,7 +185,9 @@ class OnlineInterval:
     """
 
     def __init__(self, options: Options, work: Workload, state: TrainState, fit: "TorchFit", *, fair: bool):
-        self._learner = make_learner(work, state, fair=fair, chunk=None)
+        _, chunk, self._rollout_threads = _best_rollout(options, work, state, fair=fair)
+        _, self._update_threads = _best_update(options, work, state, fair=fair)
+        self._learner = make_learner(work, state, fair=fair, chunk=chunk)
         self._learner.roll_out()
         self._fit, self._steps, self._fair = fit, options.model_every, fair
         self._env = make_env(ENV_ID)
@@ -196,6 +198,7 @@ class OnlineInterval:
         """Runs the interval, and notes the seconds of its parts."""
         seconds = dict.fromkeys(ONLINE_PARTS, 0.0)
         clock = time.perf_counter
+        torch.set_num_threads(self._update_threads)
         for _ in range(self._steps):
             start = clock()
             self._step()
@@ -205,6 +208,7 @@ class OnlineInterval:
             seconds["update"] += clock() - stepped
         start = clock()
         self._fit.repeat()
+        torch.set_num_threads(self._rollout_threads)
         fitted = clock()
         self._learner.roll_out()
         seconds["fit"], seconds["rollout"] = fitted - start, clock() - fitted

@@ -5,10 +5,10 @@ python -m experiments.admpo_on --task=hopper --dynamics=ensemble
 python -m experiments.admpo_on --task=hopper --dynamics=none --updates_per_step=20
 python -m experiments.admpo_on --resume=runs/admpo_on/hopper/<run_id>
 
-Tasks with published settings: hopper, walker2d, halfcheetah, ant, humanoid (the last two observe positions
-and velocities alone); without flags it solves the inverted pendulum. With an ensemble as dynamics model the
-same loop is MBPO, without one it is SAC. A flag that is not given takes the task's published setting, and
-where there is none, the default shown here.
+Tasks with published settings: hopper, walker2d, ant, humanoid (the last two observe positions and velocities
+alone), and halfcheetah for MBPO; without flags it solves the inverted pendulum. With an ensemble as dynamics
+model the same loop is MBPO, without one it is SAC. A flag that is not given takes the task's published
+setting, and where there is none, the default shown here.
 """
 
 from absl import flags as absl_flags

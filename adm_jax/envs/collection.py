@@ -78,6 +78,11 @@ class Experience:
         """Current observations [P, E, D] float32; a copy."""
         return self._obs.copy()
 
+    @property
+    def resting_action(self) -> np.ndarray:
+        """The middle [A] of the bounds."""
+        return 0.5 * (self._low + self._high)
+
     def random_action(self, rngs: Sequence[np.random.Generator]) -> np.ndarray:
         """Actions [P, E, A] drawn uniformly within the bounds, each member's with its own generator."""
         size = (self._num_envs, self._low.size)
@@ -192,6 +197,13 @@ class Experience:
             self._num_begun[member] += 1
         if seeds:
             self._obs[where] = self._batch.reset(seeds, np.flatnonzero(where))
+        broken = ~np.isfinite(self._obs).all(axis=-1)
+        if broken.any():
+            member, env = np.argwhere(broken)[0]
+            raise InputError(
+                f"environment {self.env_id}: an episode of seed {self._seeds[member]} begins with the "
+                f"observation {self._obs[member, env]}; must be finite"
+            )
 
     def _replay(self, starts: np.ndarray, numbers: np.ndarray) -> None:
         """Brings every environment to the end of what is recorded of its episode under way."""

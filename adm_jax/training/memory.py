@@ -15,7 +15,7 @@ from adm_jax.types import InputError
 _GIB = 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 _LOWER = {  # what takes the memory -> the fields that make it smaller
-    "state": "retain_epochs, rollout_batch_size or the number of seeds",
+    "state": "retain_epochs (online: retain_rollouts), rollout_batch_size or the number of seeds",
     "data": "the dataset's size",
     "histories": "history_cache_gib",
     "fit": "fit_batch_size, holdout_batch_size or the number of seeds",

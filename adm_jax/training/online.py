@@ -45,7 +45,7 @@ from adm_jax.training.population import (
     shared_key,
 )
 from adm_jax.training.wall_clock import WallClock
-from adm_jax.types import Array, Key, Params
+from adm_jax.types import Array, InputError, Key, Params
 
 _RECENT_EPISODES = 10  # finished episodes whose mean return is reported
 
@@ -221,11 +221,14 @@ class OnlineLoop:
         """Actions [P, E, A]: uniform in the warm-up, then the policies' own, sampled."""
         if self.num_steps < self.config.warmup_steps:
             return self.experience.random_action(self._warmup_rngs)
-        return np.asarray(
+        action = np.array(
             self._programs["act"](
                 self.actor_params, self.experience.obs, self._act_keys, np.int32(self.num_steps)
             )
         )
+        # a member whose policy has broken must not take the others down: it rests
+        action[~np.isfinite(action).all(axis=-1)] = self.experience.resting_action
+        return action
 
     def _keys(self, stream: Stream) -> Key:
         """Every member's key [P] of a stream, at this step."""
@@ -245,7 +248,7 @@ class OnlineLoop:
             fit = self._programs["fit" if first or config.refit == "scratch" else "refit"]
             epoch, keys, metrics = 0, self._keys(Stream.FIT), {}
             while (active := np.asarray(state.active)).any():
-                shared = shared_key(config.fit.split_seed, self.num_steps * 1_000 + epoch)
+                shared = jax.random.fold_in(shared_key(config.fit.split_seed, self.num_steps), epoch)
                 state, latest = fit(
                     state, _fold(keys, epoch), bootstrap, holdout, self._lanes, self._index, shared
                 )
@@ -278,7 +281,8 @@ class OnlineLoop:
                 np.int32(length),
             )
             self.state = jax.block_until_ready(self.state._replace(buffer=buffer))
-        size = self.state.buffer.size if self.state.buffer is not None else 0
+        # a copy: the next roll-out, which may come before metrics are asked for, reuses the buffer's memory
+        size = np.array(buffer.size)
         lengths = np.full(len(self.members), length)
         self._model_metrics[-1] |= {**metrics, "rollout/length": lengths, "rollout/buffer_size": size}
 
@@ -290,7 +294,19 @@ class OnlineLoop:
             self._index_of(recorded.obs[member, :, :rows], recorded.action[member, :, :rows], ended[member])
             for member in range(len(self.members))
         ]
+        for member, index in zip(self.members, indices, strict=True):
+            self._require_segments(member, index)
         return jax.tree.map(lambda *leaves: np.stack(leaves), *indices)
+
+    def _require_segments(self, member: Member, index: LaneIndex) -> None:
+        m = self.parts.model.max_backtrack
+        parts = (("train on", "train", m), ("hold out", "holdout", 1), ("roll out from", "windows", m))
+        for purpose, name, depth in parts:
+            if not getattr(index.index, name).count[depth - 1]:
+                raise InputError(
+                    f"warmup_steps: after {self.num_steps} steps {member.tag} has no segment of {depth} to "
+                    f"{purpose}; take more, or change max_backtrack {m}, holdout_fraction or split_seed"
+                )
 
     def _index_of(self, obs: np.ndarray, action: np.ndarray, ended: np.ndarray) -> LaneIndex:
         config = self.config

@@ -30,7 +30,7 @@ def make_batch(first, size):
 def contents(buffer):
     """The stored numbers, oldest first; checks that every row's fields belong together."""
     size, position = int(buffer.size), int(buffer.position)
-    order = (position - size + np.arange(size)) % CAPACITY
+    order = (position - size + np.arange(size)) % int(buffer.capacity)
     rows = jax.tree.map(lambda x: np.asarray(x)[order], buffer.data)
     expected = make_batch(0, 1000)
     number = rows.obs[:, 0].astype(int)
@@ -86,3 +86,22 @@ def test_samples_are_uniform_over_what_is_stored(num_added, stored):
     assert counts.sum() == 110_000
     # five standard deviations of a bin of at least 10,000
     np.testing.assert_allclose(counts, 110_000 / len(stored), rtol=0.05)
+
+
+@pytest.mark.parametrize("before", [0, 3, 5, 8, 12])
+def test_a_ring_that_may_hold_more_keeps_what_it_has_oldest_first(before):
+    """From 5 to 9 of 11 rows, having been filled in part, exactly, or past its end once and twice."""
+    buffer = ring_buffer.init(CAPACITY, OBS_DIM, ACTION_DIM)._replace(capacity=jnp.int32(5))
+    expected = deque(maxlen=5)
+    for first in range(0, before, 4):
+        size = min(4, before - first)
+        buffer = add(buffer, make_batch(first, size))
+        expected.extend(range(first, first + size))
+    buffer = jax.jit(ring_buffer.resize)(buffer, jnp.int32(9))
+    expected = deque(expected, maxlen=9)
+    assert contents(buffer) == list(expected)
+    for first in range(before, before + 15, 3):
+        buffer = add(buffer, make_batch(first, 3))
+        expected.extend(range(first, first + 3))
+        assert contents(buffer) == list(expected)
+    assert int(buffer.size) == 9

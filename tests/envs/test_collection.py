@@ -263,6 +263,18 @@ def test_a_number_that_is_not_finite_is_told_with_its_step(monkeypatch):
         collect("Own-v0", [7, 8], 5)
 
 
+def test_an_episode_that_does_not_begin_with_numbers_is_refused(monkeypatch):
+    class Born(Breaking):
+        def reset(self, *, seed=None, options=None):
+            return np.full(2, np.nan, np.float32), {}
+
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    gymnasium.register("Own-v0", Born, max_episode_steps=5)
+    message = r"^environment Own-v0: an episode of seed 7 begins with the observation \[nan nan\]; must be"
+    with pytest.raises(InputError, match=message):
+        Experience("Own-v0", [7, 8], 5)
+
+
 def test_joined_datasets_keep_their_episodes():
     first, second = collect("Hopper-v4", 0, 60).episodes(), collect("Hopper-v4", 1, 70).episodes()
     joined = concatenate([first, second])

@@ -51,7 +51,7 @@ def test_estimate_counts_the_hungriest_moment_and_says_so():
     ("temporaries", "state", "what"),
     [
         ({"rollout": 9 * GIB}, GIB, "rollout_chunk"),
-        ({"rollout": GIB}, 9 * GIB, "retain_epochs, rollout_batch_size"),
+        ({"rollout": GIB}, 9 * GIB, "retain_epochs"),
         ({"fit": 9 * GIB}, GIB, "fit_batch_size"),
     ],
 )

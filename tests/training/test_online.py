@@ -40,6 +40,8 @@ TINY_MODEL = {
     "rollout_batch_size": 30,
     "rollout_chunk": 20,
     "retain_rollouts": 2,
+    "holdout_fraction": 0.5,
+    "split_seed": 10,  # the first block is trained on; the second one, and the second lane's first, are not
     "rollout_length": 1,
     "final_rollout_length": 4,
     "growth_start": 0,
@@ -161,8 +163,35 @@ def test_roll_outs_grow_and_fill_the_buffer():
     assert (run.state.buffer.size > 80).all()
 
 
+def test_metrics_are_means_over_all_fits_since_they_were_last_asked_for():
+    """Each roll-out reuses the buffer of the one before, whose size is still to be told."""
+    config = tiny()
+    loop = OnlineLoop(config, get_task(config.task), all_members(config))
+    while loop.num_steps < 100:
+        loop.iterate()
+    metrics, apart = loop.metrics(), finished(config).models
+    for name in ("rollout/length", "rollout/buffer_size", "model/holdout_nll"):
+        expected = np.mean([one[name] for one in apart[:3]], axis=0)
+        np.testing.assert_allclose(metrics[name], expected, rtol=1e-6)
+
+
+def test_a_member_that_breaks_rests_and_the_others_go_on():
+    config = tiny("none", critic_lr=(1e-3, 1e30), seeds=(0,))
+    run, alone = finished(config), finished(tiny("none", seeds=(0,)))
+    recorded = run.saved[140].recorded
+    assert_equal(recorded, alone.saved[140].recorded, (0,), (0,))
+    assert (recorded.action[1, :, -1] == 0.0).all()  # the middle of the pendulum's forces
+
+
+def test_data_that_cannot_be_split_are_refused_in_one_line():
+    config = tiny(holdout_fraction=0.01)
+    message = r"^warmup_steps: after 60 steps seed0 has no segment of 1 to hold out; take more, or"
+    with pytest.raises(InputError, match=message):
+        finished(config)
+
+
 def test_a_warm_fit_goes_on_and_one_from_scratch_does_not():
-    warm, scratch = (finished(tiny(refit=refit)) for refit in ("warm", "scratch"))
+    warm, scratch = finished(tiny()), finished(tiny(refit="scratch", refit_epochs=1))
     assert warm.state.fit is not None
     assert scratch.state.fit is None
     # 5 steps in each of 3 epochs at first, then in 2 epochs four times
@@ -229,6 +258,8 @@ def test_an_index_keeps_to_lanes_and_to_blocks():
         ({"growth_end": 10, "growth_start": 20}, "growth_end: 10 is before growth_start 20"),
         ({"real_ratio": 0.01}, "real_ratio: 0.01 of batch_size 16 is less than one transition"),
         ({"actor_lr_schedule": "cosine"}, "actor_lr_schedule: cosine has no effect here"),
+        ({"holdout": "tail"}, "holdout: has no effect online"),
+        ({"refit": "scratch", "refit_epochs": 3}, "refit_epochs: has no effect with refit=scratch"),
         ({"seeds": (1, 1)}, "seeds: 1,1 names a seed twice"),
         ({"rollout_batch_size": 10**9}, "rollout_batch_size: times the longest roll-out"),
         ({"num_elites": 2}, "num_elites: no setting of the dynamics model adm, but of ensemble"),
