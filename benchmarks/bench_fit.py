@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax.dynamics.interface import ModelParams
-from adm_jax.training.population import fold_epoch, member_keys, shared_key
+from adm_jax.training.population import fold_keys, member_keys, shared_key
 from adm_jax.types import InputError
 from benchmarks import fit_race, report, workload
 from benchmarks.counting import count
@@ -76,7 +76,7 @@ class LibraryFit:
     def advance(self) -> None:
         """``eval_steps`` steps and the held-out evaluation after them."""
         work, seeds = self.work, self.work.config.seeds
-        keys = fold_epoch(member_keys(seeds, 1), self._epoch)
+        keys = fold_keys(member_keys(seeds, 1), self._epoch)
         shared = shared_key(work.config.fit.split_seed, self._epoch)
         self._loop(keys, member_keys(seeds, 6), work.dataset, work.holdout, shared)
         self._epoch += 1

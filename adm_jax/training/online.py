@@ -39,6 +39,7 @@ from adm_jax.training.population import (
     Member,
     choose_devices,
     compile_program,
+    fold_keys,
     member_hyper,
     place,
     resolve_members,
@@ -156,7 +157,7 @@ class OnlineLoop:
             self._fit_model()
             self._roll_out()
         with self.clock.phase("update"):
-            keys = _fold(self._update_keys, self.num_steps)
+            keys = fold_keys(self._update_keys, self.num_steps)
             first = self.num_updates - config.steps_per_iteration * config.updates_per_step
             rows = self.num_steps // config.num_envs
             agent, metrics = self._programs["update"](
@@ -233,7 +234,7 @@ class OnlineLoop:
     def _keys(self, stream: Stream) -> Key:
         """Every member's key [P] of a stream, at this step."""
         streams = jax.vmap(lambda key: jax.random.fold_in(key, 1_000 + stream))(self._init_keys)
-        return _fold(streams, self.num_steps)
+        return fold_keys(streams, self.num_steps)
 
     def _fit_model(self) -> None:
         config, first = self.config, self.state.fit is None
@@ -250,7 +251,7 @@ class OnlineLoop:
             while (active := np.asarray(state.active)).any():
                 shared = jax.random.fold_in(shared_key(config.fit.split_seed, self.num_steps), epoch)
                 state, latest = fit(
-                    state, _fold(keys, epoch), bootstrap, holdout, self._lanes, self._index, shared
+                    state, fold_keys(keys, epoch), bootstrap, holdout, self._lanes, self._index, shared
                 )
                 # a member that has stopped keeps what its last epoch gave
                 latest = jax.device_get(latest)
@@ -393,7 +394,3 @@ class OnlineLoop:
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((len(self.members), *x.shape), np.asarray(x).dtype), one
         )
-
-
-def _fold(keys: Key, number: int) -> Key:
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -98,9 +98,9 @@ def shared_key(seed: int, epoch: int) -> Key:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(1), seed), epoch)
 
 
-def fold_epoch(keys: Key, epoch: int) -> Key:
-    """Each member's key [P] of one epoch."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, epoch))(keys)
+def fold_keys(keys: Key, number: int) -> Key:
+    """Each member's key [P] of one epoch, or of one environment step."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def choose_devices(num_members: int, num_devices: int | None = None) -> Mesh:

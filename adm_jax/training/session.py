@@ -35,7 +35,7 @@ from adm_jax.training.population import (
     Member,
     choose_devices,
     compile_program,
-    fold_epoch,
+    fold_keys,
     member_hyper,
     member_keys,
     place,
@@ -98,7 +98,7 @@ class Session:
         """Every member's key [P] of a stream and an epoch in it; every seed's [S] before the policies."""
         seeds = self.seeds if stream in _OF_SEEDS else [member.seed for member in self.members]
         keys = member_keys(seeds, stream)
-        return keys if epoch is None else fold_epoch(keys, epoch)
+        return keys if epoch is None else fold_keys(keys, epoch)
 
     def of_members(self, tree: Any) -> Any:
         """For every member [P, ...] what belongs to its seed [S, ...]."""

@@ -19,7 +19,7 @@ from adm_jax.training.population import (
     Member,
     all_members,
     choose_devices,
-    fold_epoch,
+    fold_keys,
     member_hyper,
     member_keys,
     over_members,
@@ -61,7 +61,7 @@ def run_all_programs(config: OfflineConfig, members: str):
     agent, buffer = run["init_train"](member_keys(seeds, 3), hyper)
     histories = run["histories"](model, dataset)
     for epoch in range(2):
-        keys = fold_epoch(member_keys(seeds, 4), epoch)
+        keys = fold_keys(member_keys(seeds, 4), epoch)
         buffer, _ = run["rollout"](buffer, agent.actor_params, model, histories, hyper, keys, dataset)
         agent, _ = run["update"](agent, buffer, hyper, keys, dataset, jnp.ones(()))
     return fit.learned, agent, buffer
