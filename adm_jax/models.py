@@ -45,6 +45,46 @@ class RecurrentConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
+class AnyStepV2Config(RecurrentConfig):
+    """ADM-v2; the switches are for ablations, their defaults are the model of the authors' code."""
+
+    logvar_bound_coef: float = setting(0.0, "weight of the log-variance bounds in the loss", low=0.0)
+    num_residual_blocks: int = setting(3, "residual blocks of the head", low=0, high=64)
+    num_encoder_blocks: int = setting(3, "residual blocks of the encoder", low=0, high=64)
+    num_streams: int | None = setting(
+        None, "streams M of a roll-out; as many as the maximum backtracking length when empty", low=1
+    )
+    state_input: Literal["encoded", "duplicated"] = setting(
+        "encoded",
+        "the start state is the first hidden state, encoded, or is joined to every action, as in ADM",
+    )
+    displacement: Literal["latest", "start"] = setting(
+        "latest", "predict the displacement from the latest state, or from the start state as ADM does"
+    )
+    decoder_input: Literal["pair", "last"] = setting(
+        "pair", "decode the hidden states before and after the last action, or the last one alone"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_streams is not None and self.num_streams > self.max_backtrack:
+            raise InputError(
+                f"num_streams: {self.num_streams} is more than max_backtrack={self.max_backtrack}, which a "
+                "stream's age never exceeds"
+            )
+
+    @property
+    def streams(self) -> int:
+        """M."""
+        return self.num_streams or self.max_backtrack
+
+    @property
+    def reads_start(self) -> bool:
+        """Whether a stream needs the state it started at once it has begun."""
+        return self.state_input == "duplicated" or self.displacement == "start"
+
+
+@dataclass(frozen=True)
 class EnsembleConfig(ModelConfig):
     """The probabilistic ensemble (PETS; Chua et al., 2018) as MBPO and MOPO have it."""
 
@@ -146,6 +186,13 @@ def registered() -> Mapping[str, Model]:
 
 
 register_dynamics("adm", "adm_jax.dynamics.adm:make_adm", algorithm="admpo_off", online_algorithm="admpo_on")
+register_dynamics(
+    "adm_v2",
+    "adm_jax.dynamics.adm_v2:make_adm_v2",
+    AnyStepV2Config,
+    algorithm="adm2po",
+    online_algorithm="adm2po_on",
+)
 register_dynamics("bootstrapped_rnn", "adm_jax.dynamics.bootstrapped_rnn:make_bootstrapped_rnn")
 register_dynamics(
     "ensemble",

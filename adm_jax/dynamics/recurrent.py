@@ -1,6 +1,7 @@
 """The network that ADM and its relatives share: a GRU, a residual head, bounds of the log-variance.
 
-They differ in what the GRU reads and in the state that the predicted displacement starts from.
+They differ in what the GRU reads and begins with, and in the state that the predicted displacement starts
+from.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class RecurrentParams(NamedTuple):
     head: Params
     min_logvar: Array  # [D + 1]
     max_logvar: Array  # [D + 1]
+    encoder: Params | None = None  # of a model whose hidden states begin at an encoding of the state
 
 
 class Spec(NamedTuple):
@@ -47,23 +49,28 @@ def make_spec(obs_dim: int, action_dim: int, config: RecurrentConfig) -> Spec:
     return Spec(obs_dim, action_dim, config, head)
 
 
-def _init(spec: Spec, key: Key, normalizer: Normalizer) -> ModelParams:
-    """Parameters that have not seen data; the GRU reads an observation and an action."""
+def init_params(spec: Spec, key: Key, gru_inputs: int, head_inputs: int) -> RecurrentParams:
+    """Parameters that have not seen data, of networks with inputs of these sizes; no encoder."""
     width, num_outputs = spec.config.model_hidden_dim, spec.obs_dim + 1
     gru_key, head_key = jax.random.split(key)
-    learned = RecurrentParams(
-        gru=gru.init(gru_key, spec.obs_dim + spec.action_dim, width, spec.config.num_gru_layers),
-        head=spec.head.init(head_key, jnp.zeros((1, width))),
+    return RecurrentParams(
+        gru=gru.init(gru_key, gru_inputs, width, spec.config.num_gru_layers),
+        head=spec.head.init(head_key, jnp.zeros((1, head_inputs))),
         min_logvar=jnp.full((num_outputs,), MIN_LOGVAR_INIT, jnp.float32),
         max_logvar=jnp.full((num_outputs,), MAX_LOGVAR_INIT, jnp.float32),
     )
-    return ModelParams(learned, normalizer)
+
+
+def _init(spec: Spec, key: Key, normalizer: Normalizer) -> ModelParams:
+    """The GRU reads an observation and an action, the head its last hidden state."""
+    width = spec.config.model_hidden_dim
+    return ModelParams(init_params(spec, key, spec.obs_dim + spec.action_dim, width), normalizer)
 
 
 def decode(
     spec: Spec, learned: RecurrentParams, hidden: Array, dropout_key: Key | None
 ) -> tuple[Array, Array]:
-    """Top hidden states [..., W] to mean and log-variance [..., D + 1] of displacement and reward."""
+    """What the head reads, [..., W], to mean and log-variance [..., D + 1] of displacement and reward."""
     out = apply(spec.head, learned.head, hidden, dropout_key, deterministic=dropout_key is None)
     mean, logvar = jnp.split(out, 2, axis=-1)
     return mean, gaussian.soft_clamp(logvar, learned.min_logvar, learned.max_logvar)
@@ -74,6 +81,7 @@ def assemble(
     predict_segment: PredictSegment,
     begin: Callable[[Spec, ModelParams, Window], Carry],
     step: Callable[[Spec, ModelParams, Carry, Array, Array, Key, Key], tuple[Carry, Prediction]],
+    init: Callable[[Spec, Key, Normalizer], ModelParams] = _init,
 ) -> Dynamics:
     """The model of a network: what it predicts on segments, and its streams.
 
@@ -83,6 +91,7 @@ def assemble(
         [K', B, D + 1] and valid [K', B]; K' is the segment's length K, or 1 for its last step alone.
       begin: see Dynamics.
       step: see Dynamics.
+      init: see Dynamics.
     """
     all_lengths = spec.config.backtrack_sampling == "all"
 
@@ -100,7 +109,7 @@ def assemble(
     # with one backtracking length there is no spread
     spread = ("std_of_means", "max_deviation") if spec.config.max_backtrack > 1 else ()
     return Dynamics(
-        init=partial(_init, spec),
+        init=partial(init, spec),
         loss=loss,
         validate=validate,
         finalise=lambda best, holdout: best,
@@ -115,12 +124,12 @@ def assemble(
 def predict_streams(
     spec: Spec, learned: RecurrentParams, top: Array, origin: Array, valid: Array, key: Key, batch_key: Key
 ) -> Prediction:
-    """The prediction of streams whose top hidden states are ``top`` [m, B, W].
+    """The prediction of streams.
 
     Args:
       spec: the network.
       learned: its parameters.
-      top: [m, B, W].
+      top: what the head reads of each, [m, B, W].
       origin: what each stream's displacement is added to, [m or 1, B, D].
       valid: [m, B].
       key: of these rows.

@@ -71,28 +71,30 @@ def step(params: GRUParams, hidden: tuple[Array, ...], x: Array) -> tuple[Array,
     Args:
       params: the layers.
       hidden: each layer's hidden states [S - F, ..., W] of the last streams; the first F begin at zero.
-      x: input [S, ..., I].
+      x: input [S, ..., I]; or [1, ..., I], the same one for all streams, of which none begins at zero.
 
     Returns:
       Each layer's hidden states [S, ..., W].
     """
-    num_fresh = x.shape[0] - hidden[0].shape[0]
+    num_fresh = max(x.shape[0] - hidden[0].shape[0], 0)
     outputs = []
     for layer, h in zip(params, hidden, strict=True):
         projected = _project(layer, x)
-        fresh = _cell(layer, None, projected[:num_fresh])
-        x = jnp.concatenate([fresh, _cell(layer, h, projected[num_fresh:])])
+        x = _cell(layer, h, projected[num_fresh:])
+        if num_fresh:
+            x = jnp.concatenate([_cell(layer, None, projected[:num_fresh]), x])
         outputs.append(x)
     return tuple(outputs)
 
 
-def unroll(params: GRUParams, xs: Array) -> Array:
-    """Top layer's hidden states [K, B, W] over inputs [K, B, I], from zero hidden states.
+def unroll(params: GRUParams, xs: Array, initial: tuple[Array, ...] | None = None) -> Array:
+    """Top layer's hidden states [K, B, W] over inputs [K, B, I].
 
-    Layer by layer, so that each layer's input projection is one large product.
+    They begin at each layer's ``initial`` state [B, W], or at zero. Layer by layer, so that each layer's
+    input projection is one large product.
     """
-    for layer in params:
-        hidden, outputs = None, []
+    for index, layer in enumerate(params):
+        hidden, outputs = None if initial is None else initial[index], []
         for projected in _project(layer, xs):
             hidden = _cell(layer, hidden, projected)
             outputs.append(hidden)

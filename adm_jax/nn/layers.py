@@ -60,15 +60,21 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualHead(nn.Module):
-    """Residual blocks and a linear read-out: ``[..., W] -> [..., out_dim]``."""
+    """Residual blocks and a linear read-out: ``[..., W] -> [..., out_dim]``.
+
+    With ``hidden_dim`` a linear layer before the blocks takes inputs of any width to that one.
+    """
 
     out_dim: int
     num_blocks: int
     dropout_rate: float
+    hidden_dim: int | None = None
 
     @nn.compact
     def __call__(self, x: Array, deterministic: bool = True) -> Array:
         """Applies the head; see ResidualBlock for ``deterministic``."""
+        if self.hidden_dim is not None:
+            x = linear(x.shape[-1], self.hidden_dim, name="read_in")(x)
         for _ in range(self.num_blocks):
             x = ResidualBlock(self.dropout_rate)(x, deterministic)
         return linear(x.shape[-1], self.out_dim)(x)

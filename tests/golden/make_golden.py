@@ -1,4 +1,4 @@
-"""Makes adm.npz, ensemble.npz and sac.npz: what PyTorch computes for given weights, inputs and noise.
+"""Makes adm.npz, adm_v2.npz, ensemble.npz, sac.npz: what PyTorch computes for weights, inputs and noise.
 
 Run ``python tests/golden/make_golden.py`` where PyTorch is installed; the tests read the files only. Written
 from the published description with PyTorch's own modules (``nn.GRU``, ``nn.LayerNorm``,
@@ -18,7 +18,7 @@ from torch.distributions import AffineTransform, Normal, TanhTransform, Transfor
 
 HERE = Path(__file__).parent
 
-OBS_DIM, ACTION_DIM, WIDTH, LAYERS, BLOCKS, MAX_BACKTRACK, BATCH = 3, 2, 12, 3, 4, 5, 7
+OBS_DIM, ACTION_DIM, WIDTH, LAYERS, MAX_BACKTRACK, BATCH = 3, 2, 12, 3, 5, 7
 ONE_BACKTRACK = 3  # the k of the one-k minibatch
 BOUND_COEF = 0.01
 
@@ -29,33 +29,76 @@ SCALE, GAMMA, TAU, ALPHA = 0.4, 0.97, 0.05, 0.3
 ACTOR_LR, CRITIC_LR, ENTROPY_LR, TARGET_ENTROPY = 0.003, 0.01, 0.02, -1.5
 
 
+class Blocks(nn.Module):
+    """Residual post-norm blocks of WIDTH, a linear layer behind; one before if the input is not as wide."""
+
+    def __init__(self, in_dim: int, blocks: int, out_dim: int) -> None:
+        super().__init__()
+        if in_dim != WIDTH:
+            self.read_in = nn.Linear(in_dim, WIDTH)
+        self.linears = nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(blocks)])
+        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH) for _ in range(blocks)])
+        self.head = nn.Linear(WIDTH, out_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.read_in(x) if hasattr(self, "read_in") else x
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = norm(F.silu(linear(x)) + x)
+        return self.head(x)
+
+
 class ADM(nn.Module):
-    """GRU over (start state, action), residual post-norm blocks, Gaussian with soft-clamped log-variance."""
+    """GRU over (start state, action), residual head, Gaussian with soft-clamped log-variance."""
+
+    bound_coef = 0.01
 
     def __init__(self) -> None:
         super().__init__()
         self.gru = nn.GRU(OBS_DIM + ACTION_DIM, WIDTH, LAYERS)
-        self.linears = nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(BLOCKS)])
-        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH) for _ in range(BLOCKS)])
-        self.head = nn.Linear(WIDTH, 2 * (OBS_DIM + 1))
+        self.decoder = Blocks(WIDTH, 4, 2 * (OBS_DIM + 1))
         self.min_logvar = nn.Parameter(torch.empty(OBS_DIM + 1))
         self.max_logvar = nn.Parameter(torch.empty(OBS_DIM + 1))
+
+    def origin(self, obs: torch.Tensor, k: int) -> torch.Tensor:
+        """The state that the displacement after k steps starts from, of obs [B, m + 1, D]."""
+        return obs[:, 0]
 
     def forward(self, start_obs: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """start_obs [B, D], actions [B, k, A], both normalised, to mean and log-variance [B, D + 1]."""
         steps = actions.transpose(0, 1)
         inputs = torch.cat([start_obs.expand(steps.shape[0], -1, -1), steps], dim=-1)
-        x = self.gru(inputs)[0][-1]
-        for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = norm(F.silu(linear(x)) + x)
-        mean, logvar = self.head(x).chunk(2, dim=-1)
+        return self.decode(self.gru(inputs)[0][-1])
+
+    def decode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, logvar = self.decoder(x).chunk(2, dim=-1)
         logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
         return mean, self.min_logvar + F.softplus(logvar - self.min_logvar)
 
 
+class ADMv2(ADM):
+    """The state is encoded into the GRU's hidden states, actions drive it; two hidden states are decoded."""
+
+    bound_coef = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(ACTION_DIM, WIDTH, LAYERS)
+        self.encoder = Blocks(OBS_DIM, 3, LAYERS * WIDTH)
+        self.decoder = Blocks(2 * WIDTH, 3, 2 * (OBS_DIM + 1))
+
+    def origin(self, obs: torch.Tensor, k: int) -> torch.Tensor:
+        return obs[:, k - 1]
+
+    def forward(self, start_obs: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = torch.stack(self.encoder(start_obs).chunk(LAYERS, dim=-1))
+        after = self.gru(actions.transpose(0, 1), hidden)[0]
+        before = hidden[-1] if len(after) == 1 else after[-2]
+        return self.decode(torch.cat([before, after[-1]], dim=-1))
+
+
 def randomize(module: nn.Module) -> None:
     for name, param in module.named_parameters():
-        if name.startswith("norms") and name.endswith("weight"):
+        if ".norms." in name and name.endswith("weight"):
             nn.init.normal_(param, 1.0, 0.5)
         elif name == "min_logvar":
             nn.init.uniform_(param, -4.0, -2.0)
@@ -71,9 +114,9 @@ def gradients(module: nn.Module, loss: torch.Tensor, prefix: str) -> dict[str, t
     return {f"{prefix}{name}": grad for name, grad in zip(names, grads, strict=True)}
 
 
-def make_adm() -> dict[str, torch.Tensor]:
+def make_adm(model: ADM) -> dict[str, torch.Tensor]:
+    """What an any-step model computes."""
     torch.manual_seed(7)
-    model = ADM()
     randomize(model)
     obs = torch.randn(BATCH, MAX_BACKTRACK + 1, OBS_DIM) * 2.0 + 1.0
     action = torch.rand(BATCH, MAX_BACKTRACK, ACTION_DIM) * 2.0 - 1.0
@@ -86,7 +129,7 @@ def make_adm() -> dict[str, torch.Tensor]:
     means, logvars, nlls = [], [], []
     for k in range(1, MAX_BACKTRACK + 1):
         mean, logvar = model(start, actions[:, :k])
-        target = torch.cat([obs[:, k] - obs[:, 0], reward[:, k - 1 : k]], dim=-1)
+        target = torch.cat([obs[:, k] - model.origin(obs, k), reward[:, k - 1 : k]], dim=-1)
         nlls.append((mean - target) ** 2 * torch.exp(-logvar) + logvar)
         means.append(mean)
         logvars.append(logvar)
@@ -96,8 +139,8 @@ def make_adm() -> dict[str, torch.Tensor]:
         model((obs[:, last - back] - obs_mean) / obs_std, actions[:, last - back :])
         for back in range(MAX_BACKTRACK)
     ]
-    inputs = torch.randn(MAX_BACKTRACK, BATCH, OBS_DIM + ACTION_DIM)
-    bounds = BOUND_COEF * model.max_logvar.sum() - BOUND_COEF * model.min_logvar.sum()
+    inputs = torch.randn(MAX_BACKTRACK, BATCH, model.gru.input_size)
+    bounds = model.bound_coef * (model.max_logvar.sum() - model.min_logvar.sum())
     loss_one = nlls[ONE_BACKTRACK - 1].mean() + bounds
     loss_all = torch.stack([nll[lengths > k].mean() for k, nll in enumerate(nlls)]).mean() + bounds
     return {
@@ -275,7 +318,13 @@ def make_sac() -> dict[str, torch.Tensor]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    for name, arrays in (("adm", make_adm()), ("ensemble", make_ensemble()), ("sac", make_sac())):
+    golden = {
+        "adm": make_adm(ADM()),
+        "adm_v2": make_adm(ADMv2()),
+        "ensemble": make_ensemble(),
+        "sac": make_sac(),
+    }
+    for name, arrays in golden.items():
         np.savez_compressed(
             HERE / f"{name}.npz", **{key: value.detach().numpy() for key, value in arrays.items()}
         )
