@@ -64,6 +64,12 @@ class RolloutConfig:
 
     rollout_length: int = setting(5, "steps H of a roll-out", low=1)
     rollout_batch_size: int = setting(50_000, "starts of roll-outs per epoch", low=1)
+    persistent: bool = setting(
+        False,
+        "full-horizon roll-outs: rollout_batch_size environments live in the model, each epoch takes "
+        "rollout_length steps in them, and their episodes go on from epoch to epoch",
+    )
+    horizon: int = setting(1000, "steps of such an episode at most", low=1)
     rollout_chunk: int = setting(250, "rows rolled out at a time; bounds the memory of roll-outs", low=1)
     retain_epochs: int = setting(5, "epochs whose roll-outs the model buffer holds", low=1)
     history_cache_gib: float = setting(
@@ -83,6 +89,12 @@ class RolloutConfig:
     reward: str | None = setting(
         None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
     )
+
+    def __post_init__(self) -> None:
+        if self.horizon != RolloutConfig.horizon and not self.persistent:
+            raise InputError(
+                "horizon: has no effect without persistent; rollout_length is the roll-outs' own"
+            )
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Simulation(NamedTuple):
     histories: Carry | None = None  # what encode_histories gave; encoded in each roll-out when None
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Rows on their way."""
 
     carry: Carry
@@ -48,16 +48,16 @@ class _Rows(NamedTuple):
 
 def _begin(
     simulation: Simulation, dataset: Dataset, key: Key, rows: Array, num_starts: int, min_history: int | None
-) -> _Rows:
+) -> Rows:
     """Starts of the rows [B] of a chunk; those from ``num_starts`` on only fill the last chunk up."""
     dynamics = simulation.dynamics
     starts = sample_starts(dataset, key, rows.shape[0], dynamics.max_backtrack, min_history)
     if simulation.histories is not None:
-        axes = _row_axes(dynamics, simulation.params, dataset)
-        carry = jax.tree.map(lambda x, axis: jnp.moveaxis(x[starts], 0, axis), simulation.histories, axes)
-        return _Rows(carry, dataset.transitions.obs[starts], rows < num_starts)
+        axes = row_axes(dynamics, simulation.params, dataset)
+        carry = gather_carry(simulation.histories, starts, axes)
+        return Rows(carry, dataset.transitions.obs[starts], rows < num_starts)
     window, obs = gather_windows(dataset, starts, dynamics.max_backtrack)
-    return _Rows(dynamics.begin(simulation.params, window), obs, rows < num_starts)
+    return Rows(dynamics.begin(simulation.params, window), obs, rows < num_starts)
 
 
 def encode_histories(dynamics: Dynamics, params: ModelParams, dataset: Dataset, chunk: int) -> Carry:
@@ -66,19 +66,29 @@ def encode_histories(dynamics: Dynamics, params: ModelParams, dataset: Dataset, 
     A model that is not fitted any further need encode a history only once, however often roll-outs start
     there: at m = 5 that is 21 % of their products. N' is N, filled up to whole chunks.
     """
-    axes = _row_axes(dynamics, params, dataset)
     num_rows = dataset.transitions.reward.shape[0]
+    return encode_rows(dynamics, params, dataset, jnp.arange(num_rows, dtype=jnp.int32), chunk)
+
+
+def encode_rows(dynamics: Dynamics, params: ModelParams, dataset: Dataset, rows: Array, chunk: int) -> Carry:
+    """The same of the transitions at ``rows`` [R]; leaves [R', ...]."""
+    axes = row_axes(dynamics, params, dataset)
 
     def encode_chunk(index: Array) -> Carry:
-        rows = jnp.minimum(index * chunk + jnp.arange(chunk), num_rows - 1)
-        carry = dynamics.begin(params, gather_windows(dataset, rows, dynamics.max_backtrack)[0])
+        numbers = jnp.minimum(index * chunk + jnp.arange(chunk), len(rows) - 1)
+        carry = dynamics.begin(params, gather_windows(dataset, rows[numbers], dynamics.max_backtrack)[0])
         return jax.tree.map(lambda x, axis: jnp.moveaxis(x, axis, 0), carry, axes)
 
-    chunks = jax.lax.map(encode_chunk, jnp.arange(-(-num_rows // chunk)))
+    chunks = jax.lax.map(encode_chunk, jnp.arange(-(-len(rows) // chunk)))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunks)
 
 
-def _row_axes(dynamics: Dynamics, params: ModelParams, dataset: Dataset) -> Carry:
+def gather_carry(histories: Carry, rows: Array, axes: Carry) -> Carry:
+    """The carry of encoded histories' ``rows`` [B], with the rows where the model has them."""
+    return jax.tree.map(lambda x, axis: jnp.moveaxis(x[rows], 0, axis), histories, axes)
+
+
+def row_axes(dynamics: Dynamics, params: ModelParams, dataset: Dataset) -> Carry:
     """Which axis of each leaf of a carry is that of the rows: the one that is as long as they are many."""
 
     def shapes(num_rows: int) -> Carry:
@@ -93,9 +103,9 @@ def _row_axes(dynamics: Dynamics, params: ModelParams, dataset: Dataset) -> Carr
     return jax.tree.map(axis, shapes(2), shapes(3))
 
 
-def _step(
-    simulation: Simulation, rows: _Rows, key: Key, batch_key: Key
-) -> tuple[_Rows, tuple[Transition, Array, Array]]:
+def take_step(
+    simulation: Simulation, rows: Rows, key: Key, batch_key: Key
+) -> tuple[Rows, tuple[Transition, Array, Array]]:
     """One step of a chunk: also its transitions, which of them are kept [B], and their uncertainty [B]."""
     policy_key, model_key = jax.random.split(key)
     obs = rows.obs
@@ -113,7 +123,7 @@ def _step(
     kept = rows.alive & jnp.isfinite(prediction.next_obs).all(axis=-1) & jnp.isfinite(reward)
     transition = Transition(obs, action, reward, prediction.next_obs, terminated)
     next_obs = jnp.where(kept[:, None], prediction.next_obs, obs)
-    return _Rows(carry, next_obs, kept & ~terminated), (transition, kept, uncertainty)
+    return Rows(carry, next_obs, kept & ~terminated), (transition, kept, uncertainty)
 
 
 def rollout(
@@ -147,16 +157,16 @@ def rollout(
         numbers = index * chunk + jnp.arange(chunk)
         rows = _begin(simulation, dataset, window_key, numbers, num_starts, min_history)
 
-        def body(rows: _Rows, step: Array) -> tuple[_Rows, tuple[Transition, Array, Array]]:
+        def body(rows: Rows, step: Array) -> tuple[Rows, tuple[Transition, Array, Array]]:
             keys = (jax.random.fold_in(key, step) for key in (steps_key, batch_key))
-            return _step(simulation, rows, *keys)
+            return take_step(simulation, rows, *keys)
 
         return jax.lax.scan(body, rows, jnp.arange(length))[1]
 
     rows = jax.lax.map(run_chunk, jnp.arange(-(-num_starts // chunk)))
     transitions, valid, uncertainty = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
-    sums = _sums(transitions, valid, uncertainty)
-    return Rollout(transitions, valid, _means(sums, jnp.asarray(num_starts * length, jnp.float32)))
+    sums = sums_of(transitions, valid, uncertainty)
+    return Rollout(transitions, valid, means_of(sums, jnp.asarray(num_starts * length, jnp.float32)))
 
 
 def rollout_into(
@@ -192,22 +202,22 @@ def rollout_into(
         numbers = index * chunk + jnp.arange(chunk)
         rows = _begin(simulation, dataset, window_key, numbers, num_starts, min_history)
 
-        def body(step: Array, carry: tuple[_Rows, RingBuffer, dict[str, Array]]):
+        def body(step: Array, carry: tuple[Rows, RingBuffer, dict[str, Array]]):
             rows, buffer, sums = carry
             keys = (jax.random.fold_in(key, step) for key in (steps_key, batch_key))
-            rows, (transition, kept, uncertainty) = _step(simulation, rows, *keys)
+            rows, (transition, kept, uncertainty) = take_step(simulation, rows, *keys)
             buffer = ring_buffer.add(buffer, transition, kept)
-            return rows, buffer, jax.tree.map(jnp.add, sums, _sums(transition, kept, uncertainty))
+            return rows, buffer, jax.tree.map(jnp.add, sums, sums_of(transition, kept, uncertainty))
 
         return jax.lax.fori_loop(0, length, body, (rows, *carry))[1:]
 
     nothing = dict.fromkeys(("kept", "uncertainty", "reward", "terminated"), jnp.zeros(()))
     num_chunks = -(-num_starts // chunk)
     buffer, sums = jax.lax.fori_loop(0, num_chunks, run_chunk, (buffer, nothing))
-    return buffer, _means(sums, num_starts * length.astype(jnp.float32))
+    return buffer, means_of(sums, num_starts * length.astype(jnp.float32))
 
 
-def _sums(transitions: Transition, kept: Array, uncertainty: Array) -> dict[str, Array]:
+def sums_of(transitions: Transition, kept: Array, uncertainty: Array) -> dict[str, Array]:
     """Sums over the kept rows."""
 
     def total(values: Array) -> Array:
@@ -221,7 +231,7 @@ def _sums(transitions: Transition, kept: Array, uncertainty: Array) -> dict[str,
     }
 
 
-def _means(sums: dict[str, Array], num_rows: Array) -> dict[str, Array]:
+def means_of(sums: dict[str, Array], num_rows: Array) -> dict[str, Array]:
     """Metrics: means over the kept rows, and their share of all."""
     count = jnp.maximum(sums["kept"], 1.0)
     return {

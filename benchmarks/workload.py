@@ -114,7 +114,10 @@ def initial_state(work: Workload, *, full_buffer: bool = False) -> programs.Trai
 def _init_train(work: Workload, fit: fitting.FitState) -> programs.TrainState:
     model = programs.best_program(work.parts)(fit, work.dataset, work.holdout)
     agent, buffer = programs.init_train_program(work.parts, work.config)(work.keys, work.hyper)
-    return programs.TrainState(agent, buffer, model)
+    envs = None
+    if work.config.rollout.persistent:
+        envs = programs.init_envs_program(work.parts, work.config)(model, work.dataset)
+    return programs.TrainState(agent, buffer, model, envs)
 
 
 def _fill(buffer: RingBuffer, dataset: Dataset) -> RingBuffer:
@@ -155,7 +158,7 @@ def encode_histories(work: Workload, state: programs.TrainState) -> tuple[Carry 
 def rollout_job(work: Workload, state: programs.TrainState, histories: Carry | None) -> Job:
     """An epoch's roll-outs, put into the buffers."""
     arguments = (
-        state.buffer,
+        (state.buffer, state.envs),
         state.agent.actor_params,
         state.model,
         histories,
@@ -222,15 +225,15 @@ class Epoch:
     def __init__(self, work: Workload, rollout: jax.stages.Compiled, update: jax.stages.Compiled):
         self._work, self._rollout, self._update = work, rollout, update
         state = initial_state(work)
-        self._agent, self._buffer, self._model = state
+        self._agent, self._buffer, self._model, self._envs = state
         self._histories, self.encoding_seconds = encode_histories(work, state)
         self.seconds: dict[str, list[float]] = {"rollout": [], "update": []}  # of each epoch's parts
 
     def __call__(self) -> None:
         """Runs one epoch to its end, waiting for the roll-outs too, as a run does that records them."""
         work, start = self._work, time.perf_counter()
-        self._buffer, metrics = self._rollout(
-            self._buffer,
+        (self._buffer, self._envs), metrics = self._rollout(
+            (self._buffer, self._envs),
             self._agent.actor_params,
             self._model,
             self._histories,

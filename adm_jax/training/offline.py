@@ -67,7 +67,7 @@ def run(config: OfflineConfig) -> dict[str, Any]:
     task, data = load_data(config)
     folder = RunFolder.create(
         config.workdir,
-        get_model(config.dynamics).algorithm,
+        get_model(config.dynamics).algorithm + ("_fh" if config.rollout.persistent else ""),
         task.name,
         to_flat(config),
         members,
@@ -163,6 +163,7 @@ def _resume(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFol
 
 def _drive(session: Session, restored: Restored | None) -> dict[str, Any]:
     """From wherever the run is to its end."""
+    config = session.config
     with session.progress, session.background:
         if restored is None or restored.phase == "fit":
             fit = _fit(session, restored)
@@ -170,9 +171,12 @@ def _drive(session: Session, restored: Restored | None) -> dict[str, Any]:
             _measure(session, model)
             _clone(session)
             agent, buffer = session.compiled["init_train"](
-                session.keys(Stream.INIT_AGENT), member_hyper(session.config, session.members)
+                session.keys(Stream.INIT_AGENT), member_hyper(config, session.members)
             )
-            state, epoch = programs.TrainState(agent, buffer, session.of_members(model)), 0
+            model, envs = session.of_members(model), None
+            if config.rollout.persistent:
+                envs = session.compiled["init_envs"](model, session.dataset)
+            state, epoch = programs.TrainState(agent, buffer, model, envs), 0
         else:
             state, epoch = restored.state, restored.epoch
         _train(session, state, epoch)
@@ -233,7 +237,7 @@ def _clone(session: Session) -> None:
 def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
     """Epochs of roll-outs and updates, with checkpoints between and evaluations beside them."""
     config, hyper = session.config, member_hyper(session.config, session.members)
-    agent, buffer, model = state
+    agent, buffer, model, envs = state
     session.progress.begin("train", config.num_epochs, epoch)
     if _lacks_evaluation(session, epoch):
         _evaluate(session, "train", epoch, agent.actor_params)
@@ -245,8 +249,8 @@ def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
         session.background.poll()
         with session.clock.phase("rollout"):
             keys = session.keys(Stream.ROLLOUT, epoch)
-            buffer, rollout_metrics = session.compiled["rollout"](
-                buffer, agent.actor_params, model, histories, hyper, keys, session.dataset
+            (buffer, envs), rollout_metrics = session.compiled["rollout"](
+                (buffer, envs), agent.actor_params, model, histories, hyper, keys, session.dataset
             )
             rollout_metrics = jax.device_get(rollout_metrics)
         with session.clock.phase("update"):
@@ -267,7 +271,7 @@ def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
         if _is_evaluated(config, epoch):
             _evaluate(session, "train", epoch, agent.actor_params)
         if epoch % config.checkpoint_every == 0 or epoch == config.num_epochs:
-            _save(session, "train", epoch, programs.TrainState(agent, buffer, model))
+            _save(session, "train", epoch, programs.TrainState(agent, buffer, model, envs))
     session.progress.end()
 
 

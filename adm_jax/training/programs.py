@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from adm_jax import model_envs
 from adm_jax.agents.behaviour_cloning import clone
 from adm_jax.agents.sac import SAC, SACState, make_sac
 from adm_jax.config import Hyper, OfflineConfig, RolloutConfig
@@ -22,6 +23,7 @@ from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs.user_functions import RewardFn
+from adm_jax.model_envs import ModelEnvs
 from adm_jax.rollout import Simulation, encode_histories, open_loop_errors, rollout
 from adm_jax.settings import values_of
 from adm_jax.training.memory import tree_bytes
@@ -50,6 +52,7 @@ class TrainState(NamedTuple):
     agent: SACState
     buffer: RingBuffer
     model: ModelParams
+    envs: ModelEnvs | None = None  # persistent ones in the model
 
 
 def make_parts(
@@ -185,6 +188,8 @@ def kept_histories(
 ) -> Carry | None:
     """Shapes of a run's encoded histories [P, ...] if it keeps them: that must pay, and they must fit in."""
     num_rows = dataset.transitions.reward.shape[0]
+    if config.rollout.persistent:
+        return None
     if config.num_epochs * config.rollout.rollout_batch_size <= 2 * num_rows:
         return None
     histories = jax.eval_shape(histories_program(parts, config), model, dataset)
@@ -211,30 +216,53 @@ def simulation(
     )
 
 
+def init_envs_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., ModelEnvs]:
+    """``(model [P], dataset) -> envs [P]``: persistent environments in every member's model."""
+    num_envs = config.rollout.rollout_batch_size
+    return over_members(
+        lambda model, dataset: model_envs.init(parts.dynamics, model, dataset, num_envs, _chunk(config)),
+        parts.members,
+    )
+
+
 def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(buffer [P], actor_params, model, histories, hyper, keys, dataset) -> (buffer, metrics [P])``.
+    """``((buffer, envs) [P], actor_params, model, histories, hyper, keys, dataset)`` to the same and metrics.
 
     ``histories`` are what ``histories_program`` gives, or None: they are encoded in each roll-out then.
+    ``envs`` are None where roll-outs begin anew.
     """
+    settings = config.rollout
 
     def rollout_member(
-        member: tuple[RingBuffer, Params, ModelParams, Carry | None, Hyper, Key], dataset: Dataset
-    ) -> tuple[RingBuffer, dict[str, Array]]:
-        buffer, actor_params, model, histories, hyper, key = member
-        simulated = simulation(parts, config.rollout, actor_params, model, hyper)
-        rows = rollout(
-            simulated._replace(histories=histories),
-            dataset,
-            key,
-            num_starts=config.rollout.rollout_batch_size,
-            length=config.rollout.rollout_length,
-            chunk=_chunk(config),
-        )
-        return ring_buffer.add(buffer, rows.transitions, rows.valid), rows.metrics
+        member: tuple[tuple[RingBuffer, ModelEnvs | None], Params, ModelParams, Carry | None, Hyper, Key],
+        dataset: Dataset,
+    ) -> tuple[tuple[RingBuffer, ModelEnvs | None], dict[str, Array]]:
+        (buffer, envs), actor_params, model, histories, hyper, key = member
+        simulated = simulation(parts, settings, actor_params, model, hyper)
+        if envs is None:
+            rows = rollout(
+                simulated._replace(histories=histories),
+                dataset,
+                key,
+                num_starts=settings.rollout_batch_size,
+                length=settings.rollout_length,
+                chunk=_chunk(config),
+            )
+        else:
+            envs, rows = model_envs.advance(
+                simulated,
+                envs,
+                dataset,
+                key,
+                num_envs=settings.rollout_batch_size,
+                length=settings.rollout_length,
+                horizon=settings.horizon,
+            )
+        return (ring_buffer.add(buffer, rows.transitions, rows.valid), envs), rows.metrics
 
     mapped = over_members(rollout_member, parts.members)
-    return lambda buffer, actor_params, model, histories, hyper, keys, dataset: mapped(
-        (buffer, actor_params, model, histories, hyper, keys), dataset
+    return lambda state, actor_params, model, histories, hyper, keys, dataset: mapped(
+        (state, actor_params, model, histories, hyper, keys), dataset
     )
 
 

@@ -239,7 +239,12 @@ def abstract_train(session: Session) -> programs.TrainState:
     init = programs.init_train_program(session.parts, session.config)
     hyper = member_hyper(session.config, session.members)
     agent, buffer = jax.eval_shape(init, session.keys(Stream.INIT_AGENT), hyper)
-    return place(programs.TrainState(agent, buffer, model), _mesh(session, num_members))
+    envs = None
+    if session.config.rollout.persistent:
+        envs = jax.eval_shape(
+            programs.init_envs_program(session.parts, session.config), model, session.dataset
+        )
+    return place(programs.TrainState(agent, buffer, model, envs), _mesh(session, num_members))
 
 
 def _mesh(session: Session, num_members: int) -> Mesh:
@@ -317,12 +322,12 @@ def _jobs_of_members(
     """The loop of policy optimisation, and the encoding of histories that are kept for it."""
     config, parts, dataset = session.config, session.parts, session.dataset
     keys, hyper = session.keys(Stream.UPDATE), member_hyper(config, session.members)
-    agent, buffer, model = train
+    agent, buffer, model, envs = train
     jobs = {
         "init_train": _Job(programs.init_train_program(parts, config), (keys, hyper)),
         "rollout": _Job(
             programs.rollout_program(parts, config),
-            (buffer, agent.actor_params, model, histories, hyper, keys),
+            ((buffer, envs), agent.actor_params, model, histories, hyper, keys),
             (dataset,),
             (0,),
         ),
@@ -333,6 +338,8 @@ def _jobs_of_members(
             (0,),
         ),
     }
+    if envs is not None:
+        jobs["init_envs"] = _Job(programs.init_envs_program(parts, config), (model,), (dataset,))
     if histories is not None:
         jobs["histories"] = _Job(programs.histories_program(parts, config), (model,), (dataset,))
     return jobs

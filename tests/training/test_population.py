@@ -62,7 +62,9 @@ def run_all_programs(config: OfflineConfig, members: str):
     histories = run["histories"](model, dataset)
     for epoch in range(2):
         keys = fold_keys(member_keys(seeds, 4), epoch)
-        buffer, _ = run["rollout"](buffer, agent.actor_params, model, histories, hyper, keys, dataset)
+        (buffer, _), _ = run["rollout"](
+            (buffer, None), agent.actor_params, model, histories, hyper, keys, dataset
+        )
         agent, _ = run["update"](agent, buffer, hyper, keys, dataset, jnp.ones(()))
     return fit.learned, agent, buffer
 
