@@ -22,6 +22,7 @@ from adm_jax.settings import (
     to_flat,
 )
 from adm_jax.tasks import Task, get_task, presets
+from adm_jax.tasks.task import Family
 from adm_jax.types import InputError, MatmulPrecision
 
 _MAX_SEED = 2**32 - 1
@@ -78,10 +79,13 @@ class RolloutConfig:
         "more than twice as many starts; else in each roll-out",
         low=0.0,
     )
-    uncertainty: Literal["std_of_means", "total_variance", "max_aleatoric", "max_deviation"] = setting(
+    uncertainty: Literal[
+        "std_of_means", "sample_std_of_means", "total_variance", "max_aleatoric", "max_deviation"
+    ] = setting(
         "std_of_means",
-        "penalty: spread of the units' means (ADM's code), Eq. 4 of the ADM paper, the largest predicted "
-        "deviation (MOPO), or the largest distance of a unit's mean from all units' mean",
+        "penalty: spread of the units' means (ADM's code), the same unbiased (ADM-v2's code), Eq. 4 of the "
+        "ADM paper, the largest predicted deviation (MOPO), or the largest distance of a unit's mean from all "
+        "units' mean",
     )
     termination: str | None = setting(
         None, "termination function by name, or your own as module:function; the task's own when empty"
@@ -493,6 +497,8 @@ def config_for_task(
 ) -> OfflineConfig:
     """A task's configuration: default < the task's published settings < the model's < ``overrides``.
 
+    With ``persistent=True`` among the overrides the published settings are those of ADM2PO-fh.
+
     Args:
       task: a name in ``adm_jax.tasks``, or ``auto`` for one made from the dataset.
       preset: ``code`` for the settings of the authors' code, ``paper`` for the paper's tables.
@@ -504,7 +510,7 @@ def config_for_task(
     """
     model = get_model(dynamics)
     known = _UNPUBLISHED_TASK if task == DERIVED_TASK else get_task(task)
-    published = known.preset(preset, model.published)
+    published = known.preset(preset, offline_family(dynamics, overrides.get("persistent", False)))
     own = to_flat(OfflineConfig(dynamics=dynamics, model=model.config_class()))
     unknown = set(published) - {leaf.name for leaf in all_leaves(OfflineConfig)}
     if unknown:
@@ -512,6 +518,11 @@ def config_for_task(
     published = {name: value for name, value in published.items() if name in own}
     chosen = {"task": task, "preset": preset, "dynamics": dynamics}
     return offline_from_flat({**published, **model.settings, **overrides, **chosen})
+
+
+def offline_family(dynamics: str, persistent: bool) -> Family:
+    """Whose published settings go with a dynamics model offline; with full-horizon roll-outs ADM-v2's."""
+    return "adm2po" if persistent else get_model(dynamics).published
 
 
 def online_config_for_task(

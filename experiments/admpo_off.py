@@ -9,37 +9,15 @@ model the same loop is MOPO. A flag that is not given takes the task's published
 none, the default shown here.
 """
 
-from absl import flags as absl_flags
+from experiments import app, offline_app
 
-from adm_jax.config import OfflineConfig, config_for_task
-from adm_jax.types import InputError
-from experiments import app, flags
-
-FLAGS = absl_flags.FLAGS
-flags.define(OfflineConfig)
-flags.define_compilation_cache()
-absl_flags.DEFINE_string(
-    "resume", None, "folder of a run to continue from its newest checkpoint; excludes other flags"
-)
+offline_app.define()
 
 
 def main(argv: list[str]) -> None:
     """Trains, evaluates and prints a table per seed."""
     del argv
-    given = flags.explicit(OfflineConfig)
-    if FLAGS.resume is not None and given:
-        raise InputError(
-            f"{next(iter(given))}: --resume keeps the run's configuration and takes no other flag"
-        )
-    config = config_for_task(**given)
-    # Imported here, as it takes seconds: a mistyped flag is told at once.
-    from adm_jax.training import compilation_cache, offline
-
-    compilation_cache.enable(FLAGS.compilation_cache)
-    if FLAGS.resume is not None:
-        offline.resume(FLAGS.resume)
-    else:
-        offline.run(config)
+    offline_app.run()
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ class Dynamics(NamedTuple):
     max_backtrack: int
     loss_all_backtracks: bool = False
     num_networks: int = 1
-    uncertainties: tuple[str, ...] = ("std_of_means", "total_variance", "max_aleatoric", "max_deviation")
+    uncertainties: tuple[str, ...] = (
+        *("std_of_means", "sample_std_of_means", "total_variance", "max_aleatoric", "max_deviation"),
+    )
 
 
 def make_dynamics(name: str, obs_dim: int, action_dim: int, config: ModelConfig) -> Dynamics:

@@ -107,7 +107,7 @@ def assemble(
         return HoldoutErrors(errors.mse[None], errors.nll[None])
 
     # with one backtracking length there is no spread
-    spread = ("std_of_means", "max_deviation") if spec.config.max_backtrack > 1 else ()
+    spread = ("std_of_means", "sample_std_of_means", "max_deviation") if spec.config.max_backtrack > 1 else ()
     return Dynamics(
         init=partial(init, spec),
         loss=loss,

@@ -28,6 +28,12 @@ def std_of_means(prediction: Prediction) -> Array:
     return jnp.sqrt(variance.mean(axis=-1))
 
 
+def sample_std_of_means(prediction: Prediction) -> Array:
+    """``std_of_means`` with the unbiased variance, over M - 1 instead of M: the penalty of ADM-v2's code."""
+    count = prediction.valid.sum(axis=0).astype(prediction.means.dtype)
+    return std_of_means(prediction) * jnp.sqrt(count / jnp.maximum(count - 1.0, 1.0))
+
+
 def total_variance(prediction: Prediction) -> Array:
     """L1 norm over dims of ``E_k[sigma_k^2] + Var_k[mu_k]`` [B]: Eq. 4 of the ADM paper."""
     _, variance, weight = _mean_and_variance(prediction)
@@ -56,6 +62,7 @@ def max_deviation(prediction: Prediction) -> Array:
 
 UNCERTAINTIES: dict[str, Callable[[Prediction], Array]] = {
     "std_of_means": std_of_means,
+    "sample_std_of_means": sample_std_of_means,
     "total_variance": total_variance,
     "max_aleatoric": max_aleatoric,
     "max_deviation": max_deviation,

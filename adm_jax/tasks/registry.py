@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from adm_jax.tasks import presets
+from adm_jax.tasks.full_horizon import full_horizon
 from adm_jax.tasks.references import import_module, is_reference
 from adm_jax.tasks.task import Task
 from adm_jax.types import InputError
@@ -108,7 +109,11 @@ def _other_tasks() -> Iterator[Task]:
         )
 
 
-_TASKS = {task.name: task for tasks in (_mujoco_tasks, _neorl_tasks, _other_tasks) for task in tasks()}
+_TASKS = {
+    task.name: dataclasses.replace(task, **full_horizon(task.name))
+    for tasks in (_mujoco_tasks, _neorl_tasks, _other_tasks)
+    for task in tasks()
+}
 TASKS: Mapping[str, Task] = MappingProxyType(_TASKS)  # sees what is registered later
 
 
@@ -182,11 +187,11 @@ def _check(task: Task) -> None:
     if task.obs_limit is not None:
         wanted = f"must be obs_dim, {task.obs_dim}"
         _require(task.obs_limit == task.obs_dim, "obs_limit", task.obs_limit, wanted)
-    for name in ("settings", "paper_settings", "env_kwargs", "mopo_settings"):
+    for name in ("settings", "paper_settings", "env_kwargs", "mopo_settings", "full_horizon_settings"):
         value = getattr(task, name)
         texts = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
         _require(texts, name, value, "must be a mapping from names to values")
-    for name in ("dataset", "source", "mopo_source"):
+    for name in ("dataset", "source", "mopo_source", "full_horizon_source"):
         value = getattr(task, name)
         _require(
             isinstance(value, str) or (name == "dataset" and value is None), name, value, "must be a text"

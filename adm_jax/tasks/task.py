@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from adm_jax.tasks import presets
+from adm_jax.tasks import full_horizon, presets
 from adm_jax.types import EnvSpec, InputError
+
+Family = Literal["admpo", "mopo", "adm2po"]  # whose published settings
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Task:
     obs_limit: int | None = None  # entries of the observation that are kept; all when None
     mopo_settings: Mapping[str, Any] = field(default_factory=dict)
     mopo_source: str = ""  # where mopo_settings come from
+    full_horizon_settings: Mapping[str, Any] = field(default_factory=dict)  # ADM2PO's, beside what all share
+    full_horizon_source: str = ""
     # "admpo", "mbpo" and "sac" -> their published settings of the online loop
     online_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     # whether its termination redefines the data's episodes: they are ended where it says so, when loaded
@@ -48,14 +52,17 @@ class Task:
             return None
         return 100.0 * (episode_return - self.reference_min) / (self.reference_max - self.reference_min)
 
-    def settings_source(self, family: Literal["admpo", "mopo"] = "admpo") -> str:
+    def settings_source(self, family: Family = "admpo") -> str:
         """Where the settings of a family's presets come from, in words; also where there are none."""
         settings, source = {
             "admpo": (self.settings, self.source),
             "mopo": (self.mopo_settings, self.mopo_source),
+            "adm2po": (self.full_horizon_settings, self.full_horizon_source),
         }[family]
         if source:
             return source
+        if not settings and family == "adm2po":
+            return f"what full-horizon tasks share; task {self.name} has no settings of its own for it"
         if not settings and family == "mopo":
             return f"what MOPO's tasks share; task {self.name} has no settings of its own for it"
         if not settings:
@@ -66,19 +73,21 @@ class Task:
         """The flat settings of ADMPO-ON, MBPO or SAC online; what its tasks share where there are none."""
         return {**presets.ONLINE_COMMON[family], **self.online_settings.get(family, {})}
 
-    def preset(self, name: str, family: Literal["admpo", "mopo"] = "admpo") -> dict[str, Any]:
+    def preset(self, name: str, family: Family = "admpo") -> dict[str, Any]:
         """The flat settings of a preset: ``code``, or ``paper`` (the code's where the paper is silent).
 
         Args:
           name: ``code`` or ``paper``.
-          family: whose settings; MOPO's are ``code`` alone.
+          family: whose settings; MOPO's and ADM2PO's are ``code`` alone.
 
         Raises:
           InputError: there is no preset of that name.
         """
-        if family == "mopo":
+        if family != "admpo":
             if name != "code":
-                raise InputError(f"preset: {name!r} is of ADMPO's settings; MOPO's are code")
+                raise InputError(f"preset: {name!r} is of ADMPO's settings; those of {family} are code")
+            if family == "adm2po":
+                return {**full_horizon.COMMON, **self.full_horizon_settings}
             return {**presets.MOPO_COMMON, **self.mopo_settings}
         if name == "code":
             return dict(self.settings)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from adm_jax.config import DERIVED_TASK, OfflineConfig, get_model
+from adm_jax.config import DERIVED_TASK, OfflineConfig, get_model, offline_family
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import Dataset, count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
@@ -142,13 +142,15 @@ def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
 def settings_source(config: OfflineConfig, task: Task) -> str:
     """Where a run's settings come from, in words, and which were given instead.
 
-    A task's published settings are for a family of models: MOPO's for the ensemble, ADMPO's for the others.
+    A task's published settings are for a family: MOPO's for the ensemble, ADMPO's for the other models, and
+    ADM2PO's for full-horizon roll-outs.
     Of a task that is made from a dataset, and has none, the values are told too.
     """
     model, values = get_model(config.dynamics), to_flat(config)
-    published = {**task.preset(config.preset, model.published), **model.settings}
+    family = offline_family(config.dynamics, config.rollout.persistent)
+    published = {**task.preset(config.preset, family), **model.settings}
     others = [name for name, value in published.items() if name in values and values[name] != value]
-    parts = [task.settings_source(model.published)]
+    parts = [task.settings_source(family)]
     if others:
         parts.append(f"given instead: {', '.join(others)}")
     if config.task == DERIVED_TASK:
