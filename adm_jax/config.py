@@ -84,8 +84,8 @@ class RolloutConfig:
     ] = setting(
         "std_of_means",
         "penalty: spread of the units' means (ADM's code), the same unbiased (ADM-v2's code), Eq. 4 of the "
-        "ADM paper, the largest predicted deviation (MOPO), or the largest distance of a unit's mean from all "
-        "units' mean",
+        "ADM paper, the largest predicted deviation (MOPO), or the largest distance of a unit's mean from "
+        "all units' mean",
     )
     termination: str | None = setting(
         None, "termination function by name, or your own as module:function; the task's own when empty"

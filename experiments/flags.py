@@ -2,6 +2,7 @@
 
 import sys
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from absl import flags
@@ -14,7 +15,10 @@ T = TypeVar("T")
 
 
 def define(
-    config_class: type, flag_values: flags.FlagValues = flags.FLAGS, command: str | None = None
+    config_class: type,
+    flag_values: flags.FlagValues = flags.FLAGS,
+    command: str | None = None,
+    only: Callable[[Leaf], bool] = lambda leaf: True,
 ) -> None:
     """Defines a flag for every leaf field; call it once, at the script's top.
 
@@ -22,9 +26,10 @@ def define(
       config_class: a configuration of ``adm_jax.config``.
       flag_values: absl's global flags unless a test says otherwise.
       command: the script that ``--help`` shows them for; the one that runs when None.
+      only: which fields have one.
     """
     command = command or sys.argv[0]
-    for leaf in all_leaves(config_class):
+    for leaf in filter(only, all_leaves(config_class)):
         flags.DEFINE_flag(_flag(leaf), flag_values, module_name=command)
 
 
@@ -50,7 +55,7 @@ def config(config_class: type[T], flag_values: flags.FlagValues = flags.FLAGS) -
 
 def explicit(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
     """The fields that were given on the command line, in flat form."""
-    names = [leaf.name for leaf in all_leaves(config_class)]
+    names = [leaf.name for leaf in all_leaves(config_class) if leaf.name in flag_values]
     return {name: flag_values[name].value for name in names if flag_values[name].present}
 
 
@@ -132,5 +137,7 @@ def _kind_text(annotation: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return f"one of {', '.join(typing.get_args(kind))}"
     if typing.get_origin(kind) is tuple:
+        if str in typing.get_args(kind):
+            return "a comma-separated list of texts"
         return f"a comma-separated list of {'whole ' * (int in typing.get_args(kind))}numbers, as 0,1,2"
     return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]

@@ -183,13 +183,13 @@ def test_every_models_configuration_survives_json(dynamics):
     [
         (
             {"dynamics": "gp"},
-            "dynamics: 'gp' is unknown; one of adm, bootstrapped_rnn, ensemble, or mod",
+            "dynamics: 'gp' is unknown; one of adm, adm_v2, bootstrapped_rnn, ensemble, or mod",
         ),
         ({"dynamics": "no_such_module:gp"}, "dynamics: module 'no_such_module' cannot be imported"),
         ({"num_networks": 5}, "num_networks: no setting of the dynamics model adm, but of ensemble"),
         (
             {"dynamics": "ensemble", "max_backtrack": 3},
-            "max_backtrack: no setting of the dynamics model ensemble, but of adm and bootstrapped_rnn",
+            "max_backtrack: no setting of the dynamics model ensemble, but of adm and adm_v2 and boot",
         ),
         ({"dynamics": "ensemble", "preset": "paper"}, "preset: 'paper' is of ADMPO's settings"),
     ],

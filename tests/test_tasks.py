@@ -58,6 +58,48 @@ def test_what_mopo_published_is_a_valid_configuration(name):
     assert get_task(name).mopo_source
 
 
+@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("dynamics", ["adm_v2", "adm", "ensemble"])
+def test_what_full_horizon_takes_is_a_valid_configuration(name, dynamics):
+    settings = get_task(name).preset("code", "adm2po")
+    flat = to_flat(config.config_for_task(name, dynamics=dynamics, persistent=True))
+    assert {key: flat[key] for key in settings if key in flat} == {
+        k: v for k, v in settings.items() if k in flat
+    }
+    assert (flat["rollout_length"], flat["updates_per_epoch"]) == (25, 500)
+    assert flat["persistent"]
+    assert get_task(name).full_horizon_source
+
+
+@pytest.mark.parametrize(
+    ("name", "m", "streams", "envs", "ratio", "penalty", "alpha", "epochs"),
+    [
+        ("hopper-random", 5, 5, 4096, 0.05, 100, 0.5, 6000),
+        ("hopper-medium", 6, 6, 512, 0.2, 20, 0.1, 2000),
+        ("halfcheetah-medium", 2, 2, 10_000, 0.05, 3, None, 3000),
+        ("hopper-medium-replay", 5, 5, 4096, 0.05, 25, 0.3, 2000),
+        ("walker2d-medium-replay", 5, 5, 4096, 0.05, 0.26, 0.02, 5000),
+        ("neorl-hopper-medium", 5, 4, 512, 0.05, 20, 0.5, 2000),
+        # nothing is known of these, or little: the defaults
+        ("hopper-medium-expert", 2, 2, 4096, 0.05, 20, 0.05, 2000),
+        ("neorl-hopper-low", 5, 5, 4096, 0.05, 5, 0.1, 2000),
+        ("halfcheetah-medium-replay", 2, 2, 4096, 0.05, 5, 0.1, 2000),
+    ],
+)
+def test_full_horizon_settings(name, m, streams, envs, ratio, penalty, alpha, epochs):
+    built = config.config_for_task(name, dynamics="adm_v2", persistent=True)
+    assert (built.model.max_backtrack, built.model.streams) == (m, streams)
+    assert (built.rollout.rollout_batch_size, built.real_ratio, built.penalty_coef) == (envs, ratio, penalty)
+    assert built.sac.auto_entropy == (alpha is None)
+    assert alpha is None or built.sac.entropy_weight == alpha
+    assert built.num_epochs == epochs
+    assert built.sac.batch_size == 1024
+    assert built.model.model_hidden_dim == (400 if "halfcheetah" in name else 200)
+    rows = envs * 25 * built.rollout.retain_epochs  # 1e7, or 3e7, in whole epochs
+    assert 0 <= rows - (30e6 if name in ("hopper-medium", "neorl-hopper-medium") else 10e6) < envs * 25
+    assert built.rollout.uncertainty == "sample_std_of_means"
+
+
 @pytest.mark.parametrize(
     ("name", "length", "penalty"),
     [

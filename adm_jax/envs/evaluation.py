@@ -21,6 +21,7 @@ class EvaluationResult(NamedTuple):
 
     returns: np.ndarray  # [P, E] float64, undiscounted
     lengths: np.ndarray  # [P, E] int64, steps
+    discounted: np.ndarray  # [P, E, G] float64, with each of the discounts that were asked for
 
 
 class Evaluator:
@@ -60,7 +61,7 @@ class Evaluator:
             **environment.versions(),
         }
 
-    def evaluate(self, act_fn: ActFn, evaluation: int = 0) -> EvaluationResult:
+    def evaluate(self, act_fn: ActFn, evaluation: int = 0, gammas: Sequence[float] = ()) -> EvaluationResult:
         """Runs E episodes of every member to their end.
 
         ``act_fn`` is called once a step with the observations of all environments; those of finished
@@ -70,6 +71,7 @@ class Evaluator:
         Args:
           act_fn: obs [P, E, D] float32 to action [P, E, A], e.g. a jitted deterministic policy.
           evaluation: index of this evaluation; another index gives other initial states.
+          gammas: discounts, G of them.
 
         Raises:
           ValueError: an action has the wrong shape or is not finite; the member is named.
@@ -82,6 +84,7 @@ class Evaluator:
         ]
         obs = self._batch.reset(seeds).astype(np.float32).reshape(*shape, self.obs_dim)
         returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
+        discounted, discount = np.zeros((*shape, len(gammas))), np.ones(len(gammas))
         running = np.ones(shape, bool)
         while running.any():
             # the policy gets a copy: a device may still be reading its input while this one is written
@@ -91,9 +94,11 @@ class Evaluator:
             step = self._batch.step(action[running], np.flatnonzero(running))
             obs[running] = step.obs
             returns[running] += step.reward
+            discounted[running] += step.reward[:, None] * discount
+            discount *= gammas
             lengths[running] += 1
             running[running] = ~(step.terminated | step.truncated)
-        return EvaluationResult(returns, lengths)
+        return EvaluationResult(returns, lengths, discounted)
 
     def _check(self, action: np.ndarray, running: np.ndarray) -> None:
         expected = (*running.shape, *self.action_low.shape)

@@ -2,7 +2,7 @@
 
 They come from a public clone of the authors' code, in which development history is mixed in: a row is the
 newest version of that task's settings found there, and may not be the published one. Tasks without a row take
-the defaults stated here. The penalty is the code's, with the unbiased variance; its coefficients belong to that form.
+the defaults stated here. The penalty has the unbiased variance, as there; its coefficients belong to it.
 """
 
 from typing import Any, NamedTuple

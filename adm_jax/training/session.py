@@ -166,25 +166,7 @@ def open_session(
     folder: RunFolder,
 ) -> Session:
     """Puts the data on the device, compiles the programs and makes sure that they fit into memory."""
-    environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
-    reward = config.rollout.reward
-    parts = programs.make_parts(
-        config,
-        task.obs_dim,
-        task.action_dim,
-        environment.action_scale(task.env),
-        get_termination(config.rollout.termination or task.termination, task.obs_dim),
-        resolve_members(config.members),
-        None if reward is None else get_reward(reward, task.obs_dim, task.action_dim),
-    )
-    dataset = make_dataset(
-        data,
-        parts.dynamics.max_backtrack,
-        holdout=config.fit.holdout,
-        holdout_fraction=config.fit.holdout_fraction,
-        holdout_max_size=config.fit.holdout_max_size,
-        split_seed=config.fit.split_seed,
-    )
+    parts, dataset = prepare(config, task, data)
     clock = WallClock()
     session = Session(
         config=config,
@@ -208,6 +190,30 @@ def open_session(
     with session.clock.phase("compile"), matmul_precision(config.matmul_precision):
         _compile(session)
     return session
+
+
+def prepare(config: OfflineConfig, task: Task, data: EpisodeData) -> tuple[programs.OfflineParts, Dataset]:
+    """What a configuration's programs are made of, and its data on the device."""
+    environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
+    reward = config.rollout.reward
+    parts = programs.make_parts(
+        config,
+        task.obs_dim,
+        task.action_dim,
+        environment.action_scale(task.env),
+        get_termination(config.rollout.termination or task.termination, task.obs_dim),
+        resolve_members(config.members),
+        None if reward is None else get_reward(reward, task.obs_dim, task.action_dim),
+    )
+    dataset = make_dataset(
+        data,
+        parts.dynamics.max_backtrack,
+        holdout=config.fit.holdout,
+        holdout_fraction=config.fit.holdout_fraction,
+        holdout_max_size=config.fit.holdout_max_size,
+        split_seed=config.fit.split_seed,
+    )
+    return parts, dataset
 
 
 def _describe_data(session: Session) -> None:

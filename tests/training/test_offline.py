@@ -32,7 +32,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_folder(config: OfflineConfig) -> Path:
-    (folder,) = (Path(config.workdir) / get_model(config.dynamics).algorithm / config.task).iterdir()
+    algorithm = get_model(config.dynamics).algorithm + "_fh" * config.rollout.persistent
+    (folder,) = (Path(config.workdir) / algorithm / config.task).iterdir()
     return folder
 
 
@@ -175,6 +176,7 @@ def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) 
 
 
 OTHER_MODELS = {
+    "adm_v2": {"max_backtrack": 3, "num_gru_layers": 1, "num_residual_blocks": 1, "num_encoder_blocks": 1},
     "bootstrapped_rnn": {"max_backtrack": 3, "num_gru_layers": 1, "num_residual_blocks": 1},
     "ensemble": {"num_hidden_layers": 1, "weight_decays": (0.0, 1e-4), "num_networks": 3, "num_elites": 2},
 }
@@ -216,6 +218,51 @@ def test_other_dynamics_models_run_and_resume_alike(
             offline.run(stopped)
     offline.resume(str(run_folder(stopped)))
     assert_same_run(run_folder(stopped), run_folder(whole))
+
+
+@pytest.mark.parametrize("dynamics", ["adm", "adm_v2", "ensemble"])
+def test_full_horizon_runs_and_resumes_alike(
+    dynamics: str, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Episodes in the model go on from epoch to epoch, and over a stop between two checkpoints."""
+    tiny = {
+        **tiny_values(dynamics, tiny_dataset),
+        "persistent": True,
+        "rollout_batch_size": 60,
+        "retain_epochs": 10,
+        "horizon": 1_000,
+        "termination": f"{__name__}:never",
+        "bc_steps": 0,
+    }
+    whole, stopped = (offline_from_flat({**tiny, "workdir": str(tmp_path / name)}) for name in ("a", "b"))
+    result = offline.run(whole)
+    assert result["algorithm"] == f"{get_model(dynamics).algorithm}_fh"
+    rows = [row for row in lines(run_folder(whole) / "metrics.jsonl") if row["phase"] == "train"]
+    # three steps an epoch, none of the episodes ends
+    np.testing.assert_allclose(
+        [row["rollout/episode_step"] for row in rows], [[2 + 3 * i] * 2 for i in range(4)]
+    )
+    np.testing.assert_array_equal(
+        [row["rollout/buffer_size"] for row in rows], [[180 * i] * 2 for i in range(1, 5)]
+    )
+    record = offline._record
+
+    def record_and_stop(session, at_phase, at_epoch, *rest) -> None:
+        record(session, at_phase, at_epoch, *rest)
+        if (at_phase, at_epoch) == ("train", 3):
+            raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline, "_record", record_and_stop)
+        with pytest.raises(_Stop):
+            offline.run(stopped)
+    offline.resume(str(run_folder(stopped)))
+    assert_same_run(run_folder(stopped), run_folder(whole))
+
+
+def never(next_obs: jax.Array) -> jax.Array:
+    """No episode ends."""
+    return jax.numpy.zeros(next_obs.shape[:-1], bool)
 
 
 def test_histories_are_kept_where_it_pays_and_change_nothing(

@@ -1,0 +1,116 @@
+"""What policies return, estimated by rolling them out in a dynamics model for whole episodes.
+
+Roll-outs begin exactly at the dataset's initial states, with no history: a model with streams begins with one
+and grows to m. Every reward counts, from the first step on.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adm_jax.data.dataset import Dataset, gather_windows
+from adm_jax.rollout import Rows, Simulation, take_step
+from adm_jax.types import Array, InputError, Key
+
+
+class Episodes(NamedTuple):
+    """Episodes of one policy in a model."""
+
+    returns: Array  # [E, G], discounted with each gamma
+    lengths: Array  # [E] int32
+    finite: Array  # [E] bool: no step was broken
+    in_range: Array  # [E] bool: every state lay within the bounds
+
+
+class _Running(NamedTuple):
+    rows: Rows
+    num_steps: Array  # []
+    episodes: Episodes
+
+
+def initial_states(data_starts: Sequence[int] | np.ndarray, num_episodes: int, seed: int) -> np.ndarray:
+    """Which of the dataset's initial states [S] episodes begin at, [E]: each once before any comes again.
+
+    Raises:
+      InputError: there is none.
+    """
+    starts = np.asarray(data_starts, np.int32)
+    if not starts.size:
+        raise InputError("dataset: has no initial state: no episode begins in it")
+    rng = np.random.default_rng(seed)
+    rounds = -(-num_episodes // starts.size)
+    return np.concatenate([rng.permutation(starts) for _ in range(rounds)])[:num_episodes]
+
+
+def widened_range(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The range of observations [N, D], widened by half its width at either end: low and high [D]."""
+    low, high = obs.min(axis=0), obs.max(axis=0)
+    return low - 0.5 * (high - low), high + 0.5 * (high - low)
+
+
+def roll_out_episodes(
+    simulation: Simulation,
+    dataset: Dataset,
+    starts: Array,
+    key: Key,
+    *,
+    gammas: Sequence[float],
+    bounds: tuple[Array, Array],
+    horizon: int,
+    chunk: int,
+) -> Episodes:
+    """Whole episodes from the states at ``starts`` [E], rolled out until all have ended.
+
+    An episode ends where its next state terminates, after ``horizon`` steps, or before a step that is not
+    finite.
+
+    Args:
+      simulation: the policy and the model.
+      dataset: where episodes begin.
+      starts: rows of the dataset, [E].
+      key: consumed.
+      gammas: discounts, G of them.
+      bounds: low and high [D], for ``in_range``.
+      horizon: steps at most.
+      chunk: episodes rolled out at a time.
+    """
+    discounts = jnp.asarray(gammas, jnp.float32)
+    low, high = bounds
+    batch_key, chunks_key = jax.random.split(key)
+    num_episodes = starts.shape[0]
+
+    def run_chunk(index: Array) -> Episodes:
+        numbers = jnp.minimum(index * chunk + jnp.arange(chunk), num_episodes - 1)
+        window, obs = gather_windows(dataset, starts[numbers], simulation.dynamics.max_backtrack)
+        carry = simulation.dynamics.begin(simulation.params, window)
+        alive = jnp.ones((chunk,), bool)
+        nothing = Episodes(jnp.zeros((chunk, len(gammas))), jnp.zeros((chunk,), jnp.int32), alive, alive)
+        steps_key = jax.random.fold_in(chunks_key, index)
+
+        def body(state: _Running) -> _Running:
+            rows, step, episodes = state
+            keys = (jax.random.fold_in(key, step) for key in (steps_key, batch_key))
+            after, (transition, kept, _) = take_step(simulation, rows, *keys)
+            reward = jnp.where(kept, transition.reward, 0.0)[:, None]
+            next_obs = transition.next_obs
+            inside = ((next_obs >= low[None]) & (next_obs <= high[None])).all(axis=-1)
+            episodes = Episodes(
+                episodes.returns + reward * discounts[None] ** step,
+                episodes.lengths + kept,
+                episodes.finite & (kept | ~rows.alive),
+                episodes.in_range & (inside | ~rows.alive),
+            )
+            return _Running(after, step + 1, episodes)
+
+        first = _Running(Rows(carry, obs, alive), jnp.zeros((), jnp.int32), nothing)
+
+        def goes_on(state: _Running) -> Array:
+            return (state.num_steps < horizon) & state.rows.alive.any()
+
+        return jax.lax.while_loop(goes_on, body, first).episodes
+
+    chunks = jax.lax.map(run_chunk, jnp.arange(-(-num_episodes // chunk)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_episodes], chunks)

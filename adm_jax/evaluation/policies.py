@@ -1,0 +1,275 @@
+"""Policies to be evaluated, read from files of three kinds.
+
+This library's own (``adm_jax.training.policy_file``), as ``experiments.collect`` keeps them.
+
+A plain NumPy archive (``.npz``) of a Gaussian policy with tanh layers:
+
+    w0 [D, W], b0 [W], ..., wn [W, A], bn [A]   x = tanh(x @ w + b), the last one without tanh: the mean
+    log_std [A]                                 action = clip(mean + exp(log_std) * noise, low, high)
+    obs_mean [D], obs_std [D]                   optional: x = (obs - obs_mean) / obs_std at first
+
+The DOPE benchmark's D4RL policies (``.pkl``; google-research/deep_ope): a pickled dictionary of the layers
+``fc0, fc1, ..., last_fc`` (the mean) and ``last_fc_log_std``, each with a ``/weight`` [out, in] and a
+``/bias``, and of the texts ``nonlinearity`` (relu or tanh) and ``output_distribution`` (tanh_gaussian or
+gaussian). A pickle can name any code to be run when it is read; one that names more than arrays is refused.
+"""
+
+import functools
+import glob
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adm_jax.agents.sac import make_sac
+from adm_jax.config import SACConfig
+from adm_jax.training import policy_file
+from adm_jax.types import Array, InputError, Key, Params
+
+_LOG_STD_RANGE = (-5.0, 2.0)
+_ALLOWED = {  # what a pickle of arrays names
+    (module, name)
+    for core in ("numpy.core", "numpy._core")
+    for module, name in ((f"{core}.multiarray", "_reconstruct"), (f"{core}.multiarray", "scalar"))
+} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+
+class Kind(NamedTuple):
+    """Policies of one kind are the same functions of parameters of the same shapes."""
+
+    form: str  # sac, tanh_npz or dope
+    details: tuple[Any, ...]  # what else its functions depend on
+
+
+class TargetPolicy(NamedTuple):
+    """A policy read from a file, as a function of its parameters."""
+
+    name: str  # the file's
+    kind: Kind
+    params: Params
+    obs_dim: int
+    action_dim: int
+
+
+ActionFn = Callable[[Params, Array, Key], Array]  # (params, obs [B, D], key) -> action [B, A]
+
+
+def find_policies(patterns: str) -> list[Path]:
+    """The policy files of a folder, or of a glob; sorted by name.
+
+    Raises:
+      InputError: there are none.
+    """
+    path = Path(patterns).expanduser()
+    if path.is_dir():
+        found = [*path.glob("*.npz"), *path.glob("*.pkl")]
+    else:
+        found = [Path(name) for name in glob.glob(str(path))]
+    if not found:
+        raise InputError(f"policies: {patterns}: no file; give a folder of .npz or .pkl files, or a glob")
+    return sorted(found)
+
+
+def read_policies(paths: Sequence[Path], obs_dim: int, action_dim: int) -> list[TargetPolicy]:
+    """Reads policies for observations [D] and actions [A].
+
+    Raises:
+      InputError: a file is missing, damaged, hostile or of other dimensions, or two have the same name.
+    """
+    names = [path.name for path in paths]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise InputError(f"policies: two files are named {doubled}; results are by name")
+    policies = [read_policy(path) for path in paths]
+    for path, policy in zip(paths, policies, strict=True):
+        if (policy.obs_dim, policy.action_dim) != (obs_dim, action_dim):
+            raise InputError(
+                f"{path}: a policy from {policy.obs_dim} observations to {policy.action_dim} actions; the "
+                f"dataset has {obs_dim} and {action_dim}"
+            )
+    return policies
+
+
+def read_policy(path: Path) -> TargetPolicy:
+    """Reads one policy.
+
+    Raises:
+      InputError: the file is missing, damaged or hostile.
+    """
+    if path.suffix == ".pkl":
+        return _from_dope(path, _read_pickle(path))
+    try:
+        with path.open("rb") as file, np.load(file) as archive:
+            is_plain = "w0" in archive
+            arrays = dict(archive) if is_plain else {}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: is no policy, or damaged ({_reason(error)})") from error
+    return _from_plain(path, arrays) if is_plain else _own(path)
+
+
+def action_fn(
+    kind: Kind, action_low: np.ndarray, action_high: np.ndarray, *, deterministic: bool
+) -> ActionFn:
+    """What policies of a kind do, actions within the environment's bounds [A].
+
+    Args:
+      kind: of the policies.
+      action_low: [A].
+      action_high: [A].
+      deterministic: the mode instead of a sample.
+    """
+    if kind.form == "sac":
+        obs_dim, action_dim, scale, width, num_layers = kind.details
+        config = SACConfig(policy_hidden_dim=width, policy_hidden_layers=num_layers)
+        sac = make_sac(obs_dim, action_dim, scale, config)
+        return (lambda params, obs, key: sac.mode_action(params, obs)) if deterministic else sac.sample_action
+    gaussian = _plain_gaussian if kind.form == "tanh_npz" else functools.partial(_dope_gaussian, kind.details)
+    squash = kind.form == "dope" and kind.details[1] == "tanh_gaussian"
+
+    def act(params: Params, obs: Array, key: Key) -> Array:
+        mean, log_std = gaussian(params, obs)
+        if not deterministic:
+            mean = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+        return jnp.clip(jnp.tanh(mean) if squash else mean, action_low[None], action_high[None])
+
+    return act
+
+
+def _own(path: Path) -> TargetPolicy:
+    policy = policy_file.load_policy(path)
+    layers = policy.actor_params["params"]
+    width = layers["Dense_0"]["bias"].size
+    details = (policy.obs_dim, policy.action_dim, policy.action_scale, width, len(layers) - 1)
+    return TargetPolicy(
+        path.name, Kind("sac", details), policy.actor_params, policy.obs_dim, policy.action_dim
+    )
+
+
+def _from_plain(path: Path, arrays: Mapping[str, np.ndarray]) -> TargetPolicy:
+    num_layers = sum(re.fullmatch(r"w\d+", name) is not None for name in arrays)
+    try:
+        layers = [(arrays[f"w{i}"], arrays[f"b{i}"]) for i in range(num_layers)]
+        obs_dim, action_dim = layers[0][0].shape[0], layers[-1][0].shape[1]
+        params = {
+            "layers": layers,
+            "log_std": arrays["log_std"],
+            "obs_mean": arrays.get("obs_mean", np.zeros(obs_dim)),
+            "obs_std": arrays.get("obs_std", np.ones(obs_dim)),
+        }
+        shapes = {"log_std": (action_dim,), "obs_mean": (obs_dim,), "obs_std": (obs_dim,)}
+        _check_layers([w.shape for w, _ in layers], [b.shape for _, b in layers])
+        for name, shape in shapes.items():
+            _require(params[name].shape == shape, f"{name} has shape {params[name].shape}, not {shape}")
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"{path}: is no policy ({_reason(error)})") from error
+    return TargetPolicy(path.name, Kind("tanh_npz", ()), _float32(path, params), obs_dim, action_dim)
+
+
+def _plain_gaussian(params: Params, obs: Array) -> tuple[Array, Array]:
+    x = (obs - params["obs_mean"][None]) / params["obs_std"][None]
+    *hidden, (w, b) = params["layers"]
+    for weight, bias in hidden:
+        x = jnp.tanh(x @ weight + bias[None])
+    return x @ w + b[None], params["log_std"][None]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads pickles of NumPy arrays and containers; anything else could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise InputError(f"names {module}.{name}, which is not an array; it was not run")
+        return super().find_class(module, name)
+
+
+def _read_pickle(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = _ArraysOnly(file).load()
+    except InputError as error:
+        raise InputError(f"{path}: refused: {error}") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(f"{path}: is no pickle of arrays, or damaged ({_reason(error)})") from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: holds a {type(content).__name__}; must be a dictionary of arrays, as DOPE's"
+        )
+    return content
+
+
+def _from_dope(path: Path, content: Mapping[str, Any]) -> TargetPolicy:
+    try:
+        num_hidden = sum(re.fullmatch(r"fc\d+/weight", name) is not None for name in content)
+        names = [*(f"fc{i}" for i in range(num_hidden)), "last_fc", "last_fc_log_std"]
+        layers = [
+            (np.asarray(content[f"{name}/weight"]).T, np.asarray(content[f"{name}/bias"])) for name in names
+        ]
+        details = str(content["nonlinearity"]), str(content["output_distribution"])
+        _require(details[0] in ("relu", "tanh"), f"nonlinearity {details[0]!r} is neither relu nor tanh")
+        known = ("tanh_gaussian", "gaussian")
+        _require(details[1] in known, f"output_distribution {details[1]!r} is none of {', '.join(known)}")
+        for parts in (layers[:-1], [*layers[:-2], layers[-1]]):
+            _check_layers([w.shape for w, _ in parts], [b.shape for _, b in parts])
+        _require(layers[-1][0].shape == layers[-2][0].shape, "last_fc and last_fc_log_std differ in shape")
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"{path}: is no DOPE policy ({_reason(error)})") from error
+    obs_dim, action_dim = layers[0][0].shape[0], layers[-1][0].shape[1]
+    params = _float32(path, {"layers": layers})
+    return TargetPolicy(path.name, Kind("dope", details), params, obs_dim, action_dim)
+
+
+def _dope_gaussian(details: tuple[str, str], params: Params, obs: Array) -> tuple[Array, Array]:
+    *hidden, (w_mean, b_mean), (w_std, b_std) = params["layers"]
+    activation = jax.nn.relu if details[0] == "relu" else jnp.tanh
+    x = obs
+    for weight, bias in hidden:
+        x = activation(x @ weight + bias[None])
+    return x @ w_mean + b_mean[None], jnp.clip(x @ w_std + b_std[None], *_LOG_STD_RANGE)
+
+
+def _check_layers(weights: Sequence[tuple[int, ...]], biases: Sequence[tuple[int, ...]]) -> None:
+    width = weights[0][0]
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        fits = len(weight) == 2 and weight[0] == width and bias == weight[1:]
+        _require(fits, f"layer {i} has a weight of {weight} and a bias of {bias} for {width} inputs")
+        width = weight[1]
+
+
+def _float32(path: Path, params: Params) -> Params:
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise InputError(f"{path}: a parameter is not finite")
+    return params
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"has no {error.args[0]}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def group_by_kind(policies: Sequence[TargetPolicy]) -> list[list[int]]:
+    """Indices of policies whose parameters can be stacked: of one kind, with arrays of the same shapes."""
+    groups: dict[Any, list[int]] = {}
+    for index, policy in enumerate(policies):
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(policy.params))
+        groups.setdefault((policy.kind, jax.tree.structure(policy.params), shapes), []).append(index)
+    return list(groups.values())
+
+
+def stack(policies: Sequence[TargetPolicy]) -> Params:
+    """The parameters of a group, leaves [P, ...]."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(policy.params for policy in policies))

@@ -1,0 +1,49 @@
+"""What experiments that measure fitted models have in common: flags, a configuration for each model."""
+
+from typing import Any, TypeVar
+
+from adm_jax.config import OfflineConfig, config_for_task
+from adm_jax.evaluation.config import MeasuredModels
+from adm_jax.models import get_model
+from adm_jax.settings import Leaf, replace_flat, to_flat
+from adm_jax.types import InputError
+from experiments import flags
+
+_SHARED = ("task", "dataset", "seeds", "workdir", "members", "matmul_precision", "termination", "reward")
+
+C = TypeVar("C", bound=MeasuredModels)
+
+
+def define(config_class: type[MeasuredModels]) -> None:
+    """Defines the flags; call it once, at the script's top."""
+    flags.define(config_class)
+    flags.define(OfflineConfig, only=_is_of_fit)
+    flags.define_compilation_cache()
+
+
+def _is_of_fit(leaf: Leaf) -> bool:
+    return leaf.name in _SHARED or leaf.group in ("model", "fit")
+
+
+def configurations(config_class: type[C]) -> tuple[C, list[OfflineConfig]]:
+    """What the command line asks for, and how each of its models is fitted.
+
+    A setting goes to the models that have it.
+
+    Raises:
+      InputError: no model has a setting that was given, or a value is wrong.
+    """
+    config = replace_flat(config_class(), flags.explicit(config_class))
+    given = {**flags.explicit(OfflineConfig)}
+    for name in flags.explicit(config_class):
+        given.pop(name, None)
+    fits, used = [], set(_SHARED)
+    for dynamics in config.dynamics:
+        own = set(to_flat(OfflineConfig(dynamics=dynamics, model=get_model(dynamics).config_class())))
+        values: dict[str, Any] = {name: value for name, value in given.items() if name in own}
+        used |= set(values)
+        fits.append(config_for_task(dynamics=dynamics, **values))
+    unused = sorted(set(given) - used)
+    if unused:
+        raise InputError(f"{unused[0]}: no setting of {', '.join(config.dynamics)}")
+    return config, fits
