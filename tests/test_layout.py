@@ -24,6 +24,7 @@ FLOORS = (
         "dynamics",
         "agents",
         "rollout",
+        "model_envs",
         "training",
     ),
     "evaluation",
@@ -46,7 +47,16 @@ ONLY_IN = {  # library -> where it may be imported
     "benchmarks": (),
     "tests": (),
 }
-NUMERIC_CORE = ("types", "nn", "data.dataset", "data.ring_buffer", "dynamics", "agents", "rollout")
+NUMERIC_CORE = (
+    "types",
+    "nn",
+    "data.dataset",
+    "data.ring_buffer",
+    "dynamics",
+    "agents",
+    "rollout",
+    "model_envs",
+)
 BEYOND_THE_CORE = (  # not rich: flax imports it
     *(
         "gymnasium",

@@ -32,7 +32,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def bounded(dynamics: Dynamics, low: Array, high: Array) -> Dynamics:
-    """The model with sampled next observations [B, D] held within bounds [D]; what is not finite is at low."""
+    """The model with sampled next observations [B, D] held within bounds [D]; low where not finite."""
 
     def step(
         params: ModelParams, carry: Carry, obs: Array, action: Array, key: Key, batch_key: Key
@@ -134,5 +134,5 @@ def summarize(error: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
         "num_episodes": valid.sum(axis=0).tolist(),
         "median": [float(np.median(column)) for column in columns],
         "per_quantile": [np.quantile(column, QUANTILES).tolist() for column in columns],
-        "held_at_bound": [float((column >= BOUND).mean()) for column in columns],
+        "diverged_share": [float((column >= BOUND).mean()) for column in columns],
     }

@@ -25,7 +25,7 @@ def read_truth(path: str, names: Sequence[str], gammas: Sequence[float]) -> np.n
       InputError: the file is missing or damaged, or lacks a policy or a discount.
     """
     try:
-        policies = json.loads(Path(path).read_text())["policies"]
+        policies = dict(json.loads(Path(path).read_text())["policies"])
     except OSError as error:
         raise InputError(f"truth: {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

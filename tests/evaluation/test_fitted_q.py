@@ -1,0 +1,44 @@
+"""Fitted Q evaluation on processes whose values are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adm_jax.data.dataset import make_dataset
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.evaluation.fitted_q import FQESettings, fitted_q
+
+GAMMA, LENGTH = 0.8, 10
+
+
+def chain(terminates):
+    """s counts the steps, r = a: episodes of ten steps end, or are cut off in a world that goes on."""
+    rng = np.random.default_rng(0)
+    num_rows = 2_000
+    step = np.arange(num_rows) % LENGTH if terminates else rng.integers(0, LENGTH, num_rows)
+    last = np.arange(num_rows) % LENGTH == LENGTH - 1
+    obs = np.float32(step)[:, None]
+    next_obs = obs + 1 if terminates else np.float32(rng.integers(0, LENGTH, (num_rows, 1)))
+    action = np.float32(rng.uniform(-1, 1, (num_rows, 1)))
+    ends = last, np.zeros_like(last)
+    terminated, truncated = ends if terminates else ends[::-1]
+    return EpisodeData(obs, action, 30 * action[:, 0], next_obs, terminated, truncated)
+
+
+@pytest.mark.parametrize("terminates", [True, False])
+@pytest.mark.parametrize("mean_action", [0.5, -0.25])
+def test_learns_the_known_value(terminates, mean_action):
+    """Of a policy whose actions scatter around a mean: 30 times it, for ten steps, or for ever."""
+    dataset = make_dataset(chain(terminates), 1)
+    starts = jnp.arange(0, 2_000, LENGTH)
+
+    def policy(obs, key):
+        return mean_action + 0.2 * jax.random.normal(key, (len(obs), 1))
+
+    settings = FQESettings(GAMMA, 4_000, 64, 1e-3, 0.02, 32)
+    result = jax.jit(lambda key: fitted_q(policy, dataset, starts, key, settings))(jax.random.key(0))
+    steps = LENGTH if terminates else np.inf
+    expected = 30 * mean_action * (1 - GAMMA**steps) / (1 - GAMMA)
+    np.testing.assert_allclose(result.value, expected, rtol=0.08, atol=3.0)
+    assert np.isfinite(result.loss)

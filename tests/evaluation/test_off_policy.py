@@ -1,0 +1,92 @@
+"""Whole episodes in a model against a NumPy loop, from the dataset's initial states."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adm_jax.data.dataset import make_dataset
+from adm_jax.evaluation import off_policy
+from adm_jax.types import InputError
+from tests.test_rollout import DATA, STEP, M, X, known_simulation
+
+GAMMAS = (1.0, 0.9)
+STARTS = np.arange(0, 40, 10)  # the dataset's episodes have ten steps
+
+
+def simulate(broken_field=None, horizon=30, chunk=3, low=-1e9, high=1e9):
+    simulation = known_simulation(0.0, broken_field)
+    dataset = make_dataset(DATA, M)
+    bounds = jnp.full((3,), low).at[1:].set(-1e9), jnp.full((3,), high).at[1:].set(1e9)
+
+    @jax.jit
+    def run(key):
+        return off_policy.roll_out_episodes(
+            simulation,
+            dataset,
+            jnp.asarray(STARTS),
+            key,
+            gammas=GAMMAS,
+            bounds=bounds,
+            horizon=horizon,
+            chunk=chunk,
+        )
+
+    return jax.device_get(run(jax.random.key(0)))
+
+
+def numpy_episode(start, horizon, broken_field=None):
+    """Returns, the length and the states x of the episode; no history counts at an initial state."""
+    x, rewards, states = float(DATA.obs[start, X]), [], []
+    for step in range(horizon):
+        if broken_field and x > 1.0:
+            break
+        action = -0.2 * x + 0.01 * step
+        rewards.append(x + action)
+        x = 1.3 * x + 0.5 * action
+        states.append(x)
+        if abs(x) > 2.0:
+            break
+    discounted = [sum(r * gamma**t for t, r in enumerate(rewards)) for gamma in GAMMAS]
+    return discounted, len(rewards), np.array(states)
+
+
+@pytest.mark.parametrize("horizon", [4, 30])
+@pytest.mark.parametrize("chunk", [1, 3, 4])
+@pytest.mark.parametrize("broken_field", [None, "reward"])
+def test_returns_equal_a_numpy_loop(horizon, chunk, broken_field):
+    episodes = simulate(broken_field, horizon, chunk)
+    lengths = []
+    for index, start in enumerate(STARTS):
+        returns, length, states = numpy_episode(start, horizon, broken_field)
+        np.testing.assert_allclose(episodes.returns[index], returns, rtol=1e-4)
+        assert episodes.lengths[index] == length
+        ended = length == horizon or abs(states[-1]) > 2.0
+        assert episodes.finite[index] == ended
+        lengths.append(length)
+    assert len(set(lengths)) > 1 or horizon == 4
+
+
+def test_states_out_of_range_are_told():
+    reached = [np.abs(numpy_episode(start, 30)[2]).max() for start in STARTS]
+    bound = float(np.mean(sorted(reached)[1:3]))
+    episodes = simulate(low=-bound, high=bound)
+    np.testing.assert_array_equal(episodes.in_range, np.array(reached) <= bound)
+    assert 0 < episodes.in_range.sum() < len(STARTS)
+    # the model's clock runs to 30 at most: the bounds of the other dimensions were wide
+    assert STEP == 2
+
+
+def test_initial_states_come_once_before_any_comes_again():
+    starts = off_policy.initial_states(STARTS, 10, seed=0)
+    assert sorted(starts[:4]) == sorted(starts[4:8]) == list(STARTS)
+    assert len(set(starts[8:])) == 2
+    assert list(off_policy.initial_states(STARTS, 10, seed=0)) == list(starts)
+    with pytest.raises(InputError, match="dataset: has no initial state"):
+        off_policy.initial_states([], 3, seed=0)
+
+
+def test_the_range_is_widened_by_half_its_width():
+    low, high = off_policy.widened_range(np.array([[0.0, -1.0], [2.0, 3.0], [1.0, 0.0]]))
+    np.testing.assert_array_equal(low, [-1, -3])
+    np.testing.assert_array_equal(high, [3, 5])

@@ -1,0 +1,76 @@
+"""True returns: read from a file, and measured in the real environment."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adm_jax.envs.environment import make_env, reset_seed
+from adm_jax.evaluation import policies, truth
+from adm_jax.types import EnvSpec, InputError
+from tests.evaluation.test_policies import write
+
+GAMMAS = (0.995, 1.0)
+
+
+def test_reads_every_discount(tmp_path):
+    path = tmp_path / "truth.json"
+    content = {"a": {"return_mean": 5, "discounted_0.995_mean": 4.5}, "b": {"return_mean": 7.0}}
+    path.write_text(json.dumps({"policies": content}))
+    np.testing.assert_array_equal(truth.read_truth(str(path), ["a"], GAMMAS), [[4.5, 5.0]])
+    np.testing.assert_array_equal(truth.read_truth(str(path), ["b", "a"], (1.0,)), [[7.0], [5.0]])
+    with pytest.raises(InputError, match=r"b: discounted_0\.995_mean is None; must be a number"):
+        truth.read_truth(str(path), ["a", "b"], GAMMAS)
+    with pytest.raises(InputError, match=r"has no return of c and 1 others"):
+        truth.read_truth(str(path), ["a", "c", "d"], GAMMAS)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}', '{"policies": 3}'])
+def test_what_is_no_truth_is_told(tmp_path, content):
+    path = tmp_path / "truth.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"truth\.json"):
+        truth.read_truth(str(path), ["a"], GAMMAS)
+    with pytest.raises(InputError, match=r"nothing\.json: No such file"):
+        truth.read_truth(str(tmp_path / "nothing.json"), ["a"], GAMMAS)
+
+
+def test_real_returns_equal_single_environments(tmp_path):
+    """Two kinds of policies, a discount and none, against Gymnasium stepped alone."""
+    rng = np.random.default_rng(0)
+    plain = {"w0": 0.3 * rng.normal(size=(11, 3)), "b0": np.zeros(3), "log_std": np.zeros(3)}
+    other = {"w0": rng.normal(size=(11, 4)), "b0": np.zeros(4), "w1": rng.normal(size=(4, 3))}
+    other |= {"b1": np.zeros(3), "log_std": np.zeros(3)}
+    paths = [write(tmp_path / f"{i}.npz", content) for i, content in enumerate((plain, other, plain))]
+    read = policies.read_policies(paths, 11, 3)
+    env_spec = EnvSpec("Hopper-v4", {})
+    returns = truth.real_returns(env_spec, read, GAMMAS, 2, deterministic=True)
+    assert returns.shape == (3, 2, 2)
+    np.testing.assert_array_equal(returns[0], returns[2])
+    env = make_env(env_spec)
+    for index, policy in enumerate(read[:2]):
+        act = policies.action_fn(policy.kind, -np.ones(3), np.ones(3), deterministic=True)
+        for episode in range(2):
+            obs, _ = env.reset(seed=reset_seed(0, 0, 0, episode))
+            rewards, ended = [], False
+            while not ended:
+                action = act(policy.params, jnp.asarray(obs[None], jnp.float32), jax.random.key(0))
+                obs, reward, terminated, truncated, _ = env.step(np.asarray(action[0]))
+                rewards.append(reward)
+                ended = terminated or truncated
+            expected = [sum(r * gamma**t for t, r in enumerate(rewards)) for gamma in GAMMAS]
+            np.testing.assert_allclose(returns[index, episode], expected, rtol=1e-4)
+    env.close()
+
+
+def test_sampled_actions_differ_and_follow_the_seed(tmp_path):
+    content = {"w0": np.zeros((11, 3)), "b0": np.zeros(3), "log_std": np.zeros(3)}
+    read = policies.read_policies([write(tmp_path / "a.npz", content)], 11, 3)
+    env_spec = EnvSpec("Hopper-v4", {})
+    one, again, other = (
+        truth.real_returns(env_spec, read, (1.0,), 3, deterministic=False, seed=seed) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).all()
