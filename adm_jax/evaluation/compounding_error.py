@@ -5,7 +5,7 @@ units of the dataset's standard deviation, averaged over dimensions. Predictions
 A model that diverges is held at a bound, so that every number is finite.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from adm_jax.rollout import open_loop
 from adm_jax.settings import to_flat
 from adm_jax.training.metrics import RunFolder
 from adm_jax.training.population import Member
-from adm_jax.training.progress import Progress
+from adm_jax.training.progress import Progress, print_table
 from adm_jax.training.session import load_data
 from adm_jax.types import Array, InputError, Key, Prediction, Segment
 
@@ -123,8 +123,17 @@ def run(config: CompoundingErrorConfig, fits: Sequence[OfflineConfig]) -> dict[s
         "models": curves,
     }
     folder.write_result(result)
+    _print(curves)
     plots.error_growth(folder.path / "compounding_error.png", result, f"{task.name}, {data.source}")
     return result
+
+
+def _print(curves: Mapping[str, Any]) -> None:
+    """Medians after some numbers of predictions."""
+    longest = max(len(curve["median"]) for curve in curves.values())
+    shown = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= longest]
+    rows = [[name, *(curve["median"][k - 1] for k in shown)] for name, curve in curves.items()]
+    print_table("median squared error (in variances) after k predictions", ["model", *map(str, shown)], rows)
 
 
 def summarize(error: np.ndarray, valid: np.ndarray) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from adm_jax.evaluation.policies import (
     read_policies,
     stack,
 )
-from adm_jax.evaluation.rank_metrics import compare
+from adm_jax.evaluation.rank_metrics import METRICS, compare
 from adm_jax.evaluation.truth import read_truth, real_returns
 from adm_jax.rollout import Simulation
 from adm_jax.settings import to_flat
@@ -35,7 +35,7 @@ from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
 from adm_jax.training.metrics import RunFolder
 from adm_jax.training.population import Member, over_members
-from adm_jax.training.progress import Progress
+from adm_jax.training.progress import Progress, print_table
 from adm_jax.training.session import load_data
 from adm_jax.types import Array, InputError, Key, Params
 
@@ -76,7 +76,26 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
         result["metrics"] = _metrics(config.gammas, result["estimates"], truth)
         plots.scatter(folder.path / "scatter.png", result, config.gammas[0], f"{task.name}, {data.source}")
     folder.write_result(result)
+    _print(result, names, config.gammas[0])
     return result
+
+
+def _print(result: Mapping[str, Any], names: Sequence[str], gamma: float) -> None:
+    """The estimates of the first discount, and what they are worth where true returns are known."""
+    estimates, truth = result["estimates"][f"{gamma:g}"], result["truth"]
+    rows = [
+        [name, None if truth is None else truth[0][i], *(rows[i]["mean"] for rows in estimates.values())]
+        for i, name in enumerate(names)
+    ]
+    print_table(f"returns, gamma {gamma:g}", ["policy", "true", *estimates], rows)
+    if truth is None:
+        return
+    metrics = result["metrics"][f"{gamma:g}"]
+    rows = [
+        [name, *(f"{x['value']:.2f} [{x['low']:.2f}, {x['high']:.2f}]" for x in metrics[name].values())]
+        for name in metrics
+    ]
+    print_table("against the true returns, 95 % intervals over policies", ["estimator", *METRICS], rows)
 
 
 def _evaluate(

@@ -172,6 +172,25 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], console: Console | None = None
+) -> None:
+    """Shows rows of texts and numbers; None is shown as ``-``.
+
+    Args:
+      title: above the table.
+      columns: their names; the first is of texts.
+      rows: as many cells each as there are columns.
+      console: where to; the terminal when None.
+    """
+    table = Table(title=title)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, str) else _number(cell) for cell in row))
+    (console or Console(highlight=False)).print(table)
+
+
 def _cells(row: Mapping[str, Any]) -> list[str]:
     names = ("return_mean", "return_std", "num_episodes", "normalized_score", "last_10_return_mean")
     return [_number(row.get(name)) for name in names]

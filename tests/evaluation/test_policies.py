@@ -27,7 +27,7 @@ def arrays(rng, *shapes):
 
 def plain(rng, **changes):
     w0, b0, w1, b1, w2, b2 = arrays(rng, (D, W), (W,), (W, W), (W,), (W, A), (A,))
-    content = {"w0": w0, "b0": b0, "w1": w1, "b1": b1, "w2": 0.2 * w2, "b2": 0.1 * b2}
+    content = {"w0": w0, "b0": b0, "w1": w1, "b1": b1, "w2": 0.5 * w2, "b2": 0.1 * b2}
     content |= {"log_std": np.float32([-2.0, -3.0]), "obs_mean": arrays(rng, (D,))[0]}
     content |= {"obs_std": np.float32(rng.uniform(0.5, 2, D)), "kind": np.array("trpo")}
     return {name: value for name, value in {**content, **changes}.items() if value is not None}

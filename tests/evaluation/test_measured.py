@@ -1,0 +1,152 @@
+"""Off-policy evaluation and compounding errors as a user runs them, on a tiny real dataset."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adm_jax.config import config_for_task
+from adm_jax.dynamics.interface import Dynamics
+from adm_jax.evaluation import compounding_error, ope
+from adm_jax.evaluation.config import CompoundingErrorConfig, OPEConfig
+from adm_jax.rollout import open_loop
+from adm_jax.types import InputError, Prediction, Segment
+from tests.evaluation.test_policies import write
+from tests.training.conftest import TINY, tiny_dataset  # noqa: F401
+
+FIT = ("fit_steps_per_epoch", "holdout_batch_size", "model_hidden_dim", "seeds", "task")
+MODELS = {
+    "adm_v2": {"max_backtrack": 3, "num_gru_layers": 1, "num_residual_blocks": 1, "num_encoder_blocks": 0},
+    "ensemble": {"num_hidden_layers": 1, "weight_decays": (0.0, 1e-4), "num_networks": 3, "num_elites": 2},
+}
+
+
+@pytest.fixture
+def fits(request, tmp_path):
+    dataset = request.getfixturevalue("tiny_dataset")
+    shared = {name: TINY[name] for name in FIT} | {"dataset": dataset, "fit_max_epochs": 2}
+    shared["workdir"] = str(tmp_path / "runs")
+    return [config_for_task(dynamics=name, **shared, **own) for name, own in MODELS.items()]
+
+
+@pytest.fixture
+def policies(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, scale in (("good", 0.0), ("other", 0.5), ("wild", 3.0)):
+        content = {"w0": scale * rng.normal(size=(11, 3)), "b0": np.zeros(3), "log_std": np.full(3, -1.0)}
+        write(tmp_path / f"{name}.npz", content)
+    return tmp_path
+
+
+def result_of(fits, algorithm) -> tuple[Path, dict]:
+    (folder,) = (Path(fits[0].workdir) / algorithm / "hopper").iterdir()
+    return folder, json.loads((folder / "result.json").read_text())
+
+
+def test_policies_are_evaluated_and_compared(fits, policies, capsys):
+    config = OPEConfig(
+        dynamics=tuple(MODELS),
+        policies=str(policies),
+        real_episodes=2,
+        num_episodes=6,
+        episode_chunk=4,
+        horizon=20,
+        fqe_steps=5,
+    )
+    ope.run(config, fits)
+    folder, result = result_of(fits, "ope")
+    assert result["policies"] == ["good.npz", "other.npz", "wild.npz"]
+    assert set(result["estimates"]["0.995"]) == {"adm_v2", "ensemble", "fqe"}
+    assert set(result["estimates"]["1"]) == {"adm_v2", "ensemble"}  # no value without a discount
+    assert np.shape(result["truth"]) == (2, 3)
+    for name in MODELS:
+        rows = result["estimates"]["0.995"][name]
+        assert all(row["low"] < row["mean"] < row["high"] for row in rows)
+        assert 0 <= result["models"][name]["in_range_share"] <= result["models"][name]["finite_share"] <= 1
+        assert len(result["models"][name]["mean_length_per_policy"]) == 3
+    metrics = result["metrics"]["0.995"]
+    assert "adm_v2 - fqe" in metrics
+    assert -1 <= metrics["adm_v2"]["rank_correlation"]["value"] <= 1
+    assert (folder / "scatter.png").stat().st_size > 10_000
+    assert "against the true returns" in capsys.readouterr().out
+
+
+def test_fitted_models_are_kept_and_taken_again(fits, policies, tmp_path, capsys):
+    """The same estimates without fitting; by another measurement too; but not with other settings."""
+    store = str(tmp_path / "models")
+    config = OPEConfig(
+        dynamics=("adm_v2",), policies=str(policies / "good.npz"), models=store, num_episodes=4, fqe_steps=0
+    )
+    config = dataclasses.replace(config, horizon=10)
+    first = ope.run(config, fits[:1])
+    assert "taken from" not in capsys.readouterr().out
+    again = ope.run(config, fits[:1])
+    assert "adm_v2: fitted models taken from" in capsys.readouterr().out
+    assert again["estimates"] == first["estimates"]
+    assert again["models"] == first["models"]
+    compounding_error.run(CompoundingErrorConfig(dynamics=("adm_v2",), models=store), fits[:1])
+    assert "taken from" in capsys.readouterr().out
+    other = dataclasses.replace(fits[0], fit=dataclasses.replace(fits[0].fit, fit_learning_rate=0.5))
+    with pytest.raises(
+        InputError, match=r"models: .*models has models of fit_learning_rate=0\.001, not 0\.5"
+    ):
+        ope.run(config, [other])
+
+
+def test_a_policy_is_estimated_alike_alone_and_among_others(fits, policies):
+    """Its random numbers are its own place's, here the first."""
+    config = OPEConfig(dynamics=("adm_v2",), policies=str(policies), num_episodes=4, horizon=10, fqe_steps=0)
+    together = ope.run(config, fits[:1])["estimates"]["1"]["adm_v2"][0]
+    alone = dataclasses.replace(config, policies=str(policies / "good.npz"))
+    assert ope.run(alone, fits[:1])["estimates"]["1"]["adm_v2"][0] == pytest.approx(together, rel=1e-5)
+
+
+def test_errors_grow_over_held_out_episodes(fits, capsys):
+    config = CompoundingErrorConfig(dynamics=tuple(MODELS), horizon=15, episode_chunk=2)
+    compounding_error.run(config, fits)
+    folder, result = result_of(fits, "compounding_error")
+    assert set(result["models"]) == set(MODELS)
+    for curve in result["models"].values():
+        counts = np.array(curve["num_episodes"])
+        assert counts[0] > 1
+        assert (np.diff(counts) <= 0).all()
+        quantiles = np.array(curve["per_quantile"])
+        assert np.isfinite(quantiles).all()
+        assert (np.diff(quantiles, axis=1) >= 0).all()
+        np.testing.assert_allclose(quantiles[:, 2], curve["median"], rtol=1e-6)
+    assert (folder / "compounding_error.png").stat().st_size > 10_000
+    assert "after k predictions" in capsys.readouterr().out
+
+
+def test_a_model_that_diverges_is_held_at_a_bound():
+    def step(params, carry, obs, action, key, batch_key):
+        next_obs = jnp.where(obs > 1e30, jnp.nan, 1e10 * obs)
+        nothing = jnp.zeros((1, len(obs), 2))
+        return carry, Prediction(next_obs, obs[:, 0], nothing, nothing, jnp.ones((1, len(obs)), bool))
+
+    unused = [None] * 4
+    dynamics = Dynamics(*unused, lambda params, window: jnp.zeros(len(window.obs)), step, 1)
+    segment = Segment(jnp.ones((2, 9, 1)), jnp.zeros((2, 8, 1)), jnp.zeros((2, 8)), jnp.ones((2, 8), bool))
+    free = np.asarray(open_loop(dynamics, {}, segment, jax.random.key(0)))
+    assert not np.isfinite(free).all()
+    held = compounding_error.bounded(dynamics, jnp.full(1, -1e6), jnp.full(1, 1e6))
+    states = np.asarray(open_loop(held, {}, segment, jax.random.key(0)))
+    np.testing.assert_array_equal(states, 1e6)
+
+
+def test_no_policies_and_no_truth_for_them_are_told_before_anything_is_fitted(fits, policies, tmp_path):
+    with pytest.raises(InputError, match="give --policies="):
+        ope.run(OPEConfig(), fits[:1])
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"policies": {"good.npz": {"return_mean": 1, "discounted_0.995_mean": 1}}}))
+    with pytest.raises(InputError, match=r"has no return of other\.npz and 1 others"):
+        ope.run(OPEConfig(policies=str(policies), truth=str(truth)), fits[:1])
+    with pytest.raises(InputError, match="not from both"):
+        OPEConfig(truth="x", real_episodes=3)
+    with pytest.raises(InputError, match="adm is named twice"):
+        OPEConfig(dynamics=("adm", "adm"))
+    assert not Path(fits[0].workdir).exists()
