@@ -23,6 +23,9 @@ QUICK = {  # a smoke run: every part once, at sizes whose figures mean nothing
     "online_seeds": (1, 2),
     "updates_per_step": 2,
     "model_every": 10,
+    "model_envs": 100,
+    "full_horizon_batch_size": 64,
+    "full_horizon_updates": 20,
     "fit_steps": 200,
     "eval_steps": 50,
     "max_seconds": 4.0,
@@ -68,6 +71,9 @@ class Options:
     model_every: int = setting(
         250, "environment steps of an interval, with a fit and roll-outs (online)", low=1
     )
+    model_envs: int = setting(4096, "environments that live in the model (full_horizon)", low=1)
+    full_horizon_batch_size: int = setting(1024, "transitions of a SAC update (full_horizon)", low=1)
+    full_horizon_updates: int = setting(500, "SAC updates of an epoch (full_horizon)", low=1)
     epochs: int = setting(10, "epochs of the authors' settings (fit)", low=1)
     fit_steps: int = setting(30_000, "optimiser steps of our schedule (fit)", low=1)
     eval_steps: int = setting(250, "optimiser steps between two held-out evaluations (fit)", low=1)

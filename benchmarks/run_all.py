@@ -16,6 +16,7 @@ from adm_jax.types import InputError
 from benchmarks import (
     bench_end_to_end,
     bench_fit,
+    bench_full_horizon,
     bench_online,
     bench_population,
     bench_rollout,
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "population": bench_population.run,
     "fit": bench_fit.run,
     "online": bench_online.run,
+    "full_horizon": bench_full_horizon.run,
 }
 
 
