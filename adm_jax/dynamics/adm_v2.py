@@ -164,9 +164,12 @@ def _begin(spec: Spec, params: ModelParams, window: Window) -> Streams:
     if streams.num_steps is None:
         return streams
     # one more, which the first step replaces: from then on there are M
-    arrays = (streams.hidden, streams.start_obs, streams.valid)
-    padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros((1, *x.shape[1:]), x.dtype)]), arrays)
-    return Streams(*padded, streams.num_steps)
+    return jax.tree.map(_pad, streams._replace(num_steps=None))._replace(num_steps=streams.num_steps)
+
+
+def _pad(streams: Array) -> Array:
+    """[S, ...] with one more at the end."""
+    return jnp.concatenate([streams, jnp.zeros((1, *streams.shape[1:]), streams.dtype)])
 
 
 def _step(
@@ -183,10 +186,13 @@ def _step(
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(admitted.reshape(1, -1, *(1,) * (new.ndim - 2)), new, old)
 
-        arrays = jax.tree.map(choose, streams[:3], carry[:3])
-        streams = Streams(*arrays, carry.num_steps + 1)
+        old, num_steps = carry._replace(num_steps=None), carry.num_steps + 1
+        streams = jax.tree.map(choose, streams._replace(num_steps=None), old)._replace(num_steps=num_steps)
     streams, features = _advance(spec, params, streams, action)
-    origin = obs[None] if config.displacement == "latest" else streams.start_obs
+    origin = obs[None]
+    if config.displacement == "start":
+        assert streams.start_obs is not None
+        origin = streams.start_obs
     prediction = recurrent.predict_streams(
         spec, params.learned, features, origin, streams.valid, key, batch_key
     )

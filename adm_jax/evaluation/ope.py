@@ -150,9 +150,8 @@ def _roll_out(
     """Episodes of every seed's model and policy, leaves [S, P, E, ...]."""
     parts, seeds = fitted.parts, fitted.config.seeds
     starts = jnp.asarray(off_policy.initial_states(_episode_starts(data), config.num_episodes, seed=0))
-    bounds = tuple(
-        jnp.asarray(x) for x in off_policy.widened_range(np.concatenate([data.obs, data.next_obs]))
-    )
+    low, high = off_policy.widened_range(np.concatenate([data.obs, data.next_obs]))
+    bounds = jnp.asarray(low), jnp.asarray(high)
     chunk = min(config.episode_chunk, config.num_episodes)
 
     def one(
@@ -267,5 +266,5 @@ def _metrics(gammas: Sequence[float], estimates: Mapping[str, Any], truth: np.nd
             name: [np.nan if row["mean"] is None else row["mean"] for row in rows]
             for name, rows in estimates[f"{gamma:g}"].items()
         }
-        metrics[f"{gamma:g}"] = compare(values, truth[:, index])
+        metrics[f"{gamma:g}"] = compare(values, truth[:, index].tolist())
     return metrics
