@@ -17,20 +17,33 @@ def summarize(folder: Path) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text())
     result = json.loads((folder / "result.json").read_text())
     rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
-    config["config"].pop("workdir")  # a path of the machine that ran it
-    arguments = [argument for argument in config["command_line"][1:] if not argument.startswith("--workdir")]
     kinds = [kind for kind in ("members", "bc") if kind in result]  # nothing is cloned in an online run
-    digests = {name: config[name] for name in ("dataset_sha256",) if name in config}
     return {
-        "command": " ".join(["python", *arguments]),
-        **{name: config[name] for name in ("git_commit", "created", "versions", "device", "config")},
-        **digests,
+        **surroundings(config),
         "returns": {kind: over_seeds([member["return_mean"] for member in result[kind]]) for kind in kinds},
         "evaluations": [
             {name: row[name] for name in ("phase", "steps", "updates", "eval/return") if name in row}
             for row in rows
         ],
         "result": result,
+    }
+
+
+def surroundings(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's command, versions, commit, settings and data, without the folders of the machine it ran on."""
+    dropped, shortened = ("workdir", "models"), ("policies", "truth")
+    settings = {name: value for name, value in config["config"].items() if name not in dropped}
+    settings |= {name: Path(settings[name]).name for name in shortened if settings.get(name)}
+    arguments = []
+    for argument in config["command_line"][1:]:
+        name, _, value = argument.removeprefix("--").partition("=")
+        if name not in dropped:
+            arguments.append(f"--{name}={Path(value).name}" if name in shortened else argument)
+    names = ("git_commit", "created", "versions", "device", "dataset_sha256")
+    return {
+        "command": " ".join(["python", *arguments]),
+        **{name: config[name] for name in names if name in config},
+        "config": settings,
     }
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from adm_jax.config import OfflineConfig, config_for_task
+from adm_jax.config import DERIVED_TASK, OfflineConfig, config_for_task
 from adm_jax.evaluation.config import MeasuredModels
 from adm_jax.models import get_model
 from adm_jax.settings import Leaf, replace_flat, to_flat
@@ -28,15 +28,17 @@ def _is_of_fit(leaf: Leaf) -> bool:
 def configurations(config_class: type[C]) -> tuple[C, list[OfflineConfig]]:
     """What the command line asks for, and how each of its models is fitted.
 
-    A setting goes to the models that have it.
+    A setting goes to the models that have it; without a task, a dataset makes its own.
 
     Raises:
       InputError: no model has a setting that was given, or a value is wrong.
     """
     config = replace_flat(config_class(), flags.explicit(config_class))
-    given = {**flags.explicit(OfflineConfig)}
+    given = flags.explicit(OfflineConfig)
     for name in flags.explicit(config_class):
         given.pop(name, None)
+    if "dataset" in given and "task" not in given:
+        given["task"] = DERIVED_TASK
     fits, used = [], set(_SHARED)
     for dynamics in config.dynamics:
         own = set(to_flat(OfflineConfig(dynamics=dynamics, model=get_model(dynamics).config_class())))

@@ -7,6 +7,7 @@ from adm_jax.dynamics.uncertainty import (
     UNCERTAINTIES,
     max_aleatoric,
     max_deviation,
+    sample_std_of_means,
     std_of_means,
     total_variance,
 )
@@ -44,6 +45,16 @@ def test_std_of_means_equals_numpy(prediction):
         means = np.float64(prediction.means[prediction.valid[:, row], row, :-1])
         expected.append(np.sqrt(np.mean([np.var(means[:, d]) for d in range(OBS_DIM)])))
     np.testing.assert_allclose(std_of_means(prediction), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_sample_std_of_means_equals_numpy(prediction):
+    """The unbiased variance; one unit has no spread."""
+    expected = []
+    for row in range(BATCH):
+        means = np.float64(prediction.means[prediction.valid[:, row], row, :-1])
+        unbiased = [np.var(means[:, d], ddof=1) if len(means) > 1 else 0.0 for d in range(OBS_DIM)]
+        expected.append(np.sqrt(np.mean(unbiased)))
+    np.testing.assert_allclose(sample_std_of_means(prediction), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_total_variance_equals_numpy(prediction):
