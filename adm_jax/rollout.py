@@ -75,7 +75,8 @@ def encode_histories(dynamics: Dynamics, params: ModelParams, dataset: Dataset, 
         return jax.tree.map(lambda x, axis: jnp.moveaxis(x, axis, 0), carry, axes)
 
     chunks = jax.lax.map(encode_chunk, jnp.arange(-(-num_rows // chunk)))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunks)
+    # no axis is left to be inferred: with m = 1 the arrays have no size
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), chunks)
 
 
 def _row_axes(dynamics: Dynamics, params: ModelParams, dataset: Dataset) -> Carry:
