@@ -80,7 +80,8 @@ def encode_rows(dynamics: Dynamics, params: ModelParams, dataset: Dataset, rows:
         return jax.tree.map(lambda x, axis: jnp.moveaxis(x, axis, 0), carry, axes)
 
     chunks = jax.lax.map(encode_chunk, jnp.arange(-(-len(rows) // chunk)))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunks)
+    # no axis is left to be inferred: with m = 1 the arrays have no size
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), chunks)
 
 
 def gather_carry(histories: Carry, rows: Array, axes: Carry) -> Carry:

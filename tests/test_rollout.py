@@ -371,6 +371,16 @@ def test_histories_encoded_once_are_those_encoded_in_each_roll_out(dynamics):
     assert not np.allclose(roll(zero).transitions.reward, each.transitions.reward, atol=1e-4)
 
 
+@pytest.mark.parametrize("dynamics", ["adm", "bootstrapped_rnn"])
+def test_with_one_backtracking_length_there_is_no_history_to_encode(dynamics):
+    model = make_dynamics(dynamics, 3, 1, RecurrentConfig(max_backtrack=1, model_hidden_dim=8))
+    dataset = make_dataset(DATA, 1)
+    params = model.init(jax.random.key(0), dataset.normalizer)
+    histories = jax.jit(functools.partial(encode_histories, model, chunk=7))(params, dataset)
+    assert {leaf.size for leaf in jax.tree.leaves(histories)} == {0}
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(histories)} == {42}
+
+
 def ways_back_to_python(lowered):
     return set(
         re.findall(r"\w*callback\w*|infeed|outfeed|stablehlo\.send|stablehlo\.recv", lowered.as_text())

@@ -19,6 +19,7 @@ import glob
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,11 +34,6 @@ from adm_jax.training import policy_file
 from adm_jax.types import Array, InputError, Key, Params
 
 _LOG_STD_RANGE = (-5.0, 2.0)
-_ALLOWED = {  # what a pickle of arrays names
-    (module, name)
-    for core in ("numpy.core", "numpy._core")
-    for module, name in ((f"{core}.multiarray", "_reconstruct"), (f"{core}.multiarray", "scalar"))
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
 
 class Kind(NamedTuple):
@@ -108,7 +104,7 @@ def read_policy(path: Path) -> TargetPolicy:
         with path.open("rb") as file, np.load(file) as archive:
             is_plain = "w0" in archive
             arrays = dict(archive) if is_plain else {}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is no policy, or damaged ({_reason(error)})") from error
     return _from_plain(path, arrays) if is_plain else _own(path)
 
@@ -128,7 +124,12 @@ def action_fn(
         obs_dim, action_dim, scale, width, num_layers = kind.details
         config = SACConfig(policy_hidden_dim=width, policy_hidden_layers=num_layers)
         sac = make_sac(obs_dim, action_dim, scale, config)
-        return (lambda params, obs, key: sac.mode_action(params, obs)) if deterministic else sac.sample_action
+
+        def act_as_agent(params: Params, obs: Array, key: Key) -> Array:
+            action = sac.mode_action(params, obs) if deterministic else sac.sample_action(params, obs, key)
+            return jnp.clip(action, action_low[None], action_high[None])
+
+        return act_as_agent
     gaussian = _plain_gaussian if kind.form == "tanh_npz" else functools.partial(_dope_gaussian, kind.details)
     squash = kind.form == "dope" and kind.details[1] == "tanh_gaussian"
 
@@ -143,12 +144,27 @@ def action_fn(
 
 def _own(path: Path) -> TargetPolicy:
     policy = policy_file.load_policy(path)
-    layers = policy.actor_params["params"]
-    width = layers["Dense_0"]["bias"].size
-    details = (policy.obs_dim, policy.action_dim, policy.action_scale, width, len(layers) - 1)
-    return TargetPolicy(
-        path.name, Kind("sac", details), policy.actor_params, policy.obs_dim, policy.action_dim
+    return of_actor(path.name, policy.actor_params, policy.action_scale)
+
+
+def of_actor(name: str, actor_params: Params, action_scale: float) -> TargetPolicy:
+    """An actor of ``adm_jax.agents.sac``.
+
+    Raises:
+      InputError: a parameter is not finite.
+    """
+    layers = actor_params["params"]
+    width, num_hidden = layers["Dense_0"]["bias"].size, len(layers) - 1
+    obs_dim, action_dim = (
+        layers["Dense_0"]["kernel"].shape[0],
+        layers[f"Dense_{num_hidden}"]["bias"].size // 2,
     )
+    try:
+        params = _float32(actor_params)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+    details = (obs_dim, action_dim, action_scale, width, num_hidden)
+    return TargetPolicy(name, Kind("sac", details), params, obs_dim, action_dim)
 
 
 def _from_plain(path: Path, arrays: Mapping[str, np.ndarray]) -> TargetPolicy:
@@ -166,9 +182,11 @@ def _from_plain(path: Path, arrays: Mapping[str, np.ndarray]) -> TargetPolicy:
         _check_layers([w.shape for w, _ in layers], [b.shape for _, b in layers])
         for name, shape in shapes.items():
             _require(params[name].shape == shape, f"{name} has shape {params[name].shape}, not {shape}")
-    except (KeyError, IndexError, ValueError) as error:
+        params = _float32(params)
+        _require((params["obs_std"] > 0).all(), "obs_std must be above 0")
+    except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(f"{path}: is no policy ({_reason(error)})") from error
-    return TargetPolicy(path.name, Kind("tanh_npz", ()), _float32(path, params), obs_dim, action_dim)
+    return TargetPolicy(path.name, Kind("tanh_npz", ()), params, obs_dim, action_dim)
 
 
 def _plain_gaussian(params: Params, obs: Array) -> tuple[Array, Array]:
@@ -179,16 +197,79 @@ def _plain_gaussian(params: Params, obs: Array) -> tuple[Array, Array]:
     return x @ w + b[None], params["log_std"][None]
 
 
+class _DType:
+    """A number's type as a pickle tells it; nothing that could hold a pointer."""
+
+    def __init__(self, name: str, *_: Any):
+        if not re.fullmatch(r"[fiub]\d+|bool", name):
+            raise ValueError(f"an array of type {name!r}, which is no number")
+        self.type = np.dtype(name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.type = self.type.newbyteorder(state[1])
+
+
+class _Array:
+    """An array as a pickle tells it: its bytes, its type and its shape, put together here."""
+
+    value: np.ndarray
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, content = state
+        self.value = _array(content, dtype, shape, "F" if is_fortran else "C").value
+
+
+def _array(content: Any, dtype: Any, shape: Any, order: str) -> _Array:
+    array = _Array()
+    if not isinstance(dtype, _DType) or not isinstance(content, (bytes, bytearray)):
+        raise ValueError("an array that is not made of numbers")
+    array.value = np.frombuffer(bytes(content), dtype.type).reshape(shape, order="F" if order == "F" else "C")
+    return array
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: Any, content: Any) -> _Array:
+    return _array(content, dtype, (), "C")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    _require(encoding == "latin1", f"text in {encoding!r}")
+    return text.encode("latin1")
+
+
+class _NoClass:
+    """Stands for numpy.ndarray, which a pickle names and which is never called."""
+
+
+_STUBS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _NoClass,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _latin1,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _STUBS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
+    _STUBS[f"{_core}.multiarray", "scalar"] = _scalar
+    _STUBS[f"{_core}.numeric", "_frombuffer"] = _array
+
+
 class _ArraysOnly(pickle.Unpickler):
-    """Reads pickles of NumPy arrays and containers; anything else could run code."""
+    """Reads pickles of arrays of numbers and of containers.
+
+    Whatever else a pickle names could run code, and NumPy's own classes, called with what a file chooses,
+    could be made to follow pointers: so nothing of NumPy is called, stand-ins take its place.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in _STUBS:
             raise InputError(f"names {module}.{name}, which is not an array; it was not run")
-        return super().find_class(module, name)
+        return _STUBS[module, name]
 
 
-def _read_pickle(path: Path) -> Mapping[str, Any]:
+def _read_pickle(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = _ArraysOnly(file).load()
@@ -196,11 +277,10 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: refused: {error}") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f"{path}: is no pickle of arrays, or damaged ({_reason(error)})") from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path}: holds a {type(content).__name__}; must be a dictionary of arrays, as DOPE's"
-        )
-    return content
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        kind = type(content).__name__
+        raise InputError(f"{path}: holds a {kind}; must be a dictionary of named arrays, as DOPE's policies")
+    return {name: getattr(value, "value", value) for name, value in content.items()}
 
 
 def _from_dope(path: Path, content: Mapping[str, Any]) -> TargetPolicy:
@@ -210,18 +290,22 @@ def _from_dope(path: Path, content: Mapping[str, Any]) -> TargetPolicy:
         layers = [
             (np.asarray(content[f"{name}/weight"]).T, np.asarray(content[f"{name}/bias"])) for name in names
         ]
-        details = str(content["nonlinearity"]), str(content["output_distribution"])
+        details = _text(content["nonlinearity"]), _text(content["output_distribution"])
         _require(details[0] in ("relu", "tanh"), f"nonlinearity {details[0]!r} is neither relu nor tanh")
         known = ("tanh_gaussian", "gaussian")
         _require(details[1] in known, f"output_distribution {details[1]!r} is none of {', '.join(known)}")
         for parts in (layers[:-1], [*layers[:-2], layers[-1]]):
             _check_layers([w.shape for w, _ in parts], [b.shape for _, b in parts])
         _require(layers[-1][0].shape == layers[-2][0].shape, "last_fc and last_fc_log_std differ in shape")
-    except (KeyError, IndexError, ValueError) as error:
+        params = _float32({"layers": layers})
+    except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InputError(f"{path}: is no DOPE policy ({_reason(error)})") from error
     obs_dim, action_dim = layers[0][0].shape[0], layers[-1][0].shape[1]
-    params = _float32(path, {"layers": layers})
     return TargetPolicy(path.name, Kind("dope", details), params, obs_dim, action_dim)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _dope_gaussian(details: tuple[str, str], params: Params, obs: Array) -> tuple[Array, Array]:
@@ -241,10 +325,9 @@ def _check_layers(weights: Sequence[tuple[int, ...]], biases: Sequence[tuple[int
         width = weight[1]
 
 
-def _float32(path: Path, params: Params) -> Params:
+def _float32(params: Params) -> Params:
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        raise InputError(f"{path}: a parameter is not finite")
+    _require(all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)), "a parameter is not finite")
     return params
 
 
