@@ -43,6 +43,11 @@ class RecurrentConfig(ModelConfig):
         if self.rollout_dropout and self.dropout_rate == 0.0:
             raise InputError("rollout_dropout: there is no dropout to keep on; set dropout_rate above 0")
 
+    @property
+    def streams(self) -> int:
+        """How many predictions of a state a roll-out has."""
+        return self.max_backtrack
+
 
 @dataclass(frozen=True)
 class AnyStepV2Config(RecurrentConfig):
@@ -67,6 +72,10 @@ class AnyStepV2Config(RecurrentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.rollout_dropout:
+            raise InputError(
+                "rollout_dropout: ADM-v2 is rolled out without; its authors have no dropout at all"
+            )
         if self.num_streams is not None and self.num_streams > self.max_backtrack:
             raise InputError(
                 f"num_streams: {self.num_streams} is more than max_backtrack={self.max_backtrack}, which a "
@@ -75,7 +84,7 @@ class AnyStepV2Config(RecurrentConfig):
 
     @property
     def streams(self) -> int:
-        """M."""
+        """How many predictions of a state a roll-out has, M."""
         return self.num_streams or self.max_backtrack
 
     @property

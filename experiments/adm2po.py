@@ -12,13 +12,14 @@ experiments.admpo_off, with short roll-outs in ADM-v2 and ADMPO-OFF's settings.
 
 from experiments import app, offline_app
 
-offline_app.define()
+_DEFAULTS = {"dynamics": "adm_v2", "persistent": True}
+offline_app.define(**_DEFAULTS)
 
 
 def main(argv: list[str]) -> None:
     """Trains, evaluates and prints a table per seed."""
     del argv
-    offline_app.run(dynamics="adm_v2", persistent=True)
+    offline_app.run(**_DEFAULTS)
 
 
 if __name__ == "__main__":

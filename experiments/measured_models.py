@@ -5,24 +5,26 @@ from typing import Any, TypeVar
 from adm_jax.config import DERIVED_TASK, OfflineConfig, config_for_task
 from adm_jax.evaluation.config import MeasuredModels
 from adm_jax.models import get_model
-from adm_jax.settings import Leaf, replace_flat, to_flat
+from adm_jax.settings import replace_flat, to_flat
 from adm_jax.types import InputError
 from experiments import flags
 
-_SHARED = ("task", "dataset", "seeds", "workdir", "members", "matmul_precision", "termination", "reward")
+_SHARED = ("task", "dataset", "seeds", "workdir", "members", "matmul_precision")
 
 C = TypeVar("C", bound=MeasuredModels)
 
 
-def define(config_class: type[MeasuredModels]) -> None:
-    """Defines the flags; call it once, at the script's top."""
+def define(config_class: type[MeasuredModels], *others: str) -> None:
+    """Defines the flags; call it once, at the script's top.
+
+    Args:
+      config_class: what is measured.
+      others: further settings of an offline run that it heeds.
+    """
     flags.define(config_class)
-    flags.define(OfflineConfig, only=_is_of_fit)
+    names = {*_SHARED, *others}
+    flags.define(OfflineConfig, only=lambda leaf: leaf.name in names or leaf.group in ("model", "fit"))
     flags.define_compilation_cache()
-
-
-def _is_of_fit(leaf: Leaf) -> bool:
-    return leaf.name in _SHARED or leaf.group in ("model", "fit")
 
 
 def configurations(config_class: type[C]) -> tuple[C, list[OfflineConfig]]:
@@ -39,12 +41,14 @@ def configurations(config_class: type[C]) -> tuple[C, list[OfflineConfig]]:
         given.pop(name, None)
     if "dataset" in given and "task" not in given:
         given["task"] = DERIVED_TASK
-    fits, used = [], set(_SHARED)
+    fits: list[OfflineConfig] = []
+    used: set[str] = set()
     for dynamics in config.dynamics:
         own = set(to_flat(OfflineConfig(dynamics=dynamics, model=get_model(dynamics).config_class())))
         values: dict[str, Any] = {name: value for name, value in given.items() if name in own}
         used |= set(values)
-        fits.append(config_for_task(dynamics=dynamics, **values))
+        # nothing is penalised: what is estimated is the return
+        fits.append(config_for_task(dynamics=dynamics, **values, penalty_coef=0.0))
     unused = sorted(set(given) - used)
     if unused:
         raise InputError(f"{unused[0]}: no setting of {', '.join(config.dynamics)}")

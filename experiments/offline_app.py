@@ -11,9 +11,15 @@ from experiments import flags
 FLAGS = absl_flags.FLAGS
 
 
-def define() -> None:
-    """Defines the flags of an offline run; call it once, at the script's top."""
+def define(**defaults: Any) -> None:
+    """Defines the flags of an offline run; call it once, at the script's top.
+
+    Args:
+      defaults: settings of this experiment, as ``run`` gets them; ``--help`` shows them.
+    """
     flags.define(OfflineConfig)
+    for name, value in defaults.items():
+        FLAGS.set_default(name, value)
     flags.define_compilation_cache()
     absl_flags.DEFINE_string(
         "resume", None, "folder of a run to continue from its newest checkpoint; excludes other flags"

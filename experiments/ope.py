@@ -16,7 +16,7 @@ from adm_jax.evaluation.config import OPEConfig
 from experiments import app, measured_models
 
 FLAGS = absl_flags.FLAGS
-measured_models.define(OPEConfig)
+measured_models.define(OPEConfig, "termination", "reward")
 
 
 def main(argv: list[str]) -> None:

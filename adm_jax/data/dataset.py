@@ -52,6 +52,7 @@ def make_dataset(
     holdout_fraction: float = 0.1,
     holdout_max_size: int = 10_000,
     split_seed: int = 0,
+    split_length: int | None = None,
 ) -> Dataset:
     """Puts episodes on the device and indexes them.
 
@@ -62,12 +63,15 @@ def make_dataset(
       holdout_fraction: share of the transitions to hold out at most ...
       holdout_max_size: ... and their number at most. At least one episode is held out.
       split_seed: seed of the random choice of episodes.
+      split_length: both parts have an episode of so many steps; of m when None. Models that differ in m are
+        held out the same episodes where it is the same.
 
     Raises:
       InputError: no roll-out window or no training segment of m steps is left, or one episode is all there
         is to split.
     """
-    held_out = _held_out_mask(data, max_backtrack, holdout, holdout_fraction, holdout_max_size, split_seed)
+    length = max(split_length or 0, max_backtrack)
+    held_out = _held_out_mask(data, length, holdout, holdout_fraction, holdout_max_size, split_seed)
     is_end = np.zeros(len(data.reward), bool)
     is_end[data.episode_ends] = True
     index = index_rows(is_end, held_out, max_backtrack)
@@ -116,7 +120,7 @@ def count_short_episodes(data: EpisodeData, max_backtrack: int) -> int:
 
 
 def _held_out_mask(
-    data: EpisodeData, max_backtrack: int, how: str, fraction: float, max_size: int, seed: int
+    data: EpisodeData, min_length: int, how: str, fraction: float, max_size: int, seed: int
 ) -> np.ndarray:
     num_rows = len(data.reward)
     size = max(1, min(int(fraction * num_rows), max_size))
@@ -130,7 +134,7 @@ def _held_out_mask(
     order = np.random.default_rng(seed).permutation(len(lengths))
     # both parts need an episode long enough for a whole segment: the last such one is trained on, then
     # the first one is held out
-    long_enough = order[lengths[order] >= max_backtrack]
+    long_enough = order[lengths[order] >= min_length]
     first, last = long_enough[:-1][:1], long_enough[-1:]
     order = np.concatenate([first, order[~np.isin(order, [*first, *last])], last])
     total = np.cumsum(lengths[order])

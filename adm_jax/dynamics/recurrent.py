@@ -106,8 +106,8 @@ def assemble(
         errors = holdout_errors(*predict_segment(spec, params, segment, None, True))
         return HoldoutErrors(errors.mse[None], errors.nll[None])
 
-    # with one backtracking length there is no spread
-    spread = ("std_of_means", "sample_std_of_means", "max_deviation") if spec.config.max_backtrack > 1 else ()
+    # one prediction has no spread
+    spread = ("std_of_means", "sample_std_of_means", "max_deviation") if spec.config.streams > 1 else ()
     return Dynamics(
         init=partial(init, spec),
         loss=loss,

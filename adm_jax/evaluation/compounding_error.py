@@ -6,7 +6,6 @@ A model that diverges is held at a bound, so that every number is finite.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,20 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.config import OfflineConfig
-from adm_jax.data.dataset import gather_segments
+from adm_jax.data.dataset import Dataset, gather_segments
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.evaluation import plots
 from adm_jax.evaluation.config import CompoundingErrorConfig
-from adm_jax.evaluation.fitted_models import FittedModels, fit_models
+from adm_jax.evaluation.fitted_models import FittedModels, fit_models, prepare_models
+from adm_jax.nn.precision import matmul_precision
 from adm_jax.rollout import open_loop
 from adm_jax.settings import to_flat
-from adm_jax.training.metrics import RunFolder
+from adm_jax.training.metrics import RunFolder, resolve_path
 from adm_jax.training.population import Member
 from adm_jax.training.progress import Progress, print_table
 from adm_jax.training.session import load_data
 from adm_jax.types import Array, InputError, Key, Prediction, Segment
 
 BOUND = 1e6  # standard deviations from the mean at which a diverging state is held
+DIVERGED = 1e6  # squared error, in variances, from which on a prediction says nothing any more
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -74,13 +75,12 @@ def errors(fitted: FittedModels, segment: Segment, chunk: int) -> np.ndarray:
     return np.stack(per_seed)
 
 
-def held_out_episodes(fitted: FittedModels, horizon: int) -> Segment:
+def held_out_episodes(dataset: Dataset, horizon: int) -> Segment:
     """Held-out episodes from their first states, cut at ``horizon`` steps.
 
     Raises:
       InputError: no episode is held out from its beginning.
     """
-    dataset = fitted.dataset
     held_out = np.asarray(dataset.holdout.index)
     starts = np.sort(held_out[np.asarray(dataset.steps_from_start)[held_out] == 0])
     if not starts.size:
@@ -97,26 +97,33 @@ def run(config: CompoundingErrorConfig, fits: Sequence[OfflineConfig]) -> dict[s
       fits: how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
 
     Raises:
-      InputError: data or settings do not serve.
+      InputError: data or settings do not serve; nothing has been computed then.
     """
     task, data = load_data(fits[0])
+    store = None if config.models is None else resolve_path("models", config.models)
+    models = prepare_models(fits, task, data, store)
+    horizon = config.horizon or int(data.episode_lengths.max())
+    segment = held_out_episodes(models[0].dataset, horizon)
     folder = RunFolder.create(
         fits[0].workdir,
         "compounding_error",
         task.name,
         {**to_flat(fits[0]), **to_flat(config)},
         [Member(seed, {}) for seed in fits[0].seeds],
-        {"env_id": task.env_id, "dataset_sha256": data.digests()},
+        {
+            "env_id": task.env_id,
+            "dataset_sha256": data.digests(),
+            "fits": {fit.dynamics: to_flat(fit) for fit in fits},
+        },
     )
     curves: dict[str, Any] = {}
-    with Progress() as progress:
-        progress.note(f"run folder: {folder.path}")
-        for fit in fits:
-            fitted = fit_models(fit, task, data, Path(config.models or folder.path / "models"), progress)
-            segment = held_out_episodes(fitted, config.horizon)
-            progress.note(f"{fit.dynamics}: {segment.valid.shape[0]} held-out episodes")
+    with Progress() as progress, matmul_precision(fits[0].matmul_precision):
+        progress.note(f"run folder: {folder.path}\n{segment.valid.shape[0]} held-out episodes")
+        for model in models:
+            fitted = fit_models(model, store or folder.path / "models", progress)
+            progress.note(f"{model.config.dynamics}: predicting")
             error = errors(fitted, segment, config.episode_chunk)
-            curves[fit.dynamics] = summarize(error, np.asarray(segment.valid))
+            curves[model.config.dynamics] = summarize(error, np.asarray(segment.valid))
     result = {
         "unit": "squared standard deviations of the dataset, mean over dimensions",
         "quantiles": QUANTILES,
@@ -143,5 +150,5 @@ def summarize(error: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
         "num_episodes": valid.sum(axis=0).tolist(),
         "median": [float(np.median(column)) for column in columns],
         "per_quantile": [np.quantile(column, QUANTILES).tolist() for column in columns],
-        "diverged_share": [float((column >= BOUND).mean()) for column in columns],
+        "diverged_share": [float((column >= DIVERGED).mean()) for column in columns],
     }

@@ -14,7 +14,9 @@ class MeasuredModels:
     models: str | None = setting(
         None, "folder that keeps fitted models: those it has are taken; in the run's own when empty"
     )
-    horizon: int = setting(1000, "steps of an episode at most", low=1)
+    horizon: int | None = setting(
+        None, "steps of an episode at most; the environment's time limit when empty", low=1
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -29,7 +31,9 @@ class MeasuredModels:
 class OPEConfig(MeasuredModels):
     """Off-policy evaluation in dynamics models."""
 
-    policies: str | None = setting(None, "policies to evaluate: a folder of .npz or .pkl files, or a glob")
+    policies: str | None = setting(
+        None, "policies to evaluate: a folder of .npz or .pkl files, a glob of such files, or a run's folder"
+    )
     truth: str | None = setting(None, "JSON file of true returns; see adm_jax.evaluation.truth")
     real_episodes: int = setting(
         0,
@@ -48,8 +52,9 @@ class OPEConfig(MeasuredModels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.gammas or len(set(self.gammas)) < len(self.gammas):
-            raise InputError("gammas: must be one or more, all different")
+        texts = [f"{gamma:g}" for gamma in self.gammas]  # what results are named by
+        if not texts or len(set(texts)) < len(texts):
+            raise InputError(f"gammas: {','.join(texts)} must be one or more, different in six digits")
         if self.truth is not None and self.real_episodes:
             raise InputError(
                 "truth: the true returns come from the file or from real_episodes, not from both"

@@ -1,5 +1,8 @@
 """Dynamics models fitted to be measured, and kept on disk, so that several measurements share them."""
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +13,7 @@ from adm_jax.config import OfflineConfig
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics import fitting
-from adm_jax.dynamics.interface import ModelParams
+from adm_jax.dynamics.interface import ModelParams, make_dynamics
 from adm_jax.settings import leaves, to_flat
 from adm_jax.tasks import Task
 from adm_jax.training import programs
@@ -18,9 +21,19 @@ from adm_jax.training.checkpoint import Checkpointer
 from adm_jax.training.population import fold_keys, member_keys, shared_key
 from adm_jax.training.progress import Progress
 from adm_jax.training.session import Stream, prepare
-from adm_jax.types import InputError
+from adm_jax.types import InputError, Segment
 
-_RECORD = "fitted"  # in the checkpoint: what the models were fitted with
+_RECORD = "fitted.json"  # what the models in a folder were fitted with; written when they are
+
+
+class Prepared(NamedTuple):
+    """A model that can be fitted, and what it is fitted to."""
+
+    config: OfflineConfig
+    parts: programs.OfflineParts
+    dataset: Dataset
+    holdout: Segment
+    record: dict[str, Any]  # what its parameters depend on
 
 
 class FittedModels(NamedTuple):
@@ -33,27 +46,52 @@ class FittedModels(NamedTuple):
     holdout_nll: list[float]  # [S], over the backtracking lengths
 
 
-def fit_models(
-    config: OfflineConfig, task: Task, data: EpisodeData, store: Path, progress: Progress
-) -> FittedModels:
-    """The models of ``config.seeds``: those in ``<store>/<dynamics>``, or fitted now and kept there.
+def prepare_models(
+    fits: Sequence[OfflineConfig], task: Task, data: EpisodeData, store: Path | None
+) -> list[Prepared]:
+    """Every model with its dataset; the same episodes are held out from all of them.
+
+    Args:
+      fits: how each is fitted.
+      task: their task.
+      data: their data.
+      store: folder of models that were kept, if there is one.
 
     Raises:
-      InputError: the folder has models of other data, seeds or settings.
+      InputError: data or settings do not serve, or the folder has models of other data, seeds or settings, or
+        cannot be written.
     """
-    parts, dataset = prepare(config, task, data)
-    holdout = fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit)
+    dims = task.obs_dim, task.action_dim
+    split_length = max(make_dynamics(fit.dynamics, *dims, fit.model).max_backtrack for fit in fits)
+    prepared = []
+    for fit in fits:
+        parts, dataset = prepare(fit, task, data, split_length)
+        holdout = fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, fit.fit)
+        record = {
+            **_settings(fit),
+            "task": task.name,
+            "dataset": data.digests(),
+            "split_length": split_length,
+        }
+        prepared.append(Prepared(fit, parts, dataset, holdout, json.loads(json.dumps(record))))
+    if store is not None:
+        _require_writable(store)
+        for model in prepared:
+            _require_same(_folder(store, model), model.record)
+    return prepared
+
+
+def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels:
+    """The models of all seeds: those that ``store`` has, or fitted now and kept there."""
+    config, parts, dataset, holdout, record = model
     keys = member_keys(config.seeds, Stream.INIT_FIT)
     init, best = programs.init_fit_program(parts), jax.jit(programs.best_program(parts))
-    checkpointer = Checkpointer(store / config.dynamics.replace(":", "-"), keep=1)
-    wanted = _identity(config, task, data)
-    if checkpointer.latest() is not None:
-        fit = jax.eval_shape(init, keys, dataset)
-        abstract = jax.eval_shape(best, fit, dataset, holdout)
-        restored = checkpointer.restore_latest({"fit": lambda _: abstract})
-        _require_same(store, restored.extra[_RECORD], wanted)
+    folder = _folder(store, model)
+    checkpointer = Checkpointer(folder, keep=1)
+    if (folder / _RECORD).exists():
+        abstract = jax.eval_shape(best, jax.eval_shape(init, keys, dataset), dataset, holdout)
+        params = checkpointer.restore_latest({"fit": lambda _: abstract}).state
         progress.note(f"{config.dynamics}: fitted models taken from {store}")
-        params = restored.state
     else:
         state = jax.jit(init)(keys, dataset)
         fit_epoch = jax.jit(programs.fit_program(parts, config), donate_argnums=(0,))
@@ -68,25 +106,46 @@ def fit_models(
             progress.advance(info={f"held-out {config.fit.selection_metric.upper()}": error})
         progress.end()
         params = best(state, dataset, holdout)
-        checkpointer.save("fit", epoch, params, extra={_RECORD: wanted})
+        checkpointer.save("fit", epoch, params)
+        temporary = folder / f".{_RECORD}"
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(temporary, folder / _RECORD)
     errors = jax.jit(jax.vmap(parts.dynamics.validate, in_axes=(0, None)))(params, holdout)
     nll = np.asarray(errors.nll).mean(axis=1)  # [S, K]
     known = np.asarray(holdout.valid.any(axis=0))
     return FittedModels(config, parts, dataset, params, nll[:, known].mean(axis=1).tolist())
 
 
-def _identity(config: OfflineConfig, task: Task, data: EpisodeData) -> dict[str, Any]:
-    """What fitted models depend on."""
-    of_fit = {leaf.name for part in (config.model, config.fit) for leaf in leaves(type(part))}
-    flat = {name: value for name, value in to_flat(config).items() if name in of_fit}
-    flat = {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
-    return {"task": task.name, "seeds": list(config.seeds), "dataset": data.digests(), **flat}
+def _settings(config: OfflineConfig) -> dict[str, Any]:
+    names = {leaf.name for part in (config.model, config.fit) for leaf in leaves(type(part))}
+    names |= {"seeds", "matmul_precision"}
+    return {name: value for name, value in to_flat(config).items() if name in names}
 
 
-def _require_same(store: Path, have: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _folder(store: Path, model: Prepared) -> Path:
+    return store / model.config.dynamics.replace(":", "-")
+
+
+def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
+    """Raises InputError if the folder has models that were fitted otherwise."""
+    try:
+        have = json.loads((folder / _RECORD).read_text())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"models: {folder / _RECORD} is damaged; name another folder") from error
     for name in wanted:
         if have.get(name) != wanted[name]:
             raise InputError(
-                f"models: {store} has models of {name}={have.get(name)}, not {wanted[name]}; name another "
+                f"models: {folder} has models of {name}={have.get(name)}, not {wanted[name]}; name another "
                 "folder"
             )
+
+
+def _require_writable(store: Path) -> None:
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"models: cannot write {store}: {error.strerror}") from error
+    if not os.access(store, os.W_OK):
+        raise InputError(f"models: cannot write {store}")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.data.dataset import Dataset, gather_windows
+from adm_jax.data.episodes import EpisodeData
 from adm_jax.rollout import Rows, Simulation, take_step
 from adm_jax.types import Array, InputError, Key
 
@@ -31,24 +32,36 @@ class _Running(NamedTuple):
     episodes: Episodes
 
 
-def initial_states(data_starts: Sequence[int] | np.ndarray, num_episodes: int, seed: int) -> np.ndarray:
-    """Which of the dataset's initial states [S] episodes begin at, [E]: each once before any comes again.
+def episode_starts(data: EpisodeData) -> np.ndarray:
+    """Rows [S] of the dataset's initial states.
+
+    An episode that goes on where the one before it was cut does not begin at one.
 
     Raises:
-      InputError: there is none.
+      InputError: there are several episodes, and all of them do so.
     """
-    starts = np.asarray(data_starts, np.int32)
-    if not starts.size:
-        raise InputError("dataset: has no initial state: no episode begins in it")
+    ends = data.episode_ends[:-1]
+    goes_on = data.truncated[ends] & (data.obs[ends + 1] == data.next_obs[ends]).all(axis=1)
+    if ends.size and goes_on.all():
+        raise InputError(
+            f"{data.source or 'dataset'}: has no initial states: each of its {len(ends) + 1} episodes but "
+            "the first goes on where the one before it was cut"
+        )
+    return np.append(0, ends[~goes_on] + 1)
+
+
+def draw_starts(starts: np.ndarray, num_episodes: int, seed: int) -> np.ndarray:
+    """Which of the initial states [S] episodes begin at, [E]: each once before any comes again."""
     rng = np.random.default_rng(seed)
     rounds = -(-num_episodes // starts.size)
-    return np.concatenate([rng.permutation(starts) for _ in range(rounds)])[:num_episodes]
+    drawn = np.concatenate([rng.permutation(starts) for _ in range(rounds)])
+    return drawn[:num_episodes].astype(np.int32)
 
 
 def widened_range(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The range of observations [N, D], widened by half its width at either end: low and high [D]."""
+    """The range of observations [N, D] made wider by half its width, around its middle: low and high [D]."""
     low, high = obs.min(axis=0), obs.max(axis=0)
-    return low - 0.5 * (high - low), high + 0.5 * (high - low)
+    return low - 0.25 * (high - low), high + 0.25 * (high - low)
 
 
 def roll_out_episodes(

@@ -1,9 +1,11 @@
 """Off-policy evaluation from beginning to end: fit, roll out, compare with true returns and with FQE."""
 
 import functools
+import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,28 +18,28 @@ from adm_jax.dynamics.interface import ModelParams
 from adm_jax.envs import environment
 from adm_jax.evaluation import off_policy, plots
 from adm_jax.evaluation.config import OPEConfig
-from adm_jax.evaluation.fitted_models import FittedModels, fit_models
-from adm_jax.evaluation.fitted_q import FQESettings, fitted_q
+from adm_jax.evaluation.fitted_models import FittedModels, Prepared, fit_models, prepare_models
+from adm_jax.evaluation.fitted_q import FQEResult, FQESettings, fitted_q
 from adm_jax.evaluation.policies import (
     ActionFn,
     TargetPolicy,
     action_fn,
-    find_policies,
     group_by_kind,
     read_policies,
     stack,
 )
 from adm_jax.evaluation.rank_metrics import METRICS, compare
-from adm_jax.evaluation.truth import read_truth, real_returns
+from adm_jax.evaluation.truth import read_truth, real_returns, to_truth
+from adm_jax.nn.precision import matmul_precision
 from adm_jax.rollout import Simulation
 from adm_jax.settings import to_flat
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
-from adm_jax.training.metrics import RunFolder
+from adm_jax.training.metrics import RunFolder, resolve_path
 from adm_jax.training.population import Member, over_members
 from adm_jax.training.progress import Progress, print_table
 from adm_jax.training.session import load_data
-from adm_jax.types import Array, InputError, Key, Params
+from adm_jax.types import InputError, Key, Params
 
 FQE = "fqe"
 
@@ -55,29 +57,102 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     if config.policies is None:
         raise InputError("policies: give --policies=<folder or glob> of the policies to evaluate")
     task, data = load_data(fits[0])
-    policies = read_policies(find_policies(config.policies), task.obs_dim, task.action_dim)
+    action_scale = environment.action_scale(task.env)
+    policies = read_policies(config.policies, task.obs_dim, task.action_dim, action_scale)
     names = [policy.name for policy in policies]
-    truth = None if config.truth is None else read_truth(config.truth, names, config.gammas)
+    truth = None
+    if config.truth is not None:
+        truth = read_truth(config.truth, task.env_id, names, config.gammas)
+    starts = off_policy.episode_starts(data)
+    low, high, limit = _env_limits(task)
+    horizon = config.horizon or limit
+    if horizon > limit:
+        raise InputError(f"horizon: {horizon} is more than {task.env_id}'s time limit of {limit} steps")
+    store = None if config.models is None else resolve_path("models", config.models)
+    models = prepare_models(fits, task, data, store)
     folder = RunFolder.create(
         fits[0].workdir,
         "ope",
         task.name,
         {**to_flat(fits[0]), **to_flat(config)},
         [Member(seed, {}) for seed in fits[0].seeds],
-        {"env_id": task.env_id, "dataset_sha256": data.digests()},
+        {
+            "env_id": task.env_id,
+            "dataset_sha256": data.digests(),
+            "fits": {fit.dynamics: to_flat(fit) for fit in fits},
+        },
     )
-    with Progress() as progress:
-        progress.note(f"run folder: {folder.path}\n{len(policies)} policies, {len(data.reward)} transitions")
+    work = _Work(config, horizon, data, starts, policies, _group(config, policies, low, high))
+    result: dict[str, Any] = {"policies": names, "horizon": horizon, "num_initial_states": len(starts)}
+    with Progress() as progress, matmul_precision(fits[0].matmul_precision):
+        progress.note(
+            f"run folder: {folder.path}\n{len(policies)} policies; {len(data.reward)} transitions, "
+            f"{len(starts)} initial states"
+        )
+        if truth is not None and horizon < limit:
+            progress.note(f"warning: the true returns are of up to {limit} steps, the estimates of {horizon}")
         if config.real_episodes:
-            truth = _real_truth(config, task, policies, progress)
-        result = _evaluate(config, fits, task, data, policies, folder.path, progress)
-    result |= {"policies": names, "truth": None if truth is None else truth.T.tolist()}
-    if truth is not None:
+            truth = _measure_truth(config, task, policies, folder.path, progress)
+        result |= {"truth": None if truth is None else truth.T.tolist()}
+        result |= _estimates(work, models, store or folder.path / "models", progress)
+        folder.write_result(result)  # whatever becomes of the rest
+    if truth is not None and len(policies) > 1:
         result["metrics"] = _metrics(config.gammas, result["estimates"], truth)
+        folder.write_result(result)
         plots.scatter(folder.path / "scatter.png", result, config.gammas[0], f"{task.name}, {data.source}")
-    folder.write_result(result)
     _print(result, names, config.gammas[0])
     return result
+
+
+Group = tuple[list[int], Params, ActionFn]
+
+
+class _Work(NamedTuple):
+    """What is estimated."""
+
+    config: OPEConfig
+    horizon: int
+    data: EpisodeData
+    starts: np.ndarray  # [S] rows of the initial states
+    policies: Sequence[TargetPolicy]
+    groups: Sequence[Group]
+
+
+def _group(
+    config: OPEConfig, policies: Sequence[TargetPolicy], low: np.ndarray, high: np.ndarray
+) -> list[Group]:
+    """Policies that are one function of parameters [P', ...]: indices, parameters, the function."""
+    return [
+        (
+            group,
+            stack([policies[i] for i in group]),
+            action_fn(policies[group[0]].kind, low, high, deterministic=config.deterministic),
+        )
+        for group in group_by_kind(policies)
+    ]
+
+
+def _env_limits(task: Task) -> tuple[np.ndarray, np.ndarray, int]:
+    """Bounds of the actions [A], and of an episode's steps."""
+    env = environment.make_env(task.env)
+    low, high = environment.action_bounds(env)
+    limit = environment.step_limit(env)
+    env.close()
+    assert limit is not None  # make_env refuses those without
+    return low, high, limit
+
+
+def _measure_truth(
+    config: OPEConfig, task: Task, policies: Sequence[TargetPolicy], folder: Path, progress: Progress
+) -> np.ndarray:
+    """True returns [P, G], means over real episodes; left in the folder as a truth file."""
+    progress.note(f"{config.real_episodes} real episodes of each policy")
+    returns = real_returns(
+        task.env, policies, config.gammas, config.real_episodes, deterministic=config.deterministic
+    )
+    content = to_truth(task.env_id, [policy.name for policy in policies], config.gammas, returns)
+    (folder / "truth.json").write_text(json.dumps(content, indent=1) + "\n")
+    return returns.mean(axis=1)
 
 
 def _print(result: Mapping[str, Any], names: Sequence[str], gamma: float) -> None:
@@ -88,7 +163,7 @@ def _print(result: Mapping[str, Any], names: Sequence[str], gamma: float) -> Non
         for i, name in enumerate(names)
     ]
     print_table(f"returns, gamma {gamma:g}", ["policy", "true", *estimates], rows)
-    if truth is None:
+    if "metrics" not in result:
         return
     metrics = result["metrics"][f"{gamma:g}"]
     rows = [
@@ -98,61 +173,57 @@ def _print(result: Mapping[str, Any], names: Sequence[str], gamma: float) -> Non
     print_table("against the true returns, 95 % intervals over policies", ["estimator", *METRICS], rows)
 
 
-def _evaluate(
-    config: OPEConfig,
-    fits: Sequence[OfflineConfig],
-    task: Task,
-    data: EpisodeData,
-    policies: Sequence[TargetPolicy],
-    folder: Path,
-    progress: Progress,
-) -> dict[str, Any]:
+def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: Progress) -> dict[str, Any]:
     """Every estimator's estimates of every policy, for each discount."""
-    low, high = _action_bounds(task)
-    groups = [
-        (group, stack([policies[i] for i in group]), _act(policies[group[0]], low, high, config))
-        for group in group_by_kind(policies)
-    ]
+    config = work.config
     estimates: dict[str, Any] = {f"{gamma:g}": {} for gamma in config.gammas}
-    models: dict[str, Any] = {}
-    dataset = None
-    for fit in fits:
-        fitted = fit_models(fit, task, data, Path(config.models or folder / "models"), progress)
-        dataset = fitted.dataset
-        progress.note(f"{fit.dynamics}: held-out NLL {np.mean(fitted.holdout_nll):.2f}; rolling out")
-        episodes = _roll_out(config, fitted, data, groups, len(policies))
+    measured: dict[str, Any] = {}
+    for model in models:
+        name = model.config.dynamics
+        fitted = fit_models(model, store, progress)
+        progress.note(f"{name}: held-out NLL {np.mean(fitted.holdout_nll):.2f}; rolling out")
+        episodes = _roll_out(work, fitted)
         for index, gamma in enumerate(config.gammas):
-            estimates[f"{gamma:g}"][fit.dynamics] = [
-                _estimate(returns) for returns in episodes.returns[..., index].swapaxes(0, 1)
-            ]
-        models[fit.dynamics] = {
+            returns = np.where(episodes.finite, episodes.returns[..., index], np.nan)
+            estimates[f"{gamma:g}"][name] = [_estimate(values) for values in returns.swapaxes(0, 1)]
+        finite = episodes.finite.mean(axis=(0, 2))
+        measured[name] = {
             "holdout_nll": fitted.holdout_nll,
-            "finite_share": float(episodes.finite.mean()),
+            "finite_share_per_policy": finite.tolist(),
             "in_range_share": float(episodes.in_range.mean()),
             "in_range_share_per_policy": episodes.in_range.mean(axis=(0, 2)).tolist(),
             "mean_length_per_policy": episodes.lengths.mean(axis=(0, 2)).tolist(),
         }
-    assert dataset is not None
+        for policy, share in zip(work.policies, finite, strict=True):
+            if share < 1.0:
+                progress.note(
+                    f"warning: {name}: {1 - share:.1%} of the episodes of {policy.name} are not finite; "
+                    "they are left out"
+                )
+    result: dict[str, Any] = {"estimates": estimates, "models": measured}
     for gamma in config.gammas if config.fqe_steps else ():
-        if gamma < 1.0:
-            progress.note(f"fitted Q evaluation, gamma {gamma:g}")
-            values = _fitted_q(config, gamma, fits[0].seeds, dataset, data, groups, len(policies))
-            estimates[f"{gamma:g}"][FQE] = [_estimate(value[:, None]) for value in values.T]
-    return {"estimates": estimates, "models": models}
+        settings = FQESettings(gamma, config.fqe_steps)
+        if gamma == 1.0:
+            progress.note("fitted Q evaluation has no value without a discount: left out of gamma 1")
+            continue
+        if settings.time_constants < 3:
+            progress.note(
+                f"warning: fitted Q evaluation, gamma {gamma:g}: {config.fqe_steps} steps are "
+                f"{settings.time_constants:.1f} of its time constants; five learn 99 % of a value"
+            )
+        progress.note(f"fitted Q evaluation, gamma {gamma:g}: {config.fqe_steps} steps for each policy")
+        values, losses = _fitted_q(work, settings, models[0])
+        estimates[f"{gamma:g}"][FQE] = [_estimate(value[:, None]) for value in values.T]
+        result.setdefault(FQE, {})[f"{gamma:g}"] = {"loss_per_policy": losses.mean(axis=0).tolist()}
+    return result
 
 
-Group = tuple[list[int], Params, ActionFn]
-
-
-def _roll_out(
-    config: OPEConfig, fitted: FittedModels, data: EpisodeData, groups: Sequence[Group], num_policies: int
-) -> off_policy.Episodes:
+def _roll_out(work: _Work, fitted: FittedModels) -> off_policy.Episodes:
     """Episodes of every seed's model and policy, leaves [S, P, E, ...]."""
-    parts, seeds = fitted.parts, fitted.config.seeds
-    starts = jnp.asarray(off_policy.initial_states(_episode_starts(data), config.num_episodes, seed=0))
+    config, parts, data = work.config, fitted.parts, work.data
+    starts = jnp.asarray(off_policy.draw_starts(work.starts, config.num_episodes, seed=0))
     low, high = off_policy.widened_range(np.concatenate([data.obs, data.next_obs]))
     bounds = jnp.asarray(low), jnp.asarray(high)
-    chunk = min(config.episode_chunk, config.num_episodes)
 
     def one(
         act: ActionFn, member: tuple[Params, Key], model: ModelParams, dataset: Dataset
@@ -174,88 +245,61 @@ def _roll_out(
             key,
             gammas=config.gammas,
             bounds=bounds,
-            horizon=config.horizon,
-            chunk=chunk,
+            horizon=work.horizon,
+            chunk=min(config.episode_chunk, config.num_episodes),
         )
 
     per_seed = []
-    compiled = [jax.jit(over_members(functools.partial(one, act), parts.members)) for _, _, act in groups]
-    for index, seed in enumerate(seeds):
+    compiled = [
+        jax.jit(over_members(functools.partial(one, act), parts.members)) for _, _, act in work.groups
+    ]
+    for index, seed in enumerate(fitted.config.seeds):
         model = jax.tree.map(lambda x, i=index: x[i], fitted.params)
-        rows: list[Any] = [None] * num_policies
-        for (group, params, _), program in zip(groups, compiled, strict=True):
-            result = jax.device_get(program((params, _keys(seed, group)), model, fitted.dataset))
+        rows: list[Any] = [None] * len(work.policies)
+        for (group, params, _), program in zip(work.groups, compiled, strict=True):
+            result = jax.device_get(program((params, _keys(seed, work, group)), model, fitted.dataset))
             for place, policy in enumerate(group):
                 rows[policy] = jax.tree.map(lambda x, i=place: x[i], result)
         per_seed.append(jax.tree.map(lambda *x: np.stack(x), *rows))
     return jax.tree.map(lambda *x: np.stack(x), *per_seed)
 
 
-def _fitted_q(
-    config: OPEConfig,
-    gamma: float,
-    seeds: Sequence[int],
-    dataset: Dataset,
-    data: EpisodeData,
-    groups: Sequence[Group],
-    num_policies: int,
-) -> np.ndarray:
-    """FQE's estimates [S, P]."""
-    settings = FQESettings(gamma, config.fqe_steps)
-    starts = jnp.asarray(_episode_starts(data), jnp.int32)
-    values = np.zeros((len(seeds), num_policies))
+def _fitted_q(work: _Work, settings: FQESettings, model: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """FQE's estimates and losses, [S, P] each."""
+    seeds, starts = model.config.seeds, jnp.asarray(work.starts, jnp.int32)
+    values, losses = np.zeros((2, len(seeds), len(work.policies)))
 
-    def one(act: ActionFn, member: tuple[Params, Key], dataset: Dataset) -> Array:
+    def one(act: ActionFn, member: tuple[Params, Key], dataset: Dataset) -> FQEResult:
         params, key = member
-        return fitted_q(functools.partial(act, params), dataset, starts, key, settings).value
+        return fitted_q(functools.partial(act, params), dataset, starts, key, settings)
 
-    for group, params, act in groups:
-        program = jax.jit(over_members(functools.partial(one, act), "map"))
+    for group, params, act in work.groups:
+        program = jax.jit(over_members(functools.partial(one, act), model.parts.members))
         for row, seed in enumerate(seeds):
-            values[row, group] = program((params, _keys(seed, group)), dataset)
-    return values
+            result = program((params, _keys(seed, work, group)), model.dataset)
+            values[row, group], losses[row, group] = result.value, result.loss
+    return values, losses
 
 
-def _keys(seed: int, group: Sequence[int]) -> Key:
-    """Each policy's key [P'], the same whatever others are evaluated beside it."""
+def _keys(seed: int, work: _Work, group: Sequence[int]) -> Key:
+    """Each policy's key [P'], a function of its name: the same whatever others are evaluated beside it."""
     root = jax.random.fold_in(jax.random.key(2), seed)
-    return jax.vmap(lambda index: jax.random.fold_in(root, index))(jnp.asarray(group, jnp.uint32))
-
-
-def _episode_starts(data: EpisodeData) -> np.ndarray:
-    """Rows at which episodes begin."""
-    return np.append(0, data.episode_ends[:-1] + 1)
+    names = [zlib.crc32(work.policies[index].name.encode()) for index in group]
+    return jax.vmap(lambda name: jax.random.fold_in(root, name))(jnp.asarray(names, jnp.uint32))
 
 
 def _estimate(values: np.ndarray) -> dict[str, float | None]:
-    """A policy's estimate of values [S, E]: Student's interval over seeds, of one seed over its episodes."""
-    varied = values.mean(axis=1) if len(values) > 1 else values[0]
-    if varied.size < 2 or not np.isfinite(varied).all():
-        mean = float(values.mean())
-        return {"mean": mean if np.isfinite(mean) else None, "low": None, "high": None}
+    """A policy's estimate of values [S, E]: Student's interval over seeds, of one seed over its episodes.
+
+    NaN is left out; where nothing is left, the estimate is None.
+    """
+    known = [row[np.isfinite(row)] for row in values]
+    if not all(row.size for row in known):
+        return {"mean": None, "low": None, "high": None}
+    varied = np.array([row.mean() for row in known]) if len(known) > 1 else known[0]
+    if varied.size < 2:
+        return {"mean": float(varied.mean()), "low": None, "high": None}
     return mean_interval(varied.tolist())._asdict()
-
-
-def _action_bounds(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    env = environment.make_env(task.env)
-    low, high = environment.action_bounds(env)
-    env.close()
-    return low, high
-
-
-def _act(policy: TargetPolicy, low: np.ndarray, high: np.ndarray, config: OPEConfig) -> ActionFn:
-    return action_fn(policy.kind, low, high, deterministic=config.deterministic)
-
-
-def _real_truth(
-    config: OPEConfig, task: Task, policies: Sequence[TargetPolicy], progress: Progress
-) -> np.ndarray:
-    """True returns [P, G], means over real episodes."""
-    progress.note(f"{config.real_episodes} real episodes of each policy")
-    returns = real_returns(
-        task.env, policies, config.gammas, config.real_episodes, deterministic=config.deterministic
-    )
-    return returns.mean(axis=1)
 
 
 def _metrics(gammas: Sequence[float], estimates: Mapping[str, Any], truth: np.ndarray) -> dict[str, Any]:

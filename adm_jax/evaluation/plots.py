@@ -1,5 +1,6 @@
 """Figures of measured models."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ def scatter(path: Path, result: Mapping[str, Any], gamma: float, title: str) -> 
     for panel, (name, rows) in zip(axes, estimates.items(), strict=True):
         known = [i for i, row in enumerate(rows) if row["mean"] is not None]
         mean = np.array([rows[i]["mean"] for i in known])
-        spread = [[row["mean"] - (row["low"] or row["mean"]), (row["high"] or row["mean"]) - row["mean"]]
-                  for row in (rows[i] for i in known)]  # fmt: skip
+        ends = [
+            [rows[i]["mean"] if rows[i][end] is None else rows[i][end] for i in known]
+            for end in ("low", "high")
+        ]
+        spread = np.abs(np.array(ends) - mean)
         panel.axline((truth.min(), truth.min()), slope=1, color="#999999", linewidth=1)
-        panel.errorbar(truth[known], mean, yerr=np.array(spread).T, fmt="o", color=_COLORS[0], ms=4, lw=1)
+        panel.errorbar(truth[known], mean, yerr=spread, fmt="o", color=_COLORS[0], ms=4, lw=1)
         correlation = result["metrics"][f"{gamma:g}"][name]["rank_correlation"]["value"]
         panel.set_title(f"{name}: Spearman {correlation:.2f}", fontsize=10)
         panel.set_xlabel("true return")
@@ -49,7 +53,7 @@ def error_growth(path: Path, result: Mapping[str, Any], title: str) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained", dpi=110)
     panel = figure.subplots()
     low, high = (result["quantiles"].index(q) for q in (0.25, 0.75))
-    for color, (name, curve) in zip(_COLORS, result["models"].items(), strict=False):
+    for color, (name, curve) in zip(itertools.cycle(_COLORS), result["models"].items(), strict=False):
         quantiles = np.asarray(curve["per_quantile"])
         steps = np.arange(1, len(quantiles) + 1)
         panel.plot(steps, curve["median"], color=color, label=name)

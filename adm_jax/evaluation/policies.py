@@ -1,6 +1,7 @@
-"""Policies to be evaluated, read from files of three kinds.
+"""Policies to be evaluated, read from files of three kinds, or from a run's folder.
 
-This library's own (``adm_jax.training.policy_file``), as ``experiments.collect`` keeps them.
+This library's own (``adm_jax.training.policy_file``), as ``experiments.collect`` keeps them; the newest
+checkpoint of any run of policy optimisation.
 
 A plain NumPy archive (``.npz``) of a Gaussian policy with tanh layers:
 
@@ -31,6 +32,8 @@ import numpy as np
 from adm_jax.agents.sac import make_sac
 from adm_jax.config import SACConfig
 from adm_jax.training import policy_file
+from adm_jax.training.checkpoint import Checkpointer
+from adm_jax.training.metrics import RunFolder, resolve_path
 from adm_jax.types import Array, InputError, Key, Params
 
 _LOG_STD_RANGE = (-5.0, 2.0)
@@ -56,40 +59,61 @@ class TargetPolicy(NamedTuple):
 ActionFn = Callable[[Params, Array, Key], Array]  # (params, obs [B, D], key) -> action [B, A]
 
 
-def find_policies(patterns: str) -> list[Path]:
-    """The policy files of a folder, or of a glob; sorted by name.
+def read_policies(patterns: str, obs_dim: int, action_dim: int, action_scale: float) -> list[TargetPolicy]:
+    """Reads the policies of a folder of files, of a glob, or of a run's newest checkpoint.
+
+    Args:
+      patterns: the folder, or the glob.
+      obs_dim: D.
+      action_dim: A.
+      action_scale: bound of the environment's actions.
 
     Raises:
-      InputError: there are none.
+      InputError: there are none; a file is damaged, hostile or of another environment; two have one name.
     """
-    path = Path(patterns).expanduser()
-    if path.is_dir():
-        found = [*path.glob("*.npz"), *path.glob("*.pkl")]
+    path = resolve_path("policies", patterns)
+    if (path / "config.json").exists():
+        policies = policies_of_run(path, action_scale)
     else:
-        found = [Path(name) for name in glob.glob(str(path))]
-    if not found:
+        files = [*path.glob("*.npz"), *path.glob("*.pkl")]
+        found = files if path.is_dir() else [Path(name) for name in glob.glob(str(path))]
+        policies = [read_policy(file) for file in sorted(found)]
+    if not policies:
         raise InputError(f"policies: {patterns}: no file; give a folder of .npz or .pkl files, or a glob")
-    return sorted(found)
-
-
-def read_policies(paths: Sequence[Path], obs_dim: int, action_dim: int) -> list[TargetPolicy]:
-    """Reads policies for observations [D] and actions [A].
-
-    Raises:
-      InputError: a file is missing, damaged, hostile or of other dimensions, or two have the same name.
-    """
-    names = [path.name for path in paths]
+    names = [policy.name for policy in policies]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise InputError(f"policies: two files are named {doubled}; results are by name")
-    policies = [read_policy(path) for path in paths]
-    for path, policy in zip(paths, policies, strict=True):
+    for policy in policies:
         if (policy.obs_dim, policy.action_dim) != (obs_dim, action_dim):
             raise InputError(
-                f"{path}: a policy from {policy.obs_dim} observations to {policy.action_dim} actions; the "
-                f"dataset has {obs_dim} and {action_dim}"
+                f"policies: {policy.name} is from {policy.obs_dim} observations to {policy.action_dim} "
+                f"actions; the dataset has {obs_dim} and {action_dim}"
+            )
+        if policy.kind.form == "sac" and not np.isclose(policy.kind.details[2], action_scale):
+            raise InputError(
+                f"policies: {policy.name} has actions within {policy.kind.details[2]:g}; the environment's "
+                f"are within {action_scale:g}"
             )
     return policies
+
+
+def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
+    """Every member's policy of a run's newest checkpoint, named by the member.
+
+    Raises:
+      InputError: the run has no policies yet, or its checkpoint is damaged.
+    """
+    run = RunFolder.open(folder)
+    arrays = Checkpointer(run.checkpoints).read_newest("train", "agent/actor_params/params/")
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        layer, leaf = name.split("/")
+        layers.setdefault(layer, {})[leaf] = array
+    return [
+        of_actor(member.tag, {"params": jax.tree.map(lambda x, i=index: x[i], layers)}, action_scale)
+        for index, member in enumerate(run.members)
+    ]
 
 
 def read_policy(path: Path) -> TargetPolicy:

@@ -1,7 +1,7 @@
 """How well estimated returns tell policies apart: the metrics of DOPE (Fu et al., ICLR 2021), and Pearson's.
 
-Values are normalised by the worst and the best true return of the policies, estimates clipped above at 2, as
-in the benchmark's code. Intervals are of a bootstrap over policies; of two estimators the same resamples are
+Values are normalised by the worst and the best true return of all policies, estimates clipped above at 2
+where their size counts. Intervals are of a bootstrap over policies; of two estimators the same resamples are
 drawn, so that the interval of their difference is a paired one.
 """
 
@@ -20,33 +20,43 @@ def rank_metrics(
     """The metrics of P policies; NaN where all true, or all estimated, returns are the same.
 
     Args:
-      estimates: [P].
+      estimates: [P], at least two.
       truth: [P].
     """
+    return _metrics(*_normalize(estimates, truth))
+
+
+def _normalize(
+    estimates: Sequence[float] | np.ndarray, truth: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both [P] in units of the true returns' range."""
     estimated, true = np.asarray(estimates, np.float64), np.asarray(truth, np.float64)
     if estimated.shape != true.shape or true.ndim != 1 or true.size < 2:
         raise ValueError(
             f"estimates {estimated.shape} and truth {true.shape} must be of the same two or more"
         )
-    width = true.max() - true.min()
-    if width == 0 or not np.isfinite(estimated).all():
+    with np.errstate(divide="ignore", invalid="ignore"):  # of one value there is no range: all is NaN
+        return tuple((x - true.min()) / np.ptp(true) for x in (estimated, true))
+
+
+def _metrics(estimated: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """Of normalised values."""
+    if not (np.isfinite(estimated).all() and np.isfinite(true).all()):
         return dict.fromkeys(METRICS, float("nan"))
-    true_unit = (true - true.min()) / width
-    unit = np.minimum((estimated - true.min()) / width, _CLIP)
+    clipped = np.minimum(estimated, _CLIP)
     order = np.argsort(-estimated, kind="stable")
-    varies = np.ptp(estimated) > 0
     return {
-        "normalized_absolute_error": float(np.abs(unit - true_unit).mean()),
-        "rank_correlation": _correlation(stats.rankdata(estimated), stats.rankdata(true))
-        if varies
-        else float("nan"),
-        "regret@1": float(1.0 - true_unit[order[:1]].max()),
-        "regret@3": float(1.0 - true_unit[order[:3]].max()),
-        "pearson_correlation": _correlation(unit, true_unit) if np.ptp(unit) > 0 else float("nan"),
+        "normalized_absolute_error": float(np.abs(clipped - true).mean()),
+        "rank_correlation": _correlation(stats.rankdata(estimated), stats.rankdata(true)),
+        "regret@1": float(true.max() - true[order[:1]].max()),
+        "regret@3": float(true.max() - true[order[:3]].max()),
+        "pearson_correlation": _correlation(clipped, true),
     }
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
     return float(np.corrcoef(one, other)[0, 1])
 
 
@@ -68,12 +78,11 @@ def compare(
     Returns:
       ``{name or "one - other": {metric: {"value", "low", "high"}}}``.
     """
-    true = np.asarray(truth, np.float64)
-    draws = np.random.default_rng(seed).integers(0, true.size, (num_resamples, true.size))
+    draws = np.random.default_rng(seed).integers(0, len(truth), (num_resamples, len(truth)))
     values: dict[str, dict[str, np.ndarray]] = {}
-    for name, estimated in estimates.items():
-        array = np.asarray(estimated, np.float64)
-        rows = [rank_metrics(array, true)] + [_resampled(array[draw], true[draw]) for draw in draws]
+    for name, raw in estimates.items():
+        estimated, true = _normalize(raw, truth)  # once: a resample has no range of its own
+        rows = [_metrics(estimated, true)] + [_metrics(estimated[draw], true[draw]) for draw in draws]
         values[name] = {metric: np.array([row[metric] for row in rows]) for metric in METRICS}
     names = list(estimates)
     for i, one in enumerate(names):
@@ -83,12 +92,6 @@ def compare(
         name: {metric: _interval(column) for metric, column in metrics.items()}
         for name, metrics in values.items()
     }
-
-
-def _resampled(estimated: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    if np.ptp(true) == 0:  # one policy drawn again and again says nothing
-        return dict.fromkeys(METRICS, float("nan"))
-    return rank_metrics(estimated, true)
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:

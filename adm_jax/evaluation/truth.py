@@ -1,13 +1,15 @@
 """True returns of policies: from a file, or from real episodes.
 
-The file is JSON: ``{"policies": {"<file name>": {"return_mean": 27.5, "discounted_0.995_mean": 24.7}}}``. The
-first is the undiscounted return; of every other discount there is a ``discounted_<gamma>_mean``.
+The file is JSON: ``{"env_id": "Hopper-v4", "policies": {"<file name>": {"return_mean": 27.5,
+"discounted_0.995_mean": 24.7}}}``. ``return_mean`` is the undiscounted return; of every other discount there
+is a ``discounted_<gamma>_mean``. Returns that were measured are left in the run's folder as such a file.
 """
 
 import functools
 import json
+import math
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,34 +17,58 @@ import numpy as np
 
 from adm_jax.envs.evaluation import Evaluator
 from adm_jax.evaluation.policies import TargetPolicy, action_fn, group_by_kind, stack
+from adm_jax.training.metrics import resolve_path
 from adm_jax.types import Array, EnvSpec, InputError
 
+_MAX_ROWS = 2_000  # simulations side by side
 
-def read_truth(path: str, names: Sequence[str], gammas: Sequence[float]) -> np.ndarray:
+
+def read_truth(path: str, env_id: str, names: Sequence[str], gammas: Sequence[float]) -> np.ndarray:
     """True returns [P, G] of the policies of these names.
 
     Raises:
-      InputError: the file is missing or damaged, or lacks a policy or a discount.
+      InputError: the file is missing or damaged, of another environment, or lacks a policy or a discount.
     """
     try:
-        policies = dict(json.loads(Path(path).read_text())["policies"])
+        content = json.loads(resolve_path("truth", path).read_text())
+        policies = dict(content["policies"])
     except OSError as error:
         raise InputError(f"truth: {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'truth: {path}: must be JSON {{"policies": {{name: {{...}}}}}}') from error
+    if content.get("env_id", env_id) != env_id:
+        raise InputError(f"truth: {path}: is of {content['env_id']}, the dataset of {env_id}")
     missing = [name for name in names if name not in policies]
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         raise InputError(f"truth: {path}: has no return of {missing[0]}{others}")
-    values = np.zeros((len(names), len(gammas)))
-    for row, name in enumerate(names):
+    return np.array([[_value(path, name, policies[name], gamma) for gamma in gammas] for name in names])
+
+
+def _value(path: str, name: str, returns: Any, gamma: float) -> float:
+    key = _key(gamma)
+    value = returns.get(key) if isinstance(returns, dict) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise InputError(f"truth: {path}: {name}: {key} is {value}; must be a number")
+    return value
+
+
+def _key(gamma: float) -> str:
+    return "return_mean" if gamma == 1.0 else f"discounted_{gamma:g}_mean"
+
+
+def to_truth(
+    env_id: str, names: Sequence[str], gammas: Sequence[float], returns: np.ndarray
+) -> dict[str, Any]:
+    """Measured returns [P, E, G] as the content of such a file, with their standard deviations."""
+    policies = {}
+    for name, episodes in zip(names, returns, strict=True):
+        policies[name] = {"episodes": len(episodes)}
         for column, gamma in enumerate(gammas):
-            key = "return_mean" if gamma == 1.0 else f"discounted_{gamma:g}_mean"
-            value = policies[name].get(key)
-            if not isinstance(value, (int, float)) or not np.isfinite(value):
-                raise InputError(f"truth: {path}: {name}: {key} is {value}; must be a number")
-            values[row, column] = value
-    return values
+            key = _key(gamma)
+            policies[name][key] = float(episodes[:, column].mean())
+            policies[name][key.replace("mean", "std")] = float(episodes[:, column].std())
+    return {"env_id": env_id, "policies": policies}
 
 
 def real_returns(
@@ -64,6 +90,22 @@ def real_returns(
       deterministic: the policies' modes instead of their samples.
       seed: of the policies' samples; episode e begins in the same state for all policies.
     """
+    together = max(_MAX_ROWS // num_episodes, 1)
+    parts = [policies[begin : begin + together] for begin in range(0, len(policies), together)]
+    return np.concatenate(
+        [_real_returns(env, part, gammas, num_episodes, deterministic, seed) for part in parts]
+    )
+
+
+def _real_returns(
+    env: EnvSpec,
+    policies: Sequence[TargetPolicy],
+    gammas: Sequence[float],
+    num_episodes: int,
+    deterministic: bool,
+    seed: int,
+) -> np.ndarray:
+    """``real_returns`` of as many policies as are stepped together."""
     evaluator = Evaluator(env, [0] * len(policies), num_episodes)
     low, high = evaluator.action_low, evaluator.action_high
     groups = group_by_kind(policies)

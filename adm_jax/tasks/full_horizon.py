@@ -87,7 +87,7 @@ def _settings(row: _Row) -> dict[str, Any]:
     }
 
 
-def _default(task: str) -> dict[str, Any]:
+def default(task: str = "") -> dict[str, Any]:
     """What a task without a row takes: the code's defaults, HalfCheetah's backtracking length and width."""
     wide = "halfcheetah" in task
     row = _Row(2 if wide else 5, None, 4096, 0.05, 5.0, 0.1, 2000, _WIDE if wide else {})
@@ -124,4 +124,4 @@ def full_horizon(task: str) -> dict[str, Any]:
     source = f"defaults of {_CODE}; it has no settings for {task}"
     if task in _PARTLY:
         source = f"{_CODE}, first versions: {', '.join(_PARTLY[task])}; else its defaults"
-    return {"full_horizon_settings": _default(task), "full_horizon_source": source}
+    return {"full_horizon_settings": default(task), "full_horizon_source": source}

@@ -432,8 +432,7 @@ UNPUBLISHED: dict[str, Any] = {
     "source": "no settings are published for this dataset: the library's defaults",
     "mopo_source": f"no settings are published for this dataset: what the tasks of {_MOPO_SOURCE} share, and "
     "the library's defaults",
-    "full_horizon_source": "no settings are published for this dataset: what full-horizon tasks share, and "
-    "the library's defaults",
+    "full_horizon_source": "no settings are published for this dataset: full-horizon defaults",
 }
 
 

@@ -62,7 +62,7 @@ class Task:
         if source:
             return source
         if not settings and family == "adm2po":
-            return f"what full-horizon tasks share; task {self.name} has no settings of its own for it"
+            return f"full-horizon defaults; task {self.name} has no settings of its own for it"
         if not settings and family == "mopo":
             return f"what MOPO's tasks share; task {self.name} has no settings of its own for it"
         if not settings:
@@ -87,7 +87,7 @@ class Task:
             if name != "code":
                 raise InputError(f"preset: {name!r} is of ADMPO's settings; those of {family} are code")
             if family == "adm2po":
-                return {**full_horizon.COMMON, **self.full_horizon_settings}
+                return {**full_horizon.COMMON, **full_horizon.default(), **self.full_horizon_settings}
             return {**presets.MOPO_COMMON, **self.mopo_settings}
         if name == "code":
             return dict(self.settings)

@@ -132,6 +132,27 @@ class Checkpointer:
                 print(f"warning: damaged checkpoint, trying the one before it: {error}", file=sys.stderr)
         raise InputError(f"{self._folder}: no checkpoint that could be restored")
 
+    def read_newest(self, phase: str, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays of a phase's newest checkpoint whose names begin with ``prefix``, without it.
+
+        Raises:
+          InputError: there is no such checkpoint, it has no such array, or it is damaged.
+        """
+        entries = [entry for entry in self._entries() if entry[0] == phase]
+        if not entries:
+            raise InputError(f"{self._folder}: has no checkpoint of phase {phase}")
+        path = self._folder / _name(*entries[-1])
+        try:
+            saved = _read_record(path)["leaves"]
+        except DamagedCheckpoint as error:
+            raise InputError(f"{path}: damaged checkpoint ({error})") from error
+        targets = {name: np.empty(leaf["shape"], np.dtype(leaf["dtype"])) for name, leaf in saved.items()}
+        stored = ocp.load(str(path / _ARRAYS), _EMPTY | _stored(targets))
+        wanted = [name for name in saved if name.startswith(prefix)]
+        if not wanted:
+            raise InputError(f"{path}: has no arrays {prefix}...")
+        return {name.removeprefix(prefix): np.asarray(stored[name]) for name in wanted}
+
     def _recover(self) -> None:
         """Tidies up after a process that was killed; what it had written completely is kept."""
         for saving in self._folder.glob(f"{_SAVING}*"):

@@ -83,7 +83,7 @@ class RunFolder:
         Raises:
           InputError: the folder cannot be written; nothing is left of it.
         """
-        parent = _resolve("workdir", workdir) / algorithm / task
+        parent = resolve_path("workdir", workdir) / algorithm / task
         made = [folder for folder in [parent, *parent.parents] if not folder.exists()]
         try:
             path = _make_new(parent)
@@ -116,7 +116,7 @@ class RunFolder:
         Raises:
           InputError: the folder holds no run, or cannot be written.
         """
-        path = _resolve("resume", path)
+        path = resolve_path("resume", path)
         try:
             config = json.loads((path / _CONFIG).read_text())
         except OSError as error:
@@ -232,7 +232,7 @@ def require_writable(workdir: str | os.PathLike[str]) -> None:
     Raises:
       InputError: it cannot; the message names what is in the way.
     """
-    path = _resolve("workdir", workdir)
+    path = resolve_path("workdir", workdir)
     existing = next(folder for folder in [path, *path.parents] if folder.exists())
     if not existing.is_dir():
         raise InputError(f"workdir: cannot write {path}: {existing} is not a folder")
@@ -278,7 +278,7 @@ def _tags(members: Sequence[Member]) -> tuple[list[str], list[str]]:
     return [member.tag for member in members], [f"seed{seed}" for seed in seeds_of(members)]
 
 
-def _resolve(name: str, path: str | os.PathLike[str]) -> Path:
+def resolve_path(name: str, path: str | os.PathLike[str]) -> Path:
     """A folder as absolute path, ``~`` expanded; ``name`` is the flag it came from."""
     if not os.fspath(path):
         raise InputError(f"{name}: empty; give a folder, as in --{name}=runs")

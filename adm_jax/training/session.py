@@ -48,7 +48,17 @@ from adm_jax.training.wall_clock import WallClock
 from adm_jax.types import InputError, Key, Segment
 
 # what published settings tune from one dataset to the next
-_TUNED = ("max_backtrack", "rollout_length", "penalty_coef", "entropy_weight", "real_ratio", "num_epochs")
+_TUNED = (
+    *(
+        "max_backtrack",
+        "rollout_length",
+        "rollout_batch_size",
+        "penalty_coef",
+        "entropy_weight",
+        "real_ratio",
+    ),
+    "num_epochs",
+)
 
 
 class Stream(enum.IntEnum):
@@ -192,8 +202,13 @@ def open_session(
     return session
 
 
-def prepare(config: OfflineConfig, task: Task, data: EpisodeData) -> tuple[programs.OfflineParts, Dataset]:
-    """What a configuration's programs are made of, and its data on the device."""
+def prepare(
+    config: OfflineConfig, task: Task, data: EpisodeData, split_length: int | None = None
+) -> tuple[programs.OfflineParts, Dataset]:
+    """What a configuration's programs are made of, and its data on the device.
+
+    ``split_length`` is make_dataset's.
+    """
     environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
     reward = config.rollout.reward
     parts = programs.make_parts(
@@ -212,6 +227,7 @@ def prepare(config: OfflineConfig, task: Task, data: EpisodeData) -> tuple[progr
         holdout_fraction=config.fit.holdout_fraction,
         holdout_max_size=config.fit.holdout_max_size,
         split_seed=config.fit.split_seed,
+        split_length=split_length,
     )
     return parts, dataset
 
