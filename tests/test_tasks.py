@@ -10,6 +10,7 @@ from adm_jax import config, tasks
 from adm_jax.envs import environment, termination
 from adm_jax.settings import to_flat
 from adm_jax.tasks import TASKS, Task, get_task, register_task, registry
+from adm_jax.training import programs
 from adm_jax.types import InputError
 
 D4RL = [f"{env}-{data}" for env in ("hopper", "walker2d", "halfcheetah")
@@ -62,19 +63,42 @@ def test_what_mopo_published_is_a_valid_configuration(name):
 @pytest.mark.parametrize("dynamics", ["adm_v2", "adm", "ensemble"])
 def test_what_full_horizon_takes_is_a_valid_configuration(name, dynamics):
     settings = get_task(name).preset("code", "adm2po")
-    flat = to_flat(config.config_for_task(name, dynamics=dynamics, persistent=True))
-    assert {key: flat[key] for key in settings if key in flat} == {
-        k: v for k, v in settings.items() if k in flat
-    }
+    built = config.config_for_task(name, dynamics=dynamics, persistent=True)
+    flat = to_flat(built)
+    known = {key: value for key, value in settings.items() if key in flat}
+    assert {key: flat[key] for key in known} == known
+    assert set(settings) - set(flat) <= ({"num_streams", "max_backtrack"} if dynamics != "adm_v2" else set())
     assert (flat["rollout_length"], flat["updates_per_epoch"]) == (25, 500)
     assert flat["persistent"]
     assert get_task(name).full_horizon_source
+    programs.make_parts(
+        built, 11, 3, 1.0, lambda next_obs: next_obs[:, 0] > 0, "map"
+    )  # its penalty is offered
+
+
+def test_a_task_of_ones_own_takes_the_full_horizon_defaults():
+    task = register_task(name="mine", env_id="Hopper-v4", obs_dim=11, action_dim=3, termination="hopper")
+    built = config.config_for_task("mine", dynamics="adm_v2", persistent=True)
+    assert built.rollout.rollout_batch_size == 4096
+    assert built.rollout.rollout_batch_size * 25 * built.rollout.retain_epochs == pytest.approx(
+        10e6, rel=0.02
+    )
+    assert (built.penalty_coef, built.num_epochs, built.model.streams) == (5.0, 2000, 5)
+    assert "full-horizon defaults" in task.settings_source("adm2po")
 
 
 @pytest.mark.parametrize(
     ("name", "m", "streams", "envs", "ratio", "penalty", "alpha", "epochs"),
     [
         ("hopper-random", 5, 5, 4096, 0.05, 100, 0.5, 6000),
+        ("halfcheetah-random", 3, 3, 10_000, 0.2, 0.05, 0.1, 3000),
+        ("walker2d-random", 5, 5, 4096, 0.05, 5, 0.05, 3000),
+        ("walker2d-medium", 5, 5, 4096, 0.05, 2.5, 0.05, 3000),
+        ("halfcheetah-medium-expert", 2, 2, 10_000, 0.25, 2.9, None, 5000),
+        ("walker2d-medium-expert", 5, 5, 4096, 0.06, 2.5, 0.05, 3000),
+        ("neorl-halfcheetah-high", 2, 2, 5000, 0.05, 5, 0.2, 5000),
+        ("neorl-walker2d-medium", 5, 5, 512, 0.1, 3, 0.25, 3000),
+        ("neorl-walker2d-high", 5, 5, 2048, 0.1, 3, 0.4, 3000),
         ("hopper-medium", 6, 6, 512, 0.2, 20, 0.1, 2000),
         ("halfcheetah-medium", 2, 2, 10_000, 0.05, 3, None, 3000),
         ("hopper-medium-replay", 5, 5, 4096, 0.05, 25, 0.3, 2000),
@@ -96,7 +120,12 @@ def test_full_horizon_settings(name, m, streams, envs, ratio, penalty, alpha, ep
     assert built.sac.batch_size == 1024
     assert built.model.model_hidden_dim == (400 if "halfcheetah" in name else 200)
     rows = envs * 25 * built.rollout.retain_epochs  # 1e7, or 3e7, in whole epochs
-    assert 0 <= rows - (30e6 if name in ("hopper-medium", "neorl-hopper-medium") else 10e6) < envs * 25
+    large = ("hopper-medium", "neorl-hopper-medium", "neorl-walker2d-medium")
+    assert 0 <= rows - (30e6 if name in large else 10e6) < envs * 25
+    constant = ("walker2d-medium", "walker2d-medium-replay", "walker2d-medium-expert")
+    assert built.sac.actor_lr_schedule == ("none" if name in constant else "cosine")
+    assert built.sac.deterministic_backup == (name == "halfcheetah-medium-expert")
+    assert (built.sac.actor_lr, built.sac.critic_lr) == (1e-4, 3e-4)
     assert built.rollout.uncertainty == "sample_std_of_means"
 
 

@@ -26,6 +26,20 @@ def chain(terminates):
     return EpisodeData(obs, action, 30 * action[:, 0], next_obs, terminated, truncated)
 
 
+def test_the_default_steps_reach_the_value_at_the_usual_discount():
+    """0.995 has the longest way: what is left after so many time constants is what the class says."""
+    dataset = make_dataset(chain(False), 1)
+    settings = FQESettings(0.995, 10_000, 32, 1e-3, 0.1, 16, 1)
+    assert settings.time_constants == pytest.approx(5.0)
+    assert FQESettings(0.995, 50_000).time_constants == pytest.approx(5.0)
+
+    def policy(obs, key):
+        return jnp.full((len(obs), 1), 0.5)
+
+    result = jax.jit(lambda key: fitted_q(policy, dataset, jnp.arange(10), key, settings))(jax.random.key(0))
+    np.testing.assert_allclose(result.value, 30 * 0.5 / 0.005, rtol=0.08)
+
+
 @pytest.mark.parametrize("terminates", [True, False])
 @pytest.mark.parametrize("mean_action", [0.5, -0.25])
 def test_learns_the_known_value(terminates, mean_action):

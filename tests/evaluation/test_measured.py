@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from adm_jax.config import config_for_task
 from adm_jax.dynamics.interface import Dynamics
 from adm_jax.evaluation import compounding_error, ope
 from adm_jax.evaluation.config import CompoundingErrorConfig, OPEConfig
+from adm_jax.evaluation.policies import read_policies
 from adm_jax.rollout import open_loop
+from adm_jax.settings import replace_flat
+from adm_jax.training import offline
 from adm_jax.types import InputError, Prediction, Segment
 from tests.evaluation.test_policies import write
 from tests.training.conftest import TINY, tiny_dataset  # noqa: F401
@@ -66,13 +70,18 @@ def test_policies_are_evaluated_and_compared(fits, policies, capsys):
     for name in MODELS:
         rows = result["estimates"]["0.995"][name]
         assert all(row["low"] < row["mean"] < row["high"] for row in rows)
-        assert 0 <= result["models"][name]["in_range_share"] <= result["models"][name]["finite_share"] <= 1
+        assert 0 <= result["models"][name]["in_range_share"] <= 1
+        assert result["models"][name]["finite_share_per_policy"] == [1.0] * 3
         assert len(result["models"][name]["mean_length_per_policy"]) == 3
     metrics = result["metrics"]["0.995"]
     assert "adm_v2 - fqe" in metrics
     assert -1 <= metrics["adm_v2"]["rank_correlation"]["value"] <= 1
     assert (folder / "scatter.png").stat().st_size > 10_000
     assert "against the true returns" in capsys.readouterr().out
+    measured = json.loads((folder / "truth.json").read_text())
+    assert measured["policies"]["wild.npz"]["return_mean"] == pytest.approx(result["truth"][1][2])
+    fits_of = json.loads((folder / "config.json").read_text())["fits"]
+    assert fits_of["ensemble"]["num_networks"] == 3
 
 
 def test_fitted_models_are_kept_and_taken_again(fits, policies, tmp_path, capsys):
@@ -97,12 +106,41 @@ def test_fitted_models_are_kept_and_taken_again(fits, policies, tmp_path, capsys
         ope.run(config, [other])
 
 
-def test_a_policy_is_estimated_alike_alone_and_among_others(fits, policies):
-    """Its random numbers are its own place's, here the first."""
-    config = OPEConfig(dynamics=("adm_v2",), policies=str(policies), num_episodes=4, horizon=10, fqe_steps=0)
-    together = ope.run(config, fits[:1])["estimates"]["1"]["adm_v2"][0]
-    alone = dataclasses.replace(config, policies=str(policies / "good.npz"))
-    assert ope.run(alone, fits[:1])["estimates"]["1"]["adm_v2"][0] == pytest.approx(together, rel=1e-5)
+def test_a_policy_is_estimated_alike_alone_and_among_others(fits, policies, tmp_path, capsys):
+    """One alone has no metrics: there is nothing to rank."""
+    config = OPEConfig(
+        dynamics=("adm_v2",),
+        policies=str(policies),
+        num_episodes=4,
+        horizon=10,
+        fqe_steps=3,
+        models=str(tmp_path / "models"),
+    )
+    together = ope.run(config, fits[:1])["estimates"]["0.995"]
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"policies": {"wild.npz": {"return_mean": 1, "discounted_0.995_mean": 1}}}))
+    alone = dataclasses.replace(config, policies=str(policies / "wild.npz"), truth=str(truth))
+    result = ope.run(alone, fits[:1])
+    assert "metrics" not in result
+    assert "warning: the true returns are of up to 1000 steps, the estimates of 10" in capsys.readouterr().out
+    for name in ("adm_v2", "fqe"):
+        assert result["estimates"]["0.995"][name][0] == pytest.approx(together[name][2], rel=1e-5)
+
+
+def test_policies_of_a_run_are_evaluated(fits, tmp_path, request):
+    tiny = {name: value for name, value in TINY.items() if name not in ("dataset", "dropout_rate")}
+    tiny |= {"dataset": request.getfixturevalue("tiny_dataset"), "workdir": str(tmp_path / "trained")}
+    offline.run(config_for_task(**{**tiny, "bc_steps": 0, "num_epochs": 1, "eval_every": 1}))
+    (folder,) = (tmp_path / "trained" / "admpo_off" / "hopper").iterdir()
+    config = OPEConfig(dynamics=("adm_v2",), policies=str(folder), num_episodes=3, horizon=5, fqe_steps=0)
+    result = ope.run(config, fits[:1])
+    assert result["policies"] == ["seed0", "seed1"]
+    rows = result["estimates"]["1"]["adm_v2"]
+    assert rows[0] != rows[1]
+    (checkpoint,) = (folder / "checkpoints").glob("train-*")
+    read = read_policies(str(folder), 11, 3, 1.0)
+    saved = ocp.load(checkpoint / "arrays")["agent/actor_params/params/Dense_0/kernel"]
+    np.testing.assert_array_equal(read[1].params["params"]["Dense_0"]["kernel"], np.asarray(saved)[1])
 
 
 def test_errors_grow_over_held_out_episodes(fits, capsys):
@@ -149,4 +187,13 @@ def test_no_policies_and_no_truth_for_them_are_told_before_anything_is_fitted(fi
         OPEConfig(truth="x", real_episodes=3)
     with pytest.raises(InputError, match="adm is named twice"):
         OPEConfig(dynamics=("adm", "adm"))
+    with pytest.raises(InputError, match="horizon: 2000 is more than Hopper-v4's time limit of 1000 steps"):
+        ope.run(OPEConfig(policies=str(policies), horizon=2000), fits[:1])
+    with pytest.raises(InputError, match=r"no (roll-out window|training segment) of max_backtrack=32"):
+        ope.run(OPEConfig(policies=str(policies)), [fits[1], replace_flat(fits[0], {"max_backtrack": 32})])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="models: cannot write"):
+        ope.run(OPEConfig(policies=str(policies), models=str(tmp_path / "file")), fits[:1])
+    with pytest.raises(InputError, match=r"gammas: 0\.995,0\.995 must be"):
+        OPEConfig(gammas=(0.9950001, 0.9950002))
     assert not Path(fits[0].workdir).exists()

@@ -1,5 +1,7 @@
 """Whole episodes in a model against a NumPy loop, from the dataset's initial states."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from adm_jax.data.dataset import make_dataset
 from adm_jax.evaluation import off_policy
 from adm_jax.types import InputError
-from tests.test_rollout import DATA, STEP, M, X, known_simulation
+from tests.test_rollout import DATA, M, X, known_simulation
 
 GAMMAS = (1.0, 0.9)
 STARTS = np.arange(0, 40, 10)  # the dataset's episodes have ten steps
@@ -73,20 +75,32 @@ def test_states_out_of_range_are_told():
     episodes = simulate(low=-bound, high=bound)
     np.testing.assert_array_equal(episodes.in_range, np.array(reached) <= bound)
     assert 0 < episodes.in_range.sum() < len(STARTS)
-    # the model's clock runs to 30 at most: the bounds of the other dimensions were wide
-    assert STEP == 2
 
 
-def test_initial_states_come_once_before_any_comes_again():
-    starts = off_policy.initial_states(STARTS, 10, seed=0)
+def test_starts_come_once_before_any_comes_again():
+    starts = off_policy.draw_starts(STARTS, 10, seed=0)
     assert sorted(starts[:4]) == sorted(starts[4:8]) == list(STARTS)
     assert len(set(starts[8:])) == 2
-    assert list(off_policy.initial_states(STARTS, 10, seed=0)) == list(starts)
-    with pytest.raises(InputError, match="dataset: has no initial state"):
-        off_policy.initial_states([], 3, seed=0)
+    assert list(off_policy.draw_starts(STARTS, 10, seed=0)) == list(starts)
+
+
+def test_an_episode_that_goes_on_where_one_was_cut_does_not_begin_at_an_initial_state():
+    np.testing.assert_array_equal(off_policy.episode_starts(DATA), STARTS)
+    obs, next_obs = DATA.obs.copy(), DATA.next_obs.copy()
+    next_obs[9] = obs[10]
+    data = dataclasses.replace(DATA, next_obs=next_obs)
+    np.testing.assert_array_equal(off_policy.episode_starts(data), [0, 20, 30])
+    # the same state after a termination is a coincidence
+    ended = dataclasses.replace(data, terminated=data.truncated, truncated=data.terminated)
+    np.testing.assert_array_equal(off_policy.episode_starts(ended), STARTS)
+    next_obs[[19, 29]] = obs[[20, 30]]
+    with pytest.raises(
+        InputError, match="has no initial states: each of its 4 episodes but the first goes on"
+    ):
+        off_policy.episode_starts(dataclasses.replace(DATA, next_obs=next_obs))
 
 
 def test_the_range_is_widened_by_half_its_width():
     low, high = off_policy.widened_range(np.array([[0.0, -1.0], [2.0, 3.0], [1.0, 0.0]]))
-    np.testing.assert_array_equal(low, [-1, -3])
-    np.testing.assert_array_equal(high, [3, 5])
+    np.testing.assert_array_equal(low, [-0.5, -2])
+    np.testing.assert_array_equal(high, [2.5, 4])

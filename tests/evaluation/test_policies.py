@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.agents.sac import make_sac
+from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
 from adm_jax.evaluation import policies
 from adm_jax.training import policy_file
@@ -97,8 +97,6 @@ def test_dope_pickle_acts_as_in_numpy(rng, tmp_path, nonlinearity, distribution)
 
 def test_own_file_acts_as_the_agent_does(rng, tmp_path):
     sac = make_sac(D, A, 0.4, SACConfig(policy_hidden_dim=W))
-    from adm_jax.agents.sac import make_hyper
-
     params = sac.init(KEY, make_hyper(SACConfig(), 0.0)).actor_params
     policy_file.save_policy(tmp_path / "own.npz", params, 0.4, {"task": "mine"})
     policy = policies.read_policy(tmp_path / "own.npz")
@@ -130,6 +128,50 @@ def test_a_pickle_that_names_code_is_refused_and_not_run(rng, tmp_path, where):
     assert proof.exists()  # so the file would have run it
 
 
+class Called:
+    """Pickled, it is a call of a function, and of the result's ``__setstate__``."""
+
+    def __init__(self, fn, arguments, state=None):
+        self.reduced = (fn, arguments) if state is None else (fn, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+POINTERS = {  # what NumPy, called with it, would follow
+    "called": Called(np.ndarray, ((1,), np.dtype("O"), b"A" * 8)),
+    "state": Called(
+        np.zeros(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("O"), False, b"A" * 8)
+    ),
+    "void": Called(
+        np.zeros(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("V8"), False, b"A" * 8)
+    ),
+}
+
+
+@pytest.mark.parametrize("payload", POINTERS)
+def test_pointers_in_a_pickle_are_not_followed(rng, tmp_path, payload):
+    path = write(tmp_path / "bad.pkl", dope(rng, **{"fc0/bias": POINTERS[payload]}))
+    with pytest.raises(InputError, match=r"bad\.pkl: is no pickle of arrays"):
+        policies.read_policy(path)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2"])
+def test_every_protocol_and_every_kind_of_number_is_read(rng, tmp_path, protocol, dtype):
+    content = dope(rng)
+    wide = {name: x.astype(dtype) if isinstance(x, np.ndarray) else x for name, x in content.items()}
+    wide["fc1/weight"] = np.asfortranarray(wide["fc1/weight"])
+    wide["last_fc/bias"] = np.array([wide["last_fc/bias"][0], 0.25], dtype)
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(wide, protocol=protocol))
+    policy = policies.read_policy(path)
+    for i, name in enumerate(("fc0", "fc1", "last_fc")):
+        weight, bias = policy.params["layers"][i]
+        np.testing.assert_array_equal(weight, np.float32(wide[f"{name}/weight"]).T)
+        np.testing.assert_array_equal(bias, np.float32(wide[f"{name}/bias"]))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -142,7 +184,12 @@ def test_a_pickle_that_names_code_is_refused_and_not_run(rng, tmp_path, where):
         ("a.pkl", lambda rng: dope(rng, nonlinearity="gelu"), "nonlinearity 'gelu' is neither relu nor tanh"),
         ("a.pkl", lambda rng: dope(rng, output_distribution="beta"), "output_distribution 'beta' is none of"),
         ("a.pkl", lambda rng: dope(rng, **{"last_fc/weight": np.zeros((3, W))}), "layer 2 has a weight"),
-        ("a.pkl", lambda rng: [1, 2], "holds a list; must be a dictionary of arrays"),
+        ("a.pkl", lambda rng: [1, 2], "holds a list; must be a dictionary of named arrays"),
+        ("a.pkl", lambda rng: {0: (1.0, 2.0)}, "holds a dict; must be a dictionary of named arrays"),
+        ("a.pkl", lambda rng: dope(rng, **{"fc0/bias": ["a"] * W}), "is no DOPE policy"),
+        ("a.pkl", lambda rng: dope(rng, **{"fc0/bias": np.full(W, np.inf)}), "a parameter is not finite"),
+        ("a.npz", lambda rng: plain(rng, obs_std=np.zeros(D)), "obs_std must be above 0"),
+        ("a.npz", lambda rng: plain(rng, b0=np.array(["a"] * W)), "is no policy"),
     ],
 )
 def test_what_is_no_policy_is_told(rng, tmp_path, name, content, message):
@@ -164,21 +211,37 @@ def test_a_set_of_policies(rng, tmp_path):
     for name in ("b.npz", "a.pkl", "c.npz"):
         write(tmp_path / name, plain(rng) if name.endswith("npz") else dope(rng))
     (tmp_path / "notes.txt").write_text("no policy")
-    found = policies.find_policies(str(tmp_path))
-    assert [path.name for path in found] == ["a.pkl", "b.npz", "c.npz"]
-    assert policies.find_policies(f"{tmp_path}/*.npz") == found[1:]
-    with pytest.raises(InputError, match=r"policies: .*\*\.zip: no file; give a folder"):
-        policies.find_policies(f"{tmp_path}/*.zip")
-    read = policies.read_policies(found, D, A)
+    read = policies.read_policies(str(tmp_path), D, A, 1.0)
+    assert [policy.name for policy in read] == ["a.pkl", "b.npz", "c.npz"]
+    assert len(policies.read_policies(f"{tmp_path}/*.npz", D, A, 1.0)) == 2
     assert policies.group_by_kind(read) == [[0], [1, 2]]
     stacked = policies.stack(read[1:])
     assert {leaf.shape[0] for leaf in jax.tree.leaves(stacked)} == {2}
-    with pytest.raises(
-        InputError, match=r"a\.pkl: a policy from 4 observations to 2 actions; the dataset has 11"
-    ):
-        policies.read_policies(found, 11, A)
-    with pytest.raises(InputError, match=r"two files are named b\.npz"):
-        policies.read_policies([found[1], found[1]], D, A)
+    with pytest.raises(InputError, match=r"policies: .*\*\.zip: no file; give a folder"):
+        policies.read_policies(f"{tmp_path}/*.zip", D, A, 1.0)
+    with pytest.raises(InputError, match=r"a\.pkl is from 4 observations to 2 actions; the dataset has 11"):
+        policies.read_policies(str(tmp_path), 11, A, 1.0)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "same.npz", plain(rng))
+    with pytest.raises(InputError, match=r"two files are named same\.npz"):
+        policies.read_policies(f"{tmp_path}/*/same.npz", D, A, 1.0)
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(InputError, match=r"x\.npy: is no policy"):
+        policies.read_policies(f"{tmp_path}/*.npy", D, A, 1.0)
+
+
+def test_own_policies_must_have_the_environments_actions(tmp_path):
+    sac = make_sac(D, A, 0.4, SACConfig(policy_hidden_dim=W))
+    params = sac.init(KEY, make_hyper(SACConfig(), 0.0)).actor_params
+    policy_file.save_policy(tmp_path / "own.npz", params, 0.4, {})
+    assert len(policies.read_policies(str(tmp_path), D, A, 0.4)) == 1
+    with pytest.raises(InputError, match=r"own\.npz has actions within 0\.4; the environment's are within 1"):
+        policies.read_policies(str(tmp_path), D, A, 1.0)
+    broken = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params)
+    policy_file.save_policy(tmp_path / "own.npz", broken, 0.4, {})
+    with pytest.raises(InputError, match=r"own\.npz: a parameter is not finite"):
+        policies.read_policies(str(tmp_path), D, A, 0.4)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared policies are absent")
@@ -187,7 +250,7 @@ def test_a_set_of_policies(rng, tmp_path):
     [("hopper_online_5.pkl", 11, 3), ("hopper_trpo_200.npz", 11, 3), ("walker_online_5.pkl", 17, 6)],
 )
 def test_published_policies_are_read(name, obs_dim, action_dim):
-    (policy,) = policies.read_policies([SHARED / name], obs_dim, action_dim)
+    (policy,) = policies.read_policies(str(SHARED / name), obs_dim, action_dim, 1.0)
     bounds = np.ones(action_dim, np.float32)
     fn = policies.action_fn(policy.kind, -bounds, bounds, deterministic=True)
     action = fn(policy.params, jnp.zeros((1, obs_dim)), KEY)

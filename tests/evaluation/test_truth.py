@@ -19,12 +19,33 @@ def test_reads_every_discount(tmp_path):
     path = tmp_path / "truth.json"
     content = {"a": {"return_mean": 5, "discounted_0.995_mean": 4.5}, "b": {"return_mean": 7.0}}
     path.write_text(json.dumps({"policies": content}))
-    np.testing.assert_array_equal(truth.read_truth(str(path), ["a"], GAMMAS), [[4.5, 5.0]])
-    np.testing.assert_array_equal(truth.read_truth(str(path), ["b", "a"], (1.0,)), [[7.0], [5.0]])
+    np.testing.assert_array_equal(truth.read_truth(str(path), "Hopper-v4", ["a"], GAMMAS), [[4.5, 5.0]])
+    np.testing.assert_array_equal(
+        truth.read_truth(str(path), "Hopper-v4", ["b", "a"], (1.0,)), [[7.0], [5.0]]
+    )
     with pytest.raises(InputError, match=r"b: discounted_0\.995_mean is None; must be a number"):
-        truth.read_truth(str(path), ["a", "b"], GAMMAS)
+        truth.read_truth(str(path), "Hopper-v4", ["a", "b"], GAMMAS)
     with pytest.raises(InputError, match=r"has no return of c and 1 others"):
-        truth.read_truth(str(path), ["a", "c", "d"], GAMMAS)
+        truth.read_truth(str(path), "Hopper-v4", ["a", "c", "d"], GAMMAS)
+
+
+@pytest.mark.parametrize("entry", [27.5, None, {"return_mean": True}, {"return_mean": "1"}])
+def test_an_entry_that_holds_no_numbers_is_told(tmp_path, entry):
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps({"env_id": "Hopper-v4", "policies": {"a": entry}}))
+    with pytest.raises(InputError, match=r"a: return_mean is .*; must be a number"):
+        truth.read_truth(str(path), "Hopper-v4", ["a"], (1.0,))
+    with pytest.raises(InputError, match=r"is of Hopper-v4, the dataset of Ant-v4"):
+        truth.read_truth(str(path), "Ant-v4", ["a"], (1.0,))
+
+
+def test_what_is_measured_can_be_read(tmp_path):
+    returns = np.arange(12.0).reshape(2, 3, 2)
+    content = truth.to_truth("Hopper-v4", ["a", "b"], GAMMAS, returns)
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    read = truth.read_truth(str(tmp_path / "truth.json"), "Hopper-v4", ["a", "b"], GAMMAS)
+    np.testing.assert_allclose(read, returns.mean(axis=1))
+    assert content["policies"]["a"]["return_std"] == pytest.approx(returns[0, :, 1].std())
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}', '{"policies": 3}'])
@@ -32,9 +53,9 @@ def test_what_is_no_truth_is_told(tmp_path, content):
     path = tmp_path / "truth.json"
     path.write_text(content)
     with pytest.raises(InputError, match=r"truth\.json"):
-        truth.read_truth(str(path), ["a"], GAMMAS)
+        truth.read_truth(str(path), "Hopper-v4", ["a"], GAMMAS)
     with pytest.raises(InputError, match=r"nothing\.json: No such file"):
-        truth.read_truth(str(tmp_path / "nothing.json"), ["a"], GAMMAS)
+        truth.read_truth(str(tmp_path / "nothing.json"), "Hopper-v4", ["a"], GAMMAS)
 
 
 def test_real_returns_equal_single_environments(tmp_path):
@@ -63,6 +84,15 @@ def test_real_returns_equal_single_environments(tmp_path):
             expected = [sum(r * gamma**t for t, r in enumerate(rewards)) for gamma in GAMMAS]
             np.testing.assert_allclose(returns[index, episode], expected, rtol=1e-4)
     env.close()
+
+
+def test_many_policies_are_stepped_a_part_at_a_time(tmp_path, monkeypatch):
+    content = {"w0": np.zeros((11, 3)), "b0": np.zeros(3), "log_std": np.zeros(3)}
+    read = [policies.read_policy(write(tmp_path / f"{i}.npz", content)) for i in range(3)]
+    env_spec = EnvSpec("Hopper-v4", {})
+    together = truth.real_returns(env_spec, read, GAMMAS, 2, deterministic=True)
+    monkeypatch.setattr(truth, "_MAX_ROWS", 4)
+    np.testing.assert_array_equal(truth.real_returns(env_spec, read, GAMMAS, 2, deterministic=True), together)
 
 
 def test_sampled_actions_differ_and_follow_the_seed(tmp_path):
