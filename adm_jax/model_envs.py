@@ -17,9 +17,9 @@ from adm_jax.rollout import (
     Rows,
     Simulation,
     encode_rows,
-    gather_carry,
     means_of,
     row_axes,
+    rows_last,
     sums_of,
     take_step,
 )
@@ -94,7 +94,7 @@ def advance(
             return jnp.where(ended.reshape(shape), new, old)
 
         return ModelEnvs(
-            jax.tree.map(choose, gather_carry(pool, drawn, axes), envs.carry, axes),
+            jax.tree.map(choose, rows_last(jax.tree.map(lambda x: x[drawn], pool), axes), envs.carry, axes),
             choose(dataset.transitions.obs[starts[drawn]], envs.obs, 0),
             jnp.where(ended, 0, envs.num_steps),
             jnp.zeros((chunk,), bool),

@@ -35,7 +35,8 @@ class Simulation(NamedTuple):
     penalty_coef: Array  # beta [], reward <- reward - beta * uncertainty
     # known reward, (obs [B, D], action [B, A], next_obs [B, D]) to [B]; the model's when None
     reward_fn: Callable[[Array, Array, Array], Array] | None = None
-    histories: Carry | None = None  # what encode_histories gave; encoded in each roll-out when None
+    # (rows [B]) to the encoded histories of these transitions, leaves [B, ...]; encoded each time when None
+    histories_fn: Callable[[Array], Carry] | None = None
 
 
 class Rows(NamedTuple):
@@ -52,9 +53,9 @@ def _begin(
     """Starts of the rows [B] of a chunk; those from ``num_starts`` on only fill the last chunk up."""
     dynamics = simulation.dynamics
     starts = sample_starts(dataset, key, rows.shape[0], dynamics.max_backtrack, min_history)
-    if simulation.histories is not None:
+    if simulation.histories_fn is not None:
         axes = row_axes(dynamics, simulation.params, dataset)
-        carry = gather_carry(simulation.histories, starts, axes)
+        carry = rows_last(simulation.histories_fn(starts), axes)
         return Rows(carry, dataset.transitions.obs[starts], rows < num_starts)
     window, obs = gather_windows(dataset, starts, dynamics.max_backtrack)
     return Rows(dynamics.begin(simulation.params, window), obs, rows < num_starts)
@@ -84,9 +85,9 @@ def encode_rows(dynamics: Dynamics, params: ModelParams, dataset: Dataset, rows:
     return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), chunks)
 
 
-def gather_carry(histories: Carry, rows: Array, axes: Carry) -> Carry:
-    """The carry of encoded histories' ``rows`` [B], with the rows where the model has them."""
-    return jax.tree.map(lambda x, axis: jnp.moveaxis(x[rows], 0, axis), histories, axes)
+def rows_last(histories: Carry, axes: Carry) -> Carry:
+    """Encoded histories [B, ...] as the model has them, with the rows where it has them."""
+    return jax.tree.map(lambda x, axis: jnp.moveaxis(x, 0, axis), histories, axes)
 
 
 def row_axes(dynamics: Dynamics, params: ModelParams, dataset: Dataset) -> Carry:

@@ -102,7 +102,7 @@ def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS
     @jax.jit
     def run(key, penalty_coef):
         return rollout(
-            known_simulation(penalty_coef, broken_field, reward_fn)._replace(histories=histories),
+            known_simulation(penalty_coef, broken_field, reward_fn)._replace(histories_fn=rows_of(histories)),
             dataset,
             key,
             num_starts=num_starts,
@@ -112,6 +112,11 @@ def compiled(broken_field=None, min_history=None, chunk=CHUNK, num_starts=STARTS
         )
 
     return run
+
+
+def rows_of(histories):
+    """What a Simulation asks its encoded histories by."""
+    return None if histories is None else lambda rows: jax.tree.map(lambda x: x[rows], histories)
 
 
 def run(seed=0, penalty_coef=0.5, **options):
@@ -352,7 +357,7 @@ def test_histories_encoded_once_are_those_encoded_in_each_roll_out(dynamics):
     @jax.jit
     def roll(histories):
         simulation = Simulation(
-            model, params, policy, terminates, std_of_means, jnp.float32(1.0), histories=histories
+            model, params, policy, terminates, std_of_means, jnp.float32(1.0), histories_fn=rows_of(histories)
         )
         # shorter histories too: what is not valid must be kept as such
         return rollout(

@@ -234,14 +234,19 @@ def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[...,
     settings = config.rollout
 
     def rollout_member(
-        member: tuple[tuple[RingBuffer, ModelEnvs | None], Params, ModelParams, Carry | None, Hyper, Key],
+        member: tuple[tuple[RingBuffer, ModelEnvs | None], Params, ModelParams, Array, Hyper, Key],
+        histories: Carry | None,
         dataset: Dataset,
     ) -> tuple[tuple[RingBuffer, ModelEnvs | None], dict[str, Array]]:
-        (buffer, envs), actor_params, model, histories, hyper, key = member
+        (buffer, envs), actor_params, model, index, hyper, key = member
+
+        def own_histories(rows: Array) -> Carry:
+            return jax.tree.map(lambda x: x[index, rows], histories)
+
         simulated = simulation(parts, settings, actor_params, model, hyper)
         if envs is None:
             rows = rollout(
-                simulated._replace(histories=histories),
+                simulated._replace(histories_fn=None if histories is None else own_histories),
                 dataset,
                 key,
                 num_starts=settings.rollout_batch_size,
@@ -261,9 +266,21 @@ def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[...,
         return (ring_buffer.add(buffer, rows.transitions, rows.valid), envs), rows.metrics
 
     mapped = over_members(rollout_member, parts.members)
-    return lambda state, actor_params, model, histories, hyper, keys, dataset: mapped(
-        (state, actor_params, model, histories, hyper, keys), dataset
-    )
+
+    def roll_out(
+        state: Any,
+        actor_params: Params,
+        model: ModelParams,
+        histories: Carry | None,
+        hyper: Hyper,
+        keys: Key,
+        dataset: Dataset,
+    ) -> Any:
+        # indexed, not mapped over: one after the other, each member's would be copied out first
+        members = (state, actor_params, model, jnp.arange(keys.shape[0]), hyper, keys)
+        return mapped(members, histories, dataset)
+
+    return roll_out
 
 
 def update_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
