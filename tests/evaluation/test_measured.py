@@ -101,7 +101,7 @@ def test_fitted_models_are_kept_and_taken_again(fits, policies, tmp_path, capsys
     assert "taken from" in capsys.readouterr().out
     other = dataclasses.replace(fits[0], fit=dataclasses.replace(fits[0].fit, fit_learning_rate=0.5))
     with pytest.raises(
-        InputError, match=r"models: .*models has models of fit_learning_rate=0\.001, not 0\.5"
+        InputError, match=r"models: .*adm_v2 has models of fit_learning_rate=0\.001, not 0\.5; name another"
     ):
         ope.run(config, [other])
 
