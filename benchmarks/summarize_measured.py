@@ -27,14 +27,19 @@ def summarize(folders: list[Path]) -> dict[str, Any]:
 
 
 def average(tables: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the runs of what all of them have: ``{gamma: {estimator: {metric: value}}}``."""
+    """Means over the runs of what all of them have: ``{gamma: {estimator: {metric: value}}}``.
+
+    A metric that some run could not tell (the rank correlation of equal estimates) is None.
+    """
     first, *others = tables
+
+    def mean(gamma: str, name: str, metric: str) -> float | None:
+        values = [table[gamma][name][metric]["value"] for table in tables]
+        return None if None in values else float(np.mean(values))
+
     return {
         gamma: {
-            name: {
-                metric: float(np.mean([table[gamma][name][metric]["value"] for table in tables]))
-                for metric in metrics
-            }
+            name: {metric: mean(gamma, name, metric) for metric in metrics}
             for name, metrics in estimators.items()
             if all(name in table.get(gamma, {}) for table in others)
         }

@@ -60,6 +60,7 @@ def test_lists_of_json_become_tuples():
         ({"memory_limit_gib": 0.0}, "memory_limit_gib: 0.0 is out of range; above 0.0"),
         ({"target_entropy": -3.0}, "target_entropy: has no effect without auto_entropy"),
         ({"entropy_lr": 1e-3}, "entropy_lr: has no effect without auto_entropy"),
+        ({"horizon": 100}, "horizon: has no effect without persistent"),
         ({"entropy_weight": 1e-300}, "entropy_weight: 1e-300 is out of range of float32"),
         ({"penalty_coef": 1e39}, "penalty_coef: 1e+39 is out of range of float32"),
         ({"max_backtrack": 33}, "max_backtrack: 33 is out of range; at least 1 and at most 32"),

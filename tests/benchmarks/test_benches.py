@@ -8,10 +8,12 @@ import math
 import jax
 import pytest
 
+from adm_jax.tasks import full_horizon
 from adm_jax.types import InputError
 from benchmarks import (
     bench_end_to_end,
     bench_fit,
+    bench_full_horizon,
     bench_online,
     bench_population,
     bench_rollout,
@@ -137,6 +139,21 @@ def test_online(tiny):
     parts = [row[f"{part}_seconds_median"] for part in bench_online.PARTS]
     assert all(seconds > 0 for seconds in parts)
     assert sum(parts) <= row["seconds_median"] * 1.5
+
+
+def test_full_horizon(tiny):
+    result = bench_full_horizon.run(
+        dataclasses.replace(tiny, model_envs=20, full_horizon_batch_size=16, full_horizon_updates=3)
+    )
+    json.dumps(result, allow_nan=False)
+    rows, steps = result["rows"], full_horizon.STEPS_PER_EPOCH
+    for name in ("adm_v2", "adm"):
+        assert work_done(rows[name]) == pytest.approx(20 * steps)
+    assert result["adm_v2_over_adm"] == pytest.approx(rows["adm_v2"]["rate"] / rows["adm"]["rate"])
+    epoch = rows["epoch"]
+    assert epoch["rollout_seconds_median"] + epoch["update_seconds_median"] == pytest.approx(
+        epoch["seconds_median"], rel=0.5
+    )
 
 
 def test_population_and_its_plot(tiny, tmp_path):

@@ -19,6 +19,7 @@ from adm_jax.rollout import open_loop
 from adm_jax.settings import replace_flat
 from adm_jax.training import offline
 from adm_jax.types import InputError, Prediction, Segment
+from benchmarks import summarize_measured
 from tests.evaluation.test_policies import write
 from tests.training.conftest import TINY, tiny_dataset  # noqa: F401
 
@@ -80,8 +81,19 @@ def test_policies_are_evaluated_and_compared(fits, policies, capsys):
     assert "against the true returns" in capsys.readouterr().out
     measured = json.loads((folder / "truth.json").read_text())
     assert measured["policies"]["wild.npz"]["return_mean"] == pytest.approx(result["truth"][1][2])
+    summary = json.loads(json.dumps(summarize_measured.summarize([folder, folder])))
+    assert summary["runs"][0]["result"] == result
+    average = summary["average"]["0.995"]["ensemble"]["rank_correlation"]
+    assert average == pytest.approx(metrics["ensemble"]["rank_correlation"]["value"])
     fits_of = json.loads((folder / "config.json").read_text())["fits"]
     assert fits_of["ensemble"]["num_networks"] == 3
+
+
+def test_the_mean_over_datasets_is_none_where_one_of_them_has_no_value():
+    """The rank correlation of equal estimates is none."""
+    have, lack = ({"1": {"adm": {"regret@1": {"value": 0.5}, "r": {"value": x}}}} for x in (0.25, None))
+    assert summarize_measured.average([have, lack]) == {"1": {"adm": {"regret@1": 0.5, "r": None}}}
+    assert summarize_measured.average([have, have]) == {"1": {"adm": {"regret@1": 0.5, "r": 0.25}}}
 
 
 def test_fitted_models_are_kept_and_taken_again(fits, policies, tmp_path, capsys):
@@ -157,7 +169,7 @@ def test_errors_grow_over_held_out_episodes(fits, capsys):
         assert (np.diff(quantiles, axis=1) >= 0).all()
         np.testing.assert_allclose(quantiles[:, 2], curve["median"], rtol=1e-6)
     assert (folder / "compounding_error.png").stat().st_size > 10_000
-    assert "after k predictions" in capsys.readouterr().out
+    assert "after k predictions" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_model_that_diverges_is_held_at_a_bound():

@@ -1,13 +1,9 @@
 """What a user of the online command gets wrong, as a user runs it: one line, exit code 2."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
 # environments as a user brings them, in a module of the current folder
 SOURCE = """
 import gymnasium
@@ -48,22 +44,6 @@ TINY = [
 ]
 
 
-def run(*arguments: str) -> str:
-    """What the command says on stderr when it ends with code 2."""
-    done = subprocess.run(
-        [sys.executable, "-B", "-m", "experiments.admpo_on", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,14 +59,15 @@ def run(*arguments: str) -> str:
         (["--resume=absent"], "absent holds no run: config.json: No such file or directory"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(arguments, message):
+def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, refused):
     Path("mine.py").write_text(SOURCE)
     resumed = arguments[0].startswith("--resume")
-    assert message in run(*arguments, *([] if resumed else ["--workdir=runs"]))
+    done = refused("admpo_on", *arguments, *([] if resumed else ["--workdir=runs"]))
+    assert message in done.stderr
     assert [path.name for path in Path().rglob("*") if path.is_file()] == ["mine.py"]
 
 
-def test_a_number_that_is_not_finite_is_told_with_its_step_and_seed():
+def test_a_number_that_is_not_finite_is_told_with_its_step_and_seed(refused):
     Path("mine.py").write_text(SOURCE)
-    error = run("--task=mine:walk", *TINY)
+    error = refused("admpo_on", "--task=mine:walk", *TINY).stderr
     assert "environment Walk-v0: step 2 of seed 7 gave the reward nan" in error
