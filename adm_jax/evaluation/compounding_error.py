@@ -17,12 +17,10 @@ from adm_jax.data.dataset import Dataset, gather_segments
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.evaluation import plots
 from adm_jax.evaluation.config import CompoundingErrorConfig
-from adm_jax.evaluation.fitted_models import FittedModels, fit_models, prepare_models
+from adm_jax.evaluation.fitted_models import FittedModels, create_folder, fit_models, prepare_models
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.rollout import open_loop
-from adm_jax.settings import to_flat
-from adm_jax.training.metrics import RunFolder, resolve_path
-from adm_jax.training.population import Member
+from adm_jax.training.metrics import resolve_path
 from adm_jax.training.progress import Progress, print_table
 from adm_jax.training.session import load_data
 from adm_jax.types import Array, InputError, Key, Prediction, Segment
@@ -104,18 +102,7 @@ def run(config: CompoundingErrorConfig, fits: Sequence[OfflineConfig]) -> dict[s
     models = prepare_models(fits, task, data, store)
     horizon = config.horizon or int(data.episode_lengths.max())
     segment = held_out_episodes(models[0].dataset, horizon)
-    folder = RunFolder.create(
-        fits[0].workdir,
-        "compounding_error",
-        task.name,
-        {**to_flat(fits[0]), **to_flat(config)},
-        [Member(seed, {}) for seed in fits[0].seeds],
-        {
-            "env_id": task.env_id,
-            "dataset_sha256": data.digests(),
-            "fits": {fit.dynamics: to_flat(fit) for fit in fits},
-        },
-    )
+    folder = create_folder("compounding_error", config, fits, task, data)
     curves: dict[str, Any] = {}
     with Progress() as progress, matmul_precision(fits[0].matmul_precision):
         progress.note(f"run folder: {folder.path}\n{segment.valid.shape[0]} held-out episodes")

@@ -14,11 +14,13 @@ from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import ModelParams, make_dynamics
+from adm_jax.evaluation.config import MeasuredModels
 from adm_jax.settings import leaves, to_flat
 from adm_jax.tasks import Task
 from adm_jax.training import programs
 from adm_jax.training.checkpoint import Checkpointer
-from adm_jax.training.population import fold_keys, member_keys, shared_key
+from adm_jax.training.metrics import RunFolder
+from adm_jax.training.population import Member, fold_keys, member_keys, shared_key
 from adm_jax.training.progress import Progress
 from adm_jax.training.session import Stream, prepare
 from adm_jax.types import InputError, Segment
@@ -79,6 +81,24 @@ def prepare_models(
         for model in prepared:
             _require_same(_folder(store, model), model.record)
     return prepared
+
+
+def create_folder(
+    measurement: str, config: MeasuredModels, fits: Sequence[OfflineConfig], task: Task, data: EpisodeData
+) -> RunFolder:
+    """The folder of a measurement's run."""
+    return RunFolder.create(
+        fits[0].workdir,
+        measurement,
+        task.name,
+        {**to_flat(fits[0]), **to_flat(config)},
+        [Member(seed, {}) for seed in fits[0].seeds],
+        {
+            "env_id": task.env_id,
+            "dataset_sha256": data.digests(),
+            "fits": {fit.dynamics: to_flat(fit) for fit in fits},
+        },
+    )
 
 
 def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels:

@@ -3,9 +3,9 @@
 import functools
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ from adm_jax.dynamics.interface import ModelParams
 from adm_jax.envs import environment
 from adm_jax.evaluation import off_policy, plots
 from adm_jax.evaluation.config import OPEConfig
-from adm_jax.evaluation.fitted_models import FittedModels, Prepared, fit_models, prepare_models
+from adm_jax.evaluation.fitted_models import FittedModels, Prepared, create_folder, fit_models, prepare_models
 from adm_jax.evaluation.fitted_q import FQEResult, FQESettings, fitted_q
+from adm_jax.evaluation.kept_results import KeptResults
 from adm_jax.evaluation.policies import (
     ActionFn,
     TargetPolicy,
@@ -35,13 +36,15 @@ from adm_jax.rollout import Simulation
 from adm_jax.settings import to_flat
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
-from adm_jax.training.metrics import RunFolder, resolve_path
-from adm_jax.training.population import Member, over_members
+from adm_jax.training.metrics import resolve_path
+from adm_jax.training.population import over_members, resolve_members
 from adm_jax.training.progress import Progress, print_table
 from adm_jax.training.session import load_data
 from adm_jax.types import InputError, Key, Params
 
 FQE = "fqe"
+_RESULTS = "estimates"  # folder beside the fitted models
+R = TypeVar("R")  # a NamedTuple of arrays
 
 
 def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
@@ -70,19 +73,8 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
         raise InputError(f"horizon: {horizon} is more than {task.env_id}'s time limit of {limit} steps")
     store = None if config.models is None else resolve_path("models", config.models)
     models = prepare_models(fits, task, data, store)
-    folder = RunFolder.create(
-        fits[0].workdir,
-        "ope",
-        task.name,
-        {**to_flat(fits[0]), **to_flat(config)},
-        [Member(seed, {}) for seed in fits[0].seeds],
-        {
-            "env_id": task.env_id,
-            "dataset_sha256": data.digests(),
-            "fits": {fit.dynamics: to_flat(fit) for fit in fits},
-        },
-    )
-    work = _Work(config, horizon, data, starts, policies, _group(config, policies, low, high))
+    folder = create_folder("ope", config, fits, task, data)
+    work = _Work(config, task.env_id, horizon, data, starts, policies, _group(config, policies, low, high))
     result: dict[str, Any] = {"policies": names, "horizon": horizon, "num_initial_states": len(starts)}
     with Progress() as progress, matmul_precision(fits[0].matmul_precision):
         progress.note(
@@ -111,6 +103,7 @@ class _Work(NamedTuple):
     """What is estimated."""
 
     config: OPEConfig
+    env_id: str
     horizon: int
     data: EpisodeData
     starts: np.ndarray  # [S] rows of the initial states
@@ -178,11 +171,14 @@ def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: P
     config = work.config
     estimates: dict[str, Any] = {f"{gamma:g}": {} for gamma in config.gammas}
     measured: dict[str, Any] = {}
+    num_estimates = len(work.policies) * len(models[0].config.seeds)
     for model in models:
         name = model.config.dynamics
         fitted = fit_models(model, store, progress)
-        progress.note(f"{name}: held-out NLL {np.mean(fitted.holdout_nll):.2f}; rolling out")
-        episodes = _roll_out(work, fitted)
+        progress.note(f"{name}: held-out NLL {np.mean(fitted.holdout_nll):.2f}")
+        progress.begin(f"roll out {name}", num_estimates)
+        episodes = _roll_out(work, fitted, store / _RESULTS, progress)
+        progress.end()
         for index, gamma in enumerate(config.gammas):
             returns = np.where(episodes.finite, episodes.returns[..., index], np.nan)
             estimates[f"{gamma:g}"][name] = [_estimate(values) for values in returns.swapaxes(0, 1)]
@@ -212,13 +208,15 @@ def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: P
                 f"{settings.time_constants:.1f} of its time constants; five learn 99 % of a value"
             )
         progress.note(f"fitted Q evaluation, gamma {gamma:g}: {config.fqe_steps} steps for each policy")
-        values, losses = _fitted_q(work, settings, models[0])
-        estimates[f"{gamma:g}"][FQE] = [_estimate(value[:, None]) for value in values.T]
-        result.setdefault(FQE, {})[f"{gamma:g}"] = {"loss_per_policy": losses.mean(axis=0).tolist()}
+        progress.begin(FQE, num_estimates)
+        values = _fitted_q(work, settings, models[0], store / _RESULTS, progress)
+        progress.end()
+        estimates[f"{gamma:g}"][FQE] = [_estimate(value[:, None]) for value in values.value.T]
+        result.setdefault(FQE, {})[f"{gamma:g}"] = {"loss_per_policy": values.loss.mean(axis=0).tolist()}
     return result
 
 
-def _roll_out(work: _Work, fitted: FittedModels) -> off_policy.Episodes:
+def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progress) -> off_policy.Episodes:
     """Episodes of every seed's model and policy, leaves [S, P, E, ...]."""
     config, parts, data = work.config, fitted.parts, work.data
     starts = jnp.asarray(off_policy.draw_starts(work.starts, config.num_episodes, seed=0))
@@ -249,36 +247,74 @@ def _roll_out(work: _Work, fitted: FittedModels) -> off_policy.Episodes:
             chunk=min(config.episode_chunk, config.num_episodes),
         )
 
-    per_seed = []
-    compiled = [
-        jax.jit(over_members(functools.partial(one, act), parts.members)) for _, _, act in work.groups
+    seeds = fitted.config.seeds
+    models = [jax.tree.map(lambda x, i=i: x[i], fitted.params) for i in range(len(seeds))]
+    fit = fitted.config
+    told = (
+        (fit.dynamics, fit.matmul_precision, to_flat(fit.model), fit.rollout.termination, fit.rollout.reward),
+        (config.gammas, work.horizon, config.num_episodes, config.episode_chunk, config.deterministic),
+        (work.data.digests(), np.asarray(starts), low, high, work.env_id),
+    )
+    kept = [
+        KeptResults(folder, off_policy.Episodes, told, seed, model)
+        for seed, model in zip(seeds, models, strict=True)
     ]
-    for index, seed in enumerate(fitted.config.seeds):
-        model = jax.tree.map(lambda x, i=index: x[i], fitted.params)
-        rows: list[Any] = [None] * len(work.policies)
-        for (group, params, _), program in zip(work.groups, compiled, strict=True):
-            result = jax.device_get(program((params, _keys(seed, work, group)), model, fitted.dataset))
-            for place, policy in enumerate(group):
-                rows[policy] = jax.tree.map(lambda x, i=place: x[i], result)
-        per_seed.append(jax.tree.map(lambda *x: np.stack(x), *rows))
-    return jax.tree.map(lambda *x: np.stack(x), *per_seed)
+    arguments = [(model, fitted.dataset) for model in models]
+    return _every_policy(work, one, fitted.config, arguments, kept, progress)
 
 
-def _fitted_q(work: _Work, settings: FQESettings, model: Prepared) -> tuple[np.ndarray, np.ndarray]:
+def _fitted_q(
+    work: _Work, settings: FQESettings, model: Prepared, folder: Path, progress: Progress
+) -> FQEResult:
     """FQE's estimates and losses, [S, P] each."""
-    seeds, starts = model.config.seeds, jnp.asarray(work.starts, jnp.int32)
-    values, losses = np.zeros((2, len(seeds), len(work.policies)))
+    starts, seeds = jnp.asarray(work.starts, jnp.int32), model.config.seeds
 
     def one(act: ActionFn, member: tuple[Params, Key], dataset: Dataset) -> FQEResult:
         params, key = member
         return fitted_q(functools.partial(act, params), dataset, starts, key, settings)
 
-    for group, params, act in work.groups:
-        program = jax.jit(over_members(functools.partial(one, act), model.parts.members))
-        for row, seed in enumerate(seeds):
-            result = program((params, _keys(seed, work, group)), model.dataset)
-            values[row, group], losses[row, group] = result.value, result.loss
-    return values, losses
+    told = (
+        (settings._asdict(), model.config.matmul_precision, work.config.deterministic),
+        (work.data.digests(), work.starts, work.env_id),
+    )
+    kept = [KeptResults(folder, FQEResult, told, seed) for seed in seeds]
+    arguments = [(model.dataset,)] * len(seeds)
+    return _every_policy(work, one, model.config, arguments, kept, progress)
+
+
+def _every_policy(
+    work: _Work,
+    fn: Callable[..., R],
+    fit: OfflineConfig,
+    arguments: Sequence[tuple[Any, ...]],
+    kept: Sequence[KeptResults[R]],
+    progress: Progress,
+) -> R:
+    """``fn(act, (params, key), *arguments[s])`` of every seed s and policy, leaves [S, P, ...].
+
+    What ``kept[s]`` has is taken from there. Policies that are not mapped side by side run one after the
+    other, so that each is kept, and seen, as soon as it is done.
+    """
+    members = resolve_members(fit.members)
+    programs = [jax.jit(over_members(functools.partial(fn, act), members)) for _, _, act in work.groups]
+    per_seed = []
+    for seed, shared, results in zip(fit.seeds, arguments, kept, strict=True):
+        rows = [results.get(policy) for policy in work.policies]
+        progress.advance(sum(row is not None for row in rows))
+        for (group, params, _), program in zip(work.groups, programs, strict=True):
+            places = np.flatnonzero([rows[policy] is None for policy in group])
+            size = max(len(places), 1) if members == "vmap" else 1
+            for begin in range(0, len(places), size):
+                part = places[begin : begin + size]
+                done = [group[place] for place in part]
+                member = jax.tree.map(lambda x, part=part: x[part], params), _keys(seed, work, done)
+                result = jax.device_get(program(member, *shared))
+                for i, policy in enumerate(done):
+                    rows[policy] = jax.tree.map(lambda x, i=i: x[i], result)
+                    results.put(work.policies[policy], rows[policy])
+                progress.advance(len(done))
+        per_seed.append(jax.tree.map(lambda *x: np.stack(x), *rows))
+    return jax.tree.map(lambda *x: np.stack(x), *per_seed)
 
 
 def _keys(seed: int, work: _Work, group: Sequence[int]) -> Key:

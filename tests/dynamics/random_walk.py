@@ -1,8 +1,12 @@
 """A process whose best prediction is known, for the tests of fitting."""
 
+import functools
+
 import jax
 import numpy as np
 
+from adm_jax.config import FitConfig
+from adm_jax.data.dataset import make_dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics import fitting
 
@@ -30,6 +34,26 @@ def keys_of(seed):
     """An epoch's keys; the bootstrap's would be the same in all epochs."""
     epoch, shared = jax.random.split(jax.random.key(seed))
     return fitting.FitKeys(epoch, jax.random.key(99), shared)
+
+
+def assert_learns_one_step_prediction(dynamics):
+    """Fitted to the random walk, a model that is told the latest state errs by one step's noise."""
+    config = FitConfig(
+        fit_batch_size=64,
+        fit_learning_rate=3e-3,
+        fit_steps_per_epoch=100,
+        fit_max_epochs=8,
+        holdout_fraction=0.2,
+    )
+    dataset = make_dataset(random_walk(), dynamics.max_backtrack, holdout_fraction=0.2)
+    holdout = fitting.holdout_segments(dataset, dynamics.max_backtrack, config)
+    epoch = jax.jit(functools.partial(fitting.fit_epoch, dynamics, config))
+    state = jax.jit(functools.partial(fitting.init, dynamics))(dataset, jax.random.key(0))
+    while state.active:
+        state, _ = epoch(state, dataset, holdout, keys_of(int(state.epoch)))
+    params = fitting.best_params(dynamics, state, dataset, holdout)
+    errors = jax.jit(dynamics.validate)(params, holdout)
+    np.testing.assert_allclose(errors.mse[0], (2 * OBS_NOISE**2 + REWARD_NOISE**2) / 3, rtol=0.06)
 
 
 def trees_equal(a, b):

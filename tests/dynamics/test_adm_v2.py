@@ -1,23 +1,19 @@
 """ADM-v2: equal to PyTorch, and its parallel roll-out equal to encoding every stream anew; its switches."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import FitConfig
-from adm_jax.data.dataset import make_dataset
-from adm_jax.dynamics import fitting
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.adm_v2 import make_adm_v2
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.models import AnyStepV2Config, RecurrentConfig
 from adm_jax.types import InputError, Normalizer, Segment, Window
 from tests.dynamics import by_hand
-from tests.dynamics.random_walk import OBS_NOISE, REWARD_NOISE, keys_of, random_walk
+from tests.dynamics.random_walk import assert_learns_one_step_prediction
 
 GOLDEN = AnyStepV2Config(max_backtrack=5, model_hidden_dim=12)
 OBS_DIM, ACTION_DIM = 3, 2
@@ -272,21 +268,5 @@ def test_parameters_are_as_many_as_in_the_authors_network():
 
 def test_learns_a_random_walk_to_the_known_optimum():
     """The step taken from the latest state, which it does not see, has one step's noise at every length."""
-    config = FitConfig(
-        fit_batch_size=64,
-        fit_learning_rate=3e-3,
-        fit_steps_per_epoch=100,
-        fit_max_epochs=8,
-        holdout_fraction=0.2,
-    )
     model = dataclasses.replace(SMALL, max_backtrack=2, model_hidden_dim=16)
-    dynamics = make_adm_v2(2, 1, model)
-    dataset = make_dataset(random_walk(), 2, holdout_fraction=0.2)
-    holdout = fitting.holdout_segments(dataset, 2, config)
-    epoch = jax.jit(functools.partial(fitting.fit_epoch, dynamics, config))
-    state = jax.jit(functools.partial(fitting.init, dynamics))(dataset, KEY)
-    while state.active:
-        state, _ = epoch(state, dataset, holdout, keys_of(int(state.epoch)))
-    params = fitting.best_params(dynamics, state, dataset, holdout)
-    errors = jax.jit(dynamics.validate)(params, holdout)
-    np.testing.assert_allclose(errors.mse[0], (2 * OBS_NOISE**2 + REWARD_NOISE**2) / 3, rtol=0.06)
+    assert_learns_one_step_prediction(make_adm_v2(2, 1, model))

@@ -1,21 +1,17 @@
 """The bootstrapping recurrent model: equal to reading every history anew, and it learns one step."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.config import FitConfig
-from adm_jax.data.dataset import make_dataset
-from adm_jax.dynamics import fitting
 from adm_jax.dynamics.bootstrapped_rnn import make_bootstrapped_rnn
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.models import RecurrentConfig
 from adm_jax.types import Normalizer, Segment, Window
-from tests.dynamics.random_walk import OBS_NOISE, REWARD_NOISE, keys_of, random_walk
+from tests.dynamics.random_walk import assert_learns_one_step_prediction
 
 OBS_DIM, ACTION_DIM, BATCH, M = 3, 2, 5, 4
 CONFIG = RecurrentConfig(max_backtrack=M, model_hidden_dim=8, num_gru_layers=2, num_residual_blocks=1)
@@ -123,21 +119,5 @@ def test_streams_equal_reading_every_history_anew(encode_history, params, max_ba
 
 def test_learns_one_step_prediction_to_the_known_optimum():
     """A random walk: however long the history, the best prediction has the variances of one step."""
-    config = FitConfig(
-        fit_batch_size=64,
-        fit_learning_rate=3e-3,
-        fit_steps_per_epoch=100,
-        fit_max_epochs=8,
-        holdout_fraction=0.2,
-    )
     model = dataclasses.replace(CONFIG, max_backtrack=2, model_hidden_dim=16)
-    dynamics = make_bootstrapped_rnn(2, 1, model)
-    dataset = make_dataset(random_walk(), 2, holdout_fraction=0.2)
-    holdout = fitting.holdout_segments(dataset, 2, config)
-    epoch = jax.jit(functools.partial(fitting.fit_epoch, dynamics, config))
-    state = jax.jit(functools.partial(fitting.init, dynamics))(dataset, KEY)
-    while state.active:
-        state, _ = epoch(state, dataset, holdout, keys_of(int(state.epoch)))
-    params = fitting.best_params(dynamics, state, dataset, holdout)
-    errors = jax.jit(dynamics.validate)(params, holdout)
-    np.testing.assert_allclose(errors.mse[0], (2 * OBS_NOISE**2 + REWARD_NOISE**2) / 3, rtol=0.06)
+    assert_learns_one_step_prediction(make_bootstrapped_rnn(2, 1, model))

@@ -14,6 +14,7 @@ from adm_jax.config import config_for_task
 from adm_jax.dynamics.interface import Dynamics
 from adm_jax.evaluation import compounding_error, ope
 from adm_jax.evaluation.config import CompoundingErrorConfig, OPEConfig
+from adm_jax.evaluation.kept_results import KeptResults
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.rollout import open_loop
 from adm_jax.settings import replace_flat
@@ -137,6 +138,44 @@ def test_a_policy_is_estimated_alike_alone_and_among_others(fits, policies, tmp_
     assert "warning: the true returns are of up to 1000 steps, the estimates of 10" in capsys.readouterr().out
     for name in ("adm_v2", "fqe"):
         assert result["estimates"]["0.995"][name][0] == pytest.approx(together[name][2], rel=1e-5)
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_an_evaluation_that_was_stopped_goes_on(fits, policies, tmp_path, monkeypatch):
+    """With --models: every policy that was done counts, whichever estimator it was done with."""
+    config = OPEConfig(
+        dynamics=("adm_v2",), policies=str(policies), num_episodes=3, horizon=5, fqe_steps=3, gammas=(0.995,)
+    )
+    whole = ope.run(dataclasses.replace(config, models=str(tmp_path / "whole")), fits[:1])
+    put, done = KeptResults.put, []
+
+    def put_and_stop(kept, policy, result):
+        put(kept, policy, result)
+        done.append((policy.name, type(result).__name__))
+        if len(done) == 8:  # two seeds, three policies: the second of FQE
+            raise _Stop
+
+    config = dataclasses.replace(config, models=str(tmp_path / "stopped"))
+    monkeypatch.setattr(KeptResults, "put", put_and_stop)
+    with pytest.raises(_Stop):
+        ope.run(config, fits[:1])
+    assert ope.run(config, fits[:1]) == whole
+    names = ["good.npz", "other.npz", "wild.npz"]
+    assert done == [(name, "Episodes") for name in 2 * names] + [(name, "FQEResult") for name in 2 * names]
+    # another number of episodes, or another policy of the same name, is another result
+    other = dataclasses.replace(config, num_episodes=4, fqe_steps=0)
+    ope.run(other, fits[:1])
+    assert len(done) == 18
+    write(policies / "wild.npz", {"w0": np.ones((11, 3)), "b0": np.zeros(3), "log_std": np.zeros(3)})
+    ope.run(other, fits[:1])
+    assert done[18:] == [("wild.npz", "Episodes")] * 2
+    for file in (tmp_path / "stopped" / "estimates").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    ope.run(other, fits[:1])  # what is damaged is done again
+    assert len(done) == 26
 
 
 def test_policies_of_a_run_are_evaluated(fits, tmp_path, request):

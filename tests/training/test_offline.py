@@ -134,16 +134,13 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize(("phase", "epoch"), [("fit", 3), ("train", 3)])
-def test_stopped_and_resumed_equals_never_stopped(
-    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int
-) -> None:
-    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+def stop_and_resume(config: OfflineConfig, at: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped after the metrics of an epoch without a checkpoint, and resumed."""
     record = offline._record
 
-    def record_and_stop(session, at_phase, at_epoch, *rest) -> None:
-        record(session, at_phase, at_epoch, *rest)
-        if (at_phase, at_epoch) == (phase, epoch):
+    def record_and_stop(session, phase, epoch, *rest) -> None:
+        record(session, phase, epoch, *rest)
+        if (phase, epoch) == at:
             raise _Stop
 
     with monkeypatch.context() as patch:
@@ -151,9 +148,17 @@ def test_stopped_and_resumed_equals_never_stopped(
         with pytest.raises(_Stop):
             offline.run(config)
     folder = run_folder(config)
-    assert lines(folder / "metrics.jsonl")[-1]["epoch"] == 3  # past the checkpoint: must be cut back to 2
+    assert lines(folder / "metrics.jsonl")[-1]["epoch"] == at[1]  # past the checkpoint: must be cut back
     offline.resume(str(folder))
-    assert_same_run(folder, uninterrupted[1])
+
+
+@pytest.mark.parametrize(("phase", "epoch"), [("fit", 3), ("train", 3)])
+def test_stopped_and_resumed_equals_never_stopped(
+    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int
+) -> None:
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    stop_and_resume(config, (phase, epoch), monkeypatch)
+    assert_same_run(run_folder(config), uninterrupted[1])
 
 
 def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) -> None:
@@ -205,18 +210,7 @@ def test_other_dynamics_models_run_and_resume_alike(
     assert len(fit["holdout_mse_per_k"]) == (1 if dynamics == "ensemble" else 3)
     assert len(fit["open_loop_mse_per_step"]) == 10
     assert all(np.isfinite(member["return_mean"]) for member in result["members"])
-    record = offline._record
-
-    def record_and_stop(session, at_phase, at_epoch, *rest) -> None:
-        record(session, at_phase, at_epoch, *rest)
-        if (at_phase, at_epoch) == ("fit", 3):
-            raise _Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(offline, "_record", record_and_stop)
-        with pytest.raises(_Stop):
-            offline.run(stopped)
-    offline.resume(str(run_folder(stopped)))
+    stop_and_resume(stopped, ("fit", 3), monkeypatch)
     assert_same_run(run_folder(stopped), run_folder(whole))
 
 
@@ -245,18 +239,7 @@ def test_full_horizon_runs_and_resumes_alike(
     np.testing.assert_array_equal(
         [row["rollout/buffer_size"] for row in rows], [[180 * i] * 2 for i in range(1, 5)]
     )
-    record = offline._record
-
-    def record_and_stop(session, at_phase, at_epoch, *rest) -> None:
-        record(session, at_phase, at_epoch, *rest)
-        if (at_phase, at_epoch) == ("train", 3):
-            raise _Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(offline, "_record", record_and_stop)
-        with pytest.raises(_Stop):
-            offline.run(stopped)
-    offline.resume(str(run_folder(stopped)))
+    stop_and_resume(stopped, ("train", 3), monkeypatch)
     assert_same_run(run_folder(stopped), run_folder(whole))
 
 

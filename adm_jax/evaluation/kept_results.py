@@ -1,0 +1,61 @@
+"""Results of single policies on disk, for an evaluation that was stopped, or gets more policies."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import jax
+import numpy as np
+
+import adm_jax
+from adm_jax.evaluation.policies import TargetPolicy
+
+R = TypeVar("R")  # a NamedTuple of arrays
+
+
+class KeptResults(Generic[R]):
+    """Results of an estimator, a file for each policy.
+
+    Its name is a digest of what its content depends on: what the estimator is told, the policy and its name.
+    """
+
+    def __init__(self, folder: Path, kind: Callable[..., R], *depends_on: Any):
+        """``depends_on`` are trees of arrays, numbers and strings; ``kind`` makes a result of its fields."""
+        self._folder, self._kind, self._depends_on = folder, kind, _digest((adm_jax.__version__, depends_on))
+
+    def _path(self, policy: TargetPolicy) -> Path:
+        digest = _digest((self._depends_on, policy.name, policy.kind, policy.params))
+        return self._folder / f"{digest[:32]}.npz"
+
+    def get(self, policy: TargetPolicy) -> R | None:
+        """A policy's result, if there is one that can be read."""
+        try:
+            with self._path(policy).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return self._kind(**arrays)
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile):
+            return None
+
+    def put(self, policy: TargetPolicy, result: Any) -> None:
+        """Keeps a policy's result; nobody finds half of it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(policy)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with temporary.open("wb") as file:
+            np.savez(file, **result._asdict())
+        os.replace(temporary, path)
+
+
+def _digest(tree: Any) -> str:
+    leaves, structure = jax.tree.flatten(jax.device_get(tree))
+    content = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        if isinstance(leaf, np.ndarray | np.generic):
+            content.update(f"{leaf.dtype}{leaf.shape}".encode())
+            content.update(np.ascontiguousarray(leaf).tobytes())
+        else:
+            content.update(repr(leaf).encode())
+        content.update(b";")
+    return content.hexdigest()
