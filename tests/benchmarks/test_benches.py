@@ -143,7 +143,7 @@ def test_online(tiny):
 
 def test_full_horizon(tiny):
     result = bench_full_horizon.run(
-        dataclasses.replace(tiny, model_envs=20, full_horizon_batch_size=16, full_horizon_updates=3)
+        dataclasses.replace(tiny, model_envs=20, full_horizon_batch_size=32, full_horizon_updates=3)
     )
     json.dumps(result, allow_nan=False)
     rows, steps = result["rows"], full_horizon.STEPS_PER_EPOCH

@@ -11,6 +11,8 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from adm_jax.config import config_for_task
+from adm_jax.data import minari_files, minari_io
+from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.interface import Dynamics
 from adm_jax.evaluation import compounding_error, ope
 from adm_jax.evaluation.config import CompoundingErrorConfig, OPEConfig
@@ -240,8 +242,15 @@ def test_no_policies_and_no_truth_for_them_are_told_before_anything_is_fitted(fi
         OPEConfig(dynamics=("adm", "adm"))
     with pytest.raises(InputError, match="horizon: 2000 is more than Hopper-v4's time limit of 1000 steps"):
         ope.run(OPEConfig(policies=str(policies), horizon=2000), fits[:1])
+    data = minari_files.read(fits[0].dataset)
+    rows = slice(data.episode_ends[9] + 1, data.episode_ends[17] + 1)  # none is longer than 23 steps
+    fields = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+    short = EpisodeData(*(getattr(data, field)[rows] for field in fields))
+    minari_io.save(short, "tests/short-hopper-v0", env_id="Hopper-v4")
+    second = replace_flat(fits[0], {"max_backtrack": 32, "dataset": "tests/short-hopper-v0"})
+    first = dataclasses.replace(fits[1], dataset=second.dataset)
     with pytest.raises(InputError, match=r"no (roll-out window|training segment) of max_backtrack=32"):
-        ope.run(OPEConfig(policies=str(policies)), [fits[1], replace_flat(fits[0], {"max_backtrack": 32})])
+        ope.run(OPEConfig(policies=str(policies)), [first, second])
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="models: cannot write"):
         ope.run(OPEConfig(policies=str(policies), models=str(tmp_path / "file")), fits[:1])
