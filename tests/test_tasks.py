@@ -8,7 +8,7 @@ import pytest
 
 from adm_jax import config, tasks
 from adm_jax.envs import environment, termination
-from adm_jax.settings import to_flat
+from adm_jax.settings import replace_flat, to_flat
 from adm_jax.tasks import TASKS, Task, get_task, register_task, registry
 from adm_jax.training import programs
 from adm_jax.types import InputError
@@ -45,8 +45,8 @@ def test_every_setting_is_a_valid_leaf_of_the_configuration(name, preset):
             get_task(name).preset(preset)
         return
     settings = get_task(name).preset(preset)
-    built = config.replace_flat(config.OfflineConfig(), {**settings, "task": name})
-    flat = config.to_flat(built)
+    built = replace_flat(config.OfflineConfig(), {**settings, "task": name})
+    flat = to_flat(built)
     assert {key: flat[key] for key in settings} == settings
 
 

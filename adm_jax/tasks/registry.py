@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from adm_jax.tasks import presets
+from adm_jax.tasks import environments, presets
 from adm_jax.tasks.full_horizon import full_horizon
 from adm_jax.tasks.references import import_module, is_reference
 from adm_jax.tasks.task import Task
@@ -22,7 +22,7 @@ _BARE = {"hopper": "hopper-medium", "walker2d": "walker2d-medium", "halfcheetah"
 
 
 def _mujoco_tasks() -> Iterator[Task]:
-    for env, fields in presets.ENVIRONMENTS.items():
+    for env, fields in environments.BY_NAME.items():
         settings = presets.admpo(presets.D4RL[_BARE[env]])
         source = f"the published settings of {_BARE[env]}"
         online = presets.ONLINE[env]
@@ -33,7 +33,7 @@ def _mujoco_tasks() -> Iterator[Task]:
         env, _, data = name.partition("-")
         yield Task(
             name,
-            **presets.ENVIRONMENTS[env],
+            **environments.BY_NAME[env],
             dataset=f"d4rl/{env}-{data}-v2",
             settings=presets.admpo(row),
             paper_settings={**presets.PAPER_COMMON, **presets.PAPER.get(name, {})},
@@ -42,7 +42,7 @@ def _mujoco_tasks() -> Iterator[Task]:
         )
     yield Task(
         "hopper-builtin",
-        **presets.ENVIRONMENTS["hopper"],
+        **environments.BY_NAME["hopper"],
         dataset="adm_jax/hopper-replay-v0",
         settings=presets.QUICK,
         source="quick preset: hopper-medium-replay's settings with fewer, shorter epochs",
@@ -53,7 +53,7 @@ def _mujoco_tasks() -> Iterator[Task]:
 def _neorl_tasks() -> Iterator[Task]:
     for name, row in presets.NEORL.items():
         env = name.partition("-")[0]
-        fields = {**presets.ENVIRONMENTS[env], **presets.NEORL_ENVIRONMENTS[env]}
+        fields = {**environments.BY_NAME[env], **environments.NEORL[env]}
         fields["obs_dim"] += 1  # x
         # NeoRL's medium is not D4RL's, but MOPO has settings for no other data of this environment
         mopo = presets.mopo(f"{env}-medium")
@@ -71,7 +71,7 @@ def _neorl_tasks() -> Iterator[Task]:
 
 
 def _other_tasks() -> Iterator[Task]:
-    for env, fields in presets.TRUNCATED.items():
+    for env, fields in environments.TRUNCATED.items():
         source = (
             f"max_backtrack and model_hidden_dim of ADMPO-ON ({_PAPER.split(',')[0]}, Table 4, and its code)"
         )
@@ -85,14 +85,14 @@ def _other_tasks() -> Iterator[Task]:
         )
     yield Task(
         "inverted_pendulum",
-        **presets.PENDULUM,
+        **environments.PENDULUM,
         online_settings=presets.ONLINE["inverted_pendulum"],
         **presets.mopo("inverted_pendulum"),
     )
     for data, row in presets.PEN_DATA.items():
         yield Task(
             f"pen-{data}",
-            **presets.PEN,
+            **environments.PEN,
             dataset=f"D4RL/pen/{data}-v2",
             settings=presets.admpo(row),
             source=_CODE,
@@ -101,7 +101,7 @@ def _other_tasks() -> Iterator[Task]:
     for data, row in presets.ANTMAZE_DATA.items():
         yield Task(
             f"antmaze-{data}",
-            **presets.antmaze(data),
+            **environments.antmaze(data),
             dataset=f"D4RL/antmaze/{data}-v1",
             settings=presets.admpo(row),
             source=f"{_CODE}, without its reward shift and q_clip",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from adm_jax.config import DERIVED_TASK, OfflineConfig, get_model, offline_family
+from adm_jax.config import DERIVED_TASK, OfflineConfig, offline_family
 from adm_jax.data import minari_io
 from adm_jax.data.dataset import Dataset, count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
@@ -23,6 +23,7 @@ from adm_jax.envs.evaluation import Evaluator
 from adm_jax.envs.recovered import check_terminations, relabel_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
 from adm_jax.envs.user_functions import get_reward
+from adm_jax.models import get_model
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.settings import to_flat
 from adm_jax.tasks import Task, get_task

@@ -1,0 +1,179 @@
+"""What the configurations of several loops are made of."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+
+from adm_jax.models import ModelConfig, get_model
+from adm_jax.settings import setting
+from adm_jax.types import InputError
+
+MAX_SEED = 2**32 - 1
+MAX_ROWS = 2**30  # of a ring buffer: its index is int32
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Fitting a dynamics model to a dataset."""
+
+    fit_batch_size: int = setting(64, "segments per minibatch", low=1)
+    fit_learning_rate: float = setting(1e-3, "Adam's rate for the dynamics model", above=0.0)
+    fit_lr_decay: Literal["none", "cosine"] = setting(
+        "cosine", "decay of the model's rate to zero over fit_max_epochs"
+    )
+    fit_steps_per_epoch: int = setting(1000, "optimiser steps between two held-out evaluations", low=1)
+    fit_max_epochs: int = setting(30, "fitting epochs at most", low=1)
+    fit_patience: int = setting(10, "stop after this many epochs without a better held-out error", low=1)
+    fit_min_improvement: float = setting(
+        0.0,
+        "share of the held-out error by which a new one must be lower to count as better",
+        low=0.0,
+        high=1.0,
+    )
+    selection_metric: Literal["nll", "mse"] = setting(
+        "nll", "held-out error that selects the best parameters and stops"
+    )
+    holdout: Literal["episodes", "tail"] = setting(
+        "episodes", "hold out whole episodes chosen at random, or the dataset's tail as the authors do"
+    )
+    holdout_fraction: float = setting(0.1, "share of the transitions held out at most", above=0.0, high=0.5)
+    holdout_max_size: int = setting(10_000, "transitions held out at most", low=1)
+    holdout_batch_size: int = setting(2048, "held-out segments evaluated per backtracking length", low=1)
+    split_seed: int = setting(0, "seed of the held-out split, shared by all members", low=0)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Roll-outs in the dynamics model (ADM paper, Algorithm 1)."""
+
+    rollout_length: int = setting(5, "steps H of a roll-out", low=1)
+    rollout_batch_size: int = setting(50_000, "starts of roll-outs per epoch", low=1)
+    persistent: bool = setting(
+        False,
+        "full-horizon roll-outs: rollout_batch_size environments live in the model, each epoch takes "
+        "rollout_length steps in them, and their episodes go on from epoch to epoch",
+    )
+    horizon: int = setting(1000, "steps of such an episode at most", low=1)
+    rollout_chunk: int = setting(250, "rows rolled out at a time; bounds the memory of roll-outs", low=1)
+    retain_epochs: int = setting(5, "epochs whose roll-outs the model buffer holds", low=1)
+    history_cache_gib: float = setting(
+        4.0,
+        "memory for the histories of all transitions, encoded once if they fit in and the run rolls out from "
+        "more than twice as many starts; else in each roll-out",
+        low=0.0,
+    )
+    uncertainty: Literal[
+        "std_of_means", "sample_std_of_means", "total_variance", "max_aleatoric", "max_deviation"
+    ] = setting(
+        "std_of_means",
+        "penalty: spread of the units' means (ADM's code), the same unbiased (ADM-v2's code), Eq. 4 of the "
+        "ADM paper, the largest predicted deviation (MOPO), or the largest distance of a unit's mean from "
+        "all units' mean",
+    )
+    termination: str | None = setting(
+        None, "termination function by name, or your own as module:function; the task's own when empty"
+    )
+    reward: str | None = setting(
+        None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
+    )
+
+    def __post_init__(self) -> None:
+        if self.horizon != RolloutConfig.horizon and not self.persistent:
+            raise InputError(
+                "horizon: has no effect without persistent; rollout_length is the roll-outs' own"
+            )
+
+
+@dataclass(frozen=True)
+class GrowingRolloutConfig:
+    """Roll-outs that grow longer while the model gets better (ADM paper, Table 4; MBPO)."""
+
+    rollout_length: int = setting(1, "steps of a roll-out at first", low=1)
+    final_rollout_length: int = setting(15, "steps of a roll-out when they have grown", low=1)
+    growth_start: int = setting(0, "environment steps after warm-up at which roll-outs begin to grow", low=0)
+    growth_end: int = setting(50_000, "environment steps after warm-up at which they have grown", low=0)
+    rollout_batch_size: int = setting(100_000, "starts of roll-outs each time", low=1)
+    rollout_chunk: int = setting(250, "rows rolled out at a time; bounds the memory of roll-outs", low=1)
+    retain_rollouts: int = setting(4, "times of rolling out whose rows the model buffer holds", low=1)
+    termination: str | None = setting(
+        None, "termination function by name, or your own as module:function; the task's own when empty"
+    )
+    reward: str | None = setting(
+        None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
+    )
+
+    def length_at(self, num_steps: int) -> int:
+        """Steps of a roll-out after so many environment steps since warm-up: linear, whole numbers."""
+        span = max(self.growth_end - self.growth_start, 1)
+        share = min(max((num_steps - self.growth_start) / span, 0.0), 1.0)
+        if num_steps >= self.growth_end:
+            share = 1.0
+        return int(self.rollout_length + share * (self.final_rollout_length - self.rollout_length))
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """Soft actor-critic (ADM paper, Table 3)."""
+
+    policy_hidden_dim: int = setting(256, "width of actor and critics", low=1, high=16_384)
+    policy_hidden_layers: int = setting(2, "hidden layers of actor and critics", low=1, high=16)
+    gamma: float = setting(0.99, "discount", low=0.0, high=1.0)
+    tau: float | tuple[float, ...] = setting(
+        0.005, "target critics' smoothing coefficient", above=0.0, high=1.0
+    )
+    batch_size: int = setting(256, "transitions per update", low=1)
+    actor_lr: float | tuple[float, ...] = setting(1e-4, "actor's learning rate", above=0.0)
+    critic_lr: float | tuple[float, ...] = setting(3e-4, "critics' learning rate", above=0.0)
+    actor_lr_schedule: Literal["none", "cosine"] = setting(
+        "cosine", "decay of the actor's rate over num_epochs"
+    )
+    auto_entropy: bool = setting(False, "adapt the entropy weight to target_entropy")
+    entropy_weight: float | tuple[float, ...] = setting(
+        0.1, "entropy weight alpha; where it starts with auto_entropy", above=0.0
+    )
+    entropy_lr: float | tuple[float, ...] = setting(
+        3e-4, "entropy weight's learning rate with auto_entropy", above=0.0
+    )
+    target_entropy: float | None = setting(
+        None, "target entropy with auto_entropy; minus the action dimension when empty"
+    )
+
+    deterministic_backup: bool = setting(False, "leave the entropy term out of the critics' target")
+
+    def __post_init__(self) -> None:
+        if self.target_entropy is not None and not self.auto_entropy:
+            raise InputError(
+                "target_entropy: has no effect without auto_entropy; give --auto_entropy as well"
+            )
+        if self.entropy_lr != SACConfig.entropy_lr and not self.auto_entropy:
+            raise InputError("entropy_lr: has no effect without auto_entropy; give --auto_entropy as well")
+
+
+class Hyper(NamedTuple):
+    """Scalars traced by the compiled program, so that they can be swept without recompiling."""
+
+    penalty_coef: jax.Array
+    entropy_weight: jax.Array
+    actor_lr: jax.Array
+    critic_lr: jax.Array
+    entropy_lr: jax.Array
+    tau: jax.Array
+
+
+SWEPT = Hyper._fields  # the settings that may have several values
+
+
+def check_model_config(dynamics: str, model: ModelConfig) -> None:
+    """Raises InputError if a model's settings are not of the class that its name has."""
+    wanted = get_model(dynamics).config_class
+    if not isinstance(model, wanted):
+        raise InputError(f"model: dynamics={dynamics} needs a {wanted.__name__}, not {type(model).__name__}")
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Raises InputError if there is no seed, or one is named twice."""
+    if not seeds:
+        raise InputError("seeds: empty; give at least one, as in --seeds=0,1,2")
+    if len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds: {','.join(map(str, seeds))} names a seed twice; each member needs its own")
