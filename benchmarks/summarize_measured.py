@@ -2,49 +2,46 @@
 
 python -m benchmarks.summarize_measured --runs=runs/ope/<task>/<run_id>,... --json=FILE
 
-Of several off-policy evaluations (of several datasets) the metrics are averaged too, as DOPE does.
+Of several off-policy evaluations (of several datasets) the metrics are averaged too, as DOPE does, with
+intervals of a bootstrap over the policies of each.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
+from adm_jax.evaluation.rank_metrics import compare_over
+from adm_jax.training.metrics import to_json
 from benchmarks.summarize_run import surroundings
 
 
 def summarize(folders: list[Path]) -> dict[str, Any]:
-    """Every run's command, surroundings and result; the mean of each estimator's metrics over the runs."""
+    """Every run's command, surroundings and result; the estimators' metrics averaged over the runs."""
     runs = []
     for folder in folders:
         config = json.loads((folder / "config.json").read_text())
         runs.append({**surroundings(config), "result": json.loads((folder / "result.json").read_text())})
-    tables = [run["result"]["metrics"] for run in runs if "metrics" in run["result"]]
-    averages = average(tables) if len(tables) == len(runs) > 1 else None
-    return {"runs": runs} if averages is None else {"runs": runs, "average": averages}
+    results = [run["result"] for run in runs]
+    if len(results) < 2 or not all("metrics" in result for result in results):
+        return {"runs": runs}
+    return {"runs": runs, "average": average(results)}
 
 
-def average(tables: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the runs of what all of them have: ``{gamma: {estimator: {metric: value}}}``.
+def average(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The metrics of ``rank_metrics.compare_over`` for every discount that all results have."""
+    gammas = [gamma for gamma in results[0]["estimates"] if all(gamma in x["estimates"] for x in results)]
+    return {gamma: to_json(compare_over([_pair(result, gamma) for result in results])) for gamma in gammas}
 
-    A metric that some run could not tell (the rank correlation of equal estimates) is None.
-    """
-    first, *others = tables
 
-    def mean(gamma: str, name: str, metric: str) -> float | None:
-        values = [table[gamma][name][metric]["value"] for table in tables]
-        return None if None in values else float(np.mean(values))
-
-    return {
-        gamma: {
-            name: {metric: mean(gamma, name, metric) for metric in metrics}
-            for name, metrics in estimators.items()
-            if all(name in table.get(gamma, {}) for table in others)
-        }
-        for gamma, estimators in first.items()
+def _pair(result: dict[str, Any], gamma: str) -> tuple[dict[str, list[float]], list[float]]:
+    """Estimates and true returns, NaN where there is none."""
+    estimates = {
+        name: [float("nan") if row["mean"] is None else row["mean"] for row in rows]
+        for name, rows in result["estimates"][gamma].items()
     }
+    return estimates, result["truth"][list(result["estimates"]).index(gamma)]
 
 
 def main(argv: list[str]) -> None:

@@ -12,7 +12,7 @@ from adm_jax.evaluation.config import CompoundingErrorConfig
 from experiments import app, measured_models
 
 FLAGS = absl_flags.FLAGS
-measured_models.define(CompoundingErrorConfig)
+measured_models.define(CompoundingErrorConfig, "termination")
 
 
 def main(argv: list[str]) -> None:

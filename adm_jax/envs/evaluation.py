@@ -22,6 +22,7 @@ class EvaluationResult(NamedTuple):
     returns: np.ndarray  # [P, E] float64, undiscounted
     lengths: np.ndarray  # [P, E] int64, steps
     discounted: np.ndarray  # [P, E, G] float64, with each of the discounts that were asked for
+    after: np.ndarray  # [P, E, C] float64, undiscounted, of as many first steps as were asked for
 
 
 class Evaluator:
@@ -61,7 +62,9 @@ class Evaluator:
             **environment.versions(),
         }
 
-    def evaluate(self, act_fn: ActFn, evaluation: int = 0, gammas: Sequence[float] = ()) -> EvaluationResult:
+    def evaluate(
+        self, act_fn: ActFn, evaluation: int = 0, gammas: Sequence[float] = (), marks: Sequence[int] = ()
+    ) -> EvaluationResult:
         """Runs E episodes of every member to their end.
 
         ``act_fn`` is called once a step with the observations of all environments; those of finished
@@ -72,6 +75,7 @@ class Evaluator:
           act_fn: obs [P, E, D] float32 to action [P, E, A], e.g. a jitted deterministic policy.
           evaluation: index of this evaluation; another index gives other initial states.
           gammas: discounts, G of them.
+          marks: numbers of first steps, C of them.
 
         Raises:
           ValueError: an action has the wrong shape or is not finite; the member is named.
@@ -85,6 +89,7 @@ class Evaluator:
         obs = self._batch.reset(seeds).astype(np.float32).reshape(*shape, self.obs_dim)
         returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
         discounted, discount = np.zeros((*shape, len(gammas))), np.ones(len(gammas))
+        after = np.zeros((*shape, len(marks)))
         running = np.ones(shape, bool)
         while running.any():
             # the policy gets a copy: a device may still be reading its input while this one is written
@@ -96,9 +101,10 @@ class Evaluator:
             returns[running] += step.reward
             discounted[running] += step.reward[:, None] * discount
             discount *= gammas
+            after[running] += step.reward[:, None] * (lengths[running][:, None] < marks)
             lengths[running] += 1
             running[running] = ~(step.terminated | step.truncated)
-        return EvaluationResult(returns, lengths, discounted)
+        return EvaluationResult(returns, lengths, discounted, after)
 
     def _check(self, action: np.ndarray, running: np.ndarray) -> None:
         expected = (*running.shape, *self.action_low.shape)

@@ -32,13 +32,15 @@ class OPEConfig(MeasuredModels):
     """Off-policy evaluation in dynamics models."""
 
     policies: str | None = setting(
-        None, "policies to evaluate: a folder of .npz or .pkl files, a glob of such files, or a run's folder"
+        None,
+        "policies to evaluate: folders or globs of .npz and .pkl files, or runs' folders; commas between",
     )
     truth: str | None = setting(None, "JSON file of true returns; see adm_jax.evaluation.truth")
     real_episodes: int = setting(
         0,
         "episodes of each policy in the real environment, for the true returns; 0: none are rolled out",
         low=0,
+        high=1000,
     )
     gammas: tuple[float, ...] = setting(
         (0.995, 1.0), "discounts; the first is what figures show", above=0.0, high=1.0

@@ -1,5 +1,6 @@
 """Dynamics models fitted to be measured, and kept on disk, so that several measurements share them."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from adm_jax.settings import leaves, to_flat
 from adm_jax.tasks import Task
 from adm_jax.training import programs
 from adm_jax.training.checkpoint import Checkpointer
-from adm_jax.training.metrics import RunFolder
+from adm_jax.training.metrics import RunFolder, describe_surroundings
 from adm_jax.training.population import Member, fold_keys, member_keys, shared_key
 from adm_jax.training.progress import Progress
 from adm_jax.training.session import Stream, prepare
@@ -36,6 +37,7 @@ class Prepared(NamedTuple):
     dataset: Dataset
     holdout: Segment
     record: dict[str, Any]  # what its parameters depend on
+    kept: ModelParams | None  # what was fitted before, [S, ...]
 
 
 class FittedModels(NamedTuple):
@@ -60,12 +62,14 @@ def prepare_models(
       store: folder of models that were kept, if there is one.
 
     Raises:
-      InputError: data or settings do not serve, or the folder has models of other data, seeds or settings, or
-        cannot be written.
+      InputError: data or settings do not serve, models would be held out different episodes, or the folder
+        has models of other data, seeds or settings, damaged ones, or cannot be written.
     """
     dims = task.obs_dim, task.action_dim
     split_length = max(make_dynamics(fit.dynamics, *dims, fit.model).max_backtrack for fit in fits)
-    prepared = []
+    if store is not None:
+        _require_writable(store)
+    prepared: list[Prepared] = []
     for fit in fits:
         parts, dataset = prepare(fit, task, data, split_length)
         holdout = fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, fit.fit)
@@ -73,13 +77,15 @@ def prepare_models(
             **_settings(fit),
             "task": task.name,
             "dataset": data.digests(),
-            "split_length": split_length,
+            "held_out": hashlib.sha256(np.sort(np.asarray(dataset.holdout.index)).tobytes()).hexdigest(),
         }
-        prepared.append(Prepared(fit, parts, dataset, holdout, json.loads(json.dumps(record))))
-    if store is not None:
-        _require_writable(store)
-        for model in prepared:
-            _require_same(_folder(store, model), model.record)
+        if prepared and prepared[0].record["held_out"] != record["held_out"]:
+            raise InputError(
+                f"holdout: {fit.dynamics} and {fits[0].dynamics} would be held out different episodes by the "
+                "task's settings; give --holdout, --holdout_fraction, --holdout_max_size and --split_seed"
+            )
+        model = Prepared(fit, parts, dataset, holdout, json.loads(json.dumps(record)), None)
+        prepared.append(model if store is None else model._replace(kept=_restore(model, store)))
     return prepared
 
 
@@ -103,17 +109,13 @@ def create_folder(
 
 def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels:
     """The models of all seeds: those that ``store`` has, or fitted now and kept there."""
-    config, parts, dataset, holdout, record = model
-    keys = member_keys(config.seeds, Stream.INIT_FIT)
-    init, best = programs.init_fit_program(parts), jax.jit(programs.best_program(parts))
-    folder = _folder(store, model)
-    checkpointer = Checkpointer(folder, keep=1)
-    if (folder / _RECORD).exists():
-        abstract = jax.eval_shape(best, jax.eval_shape(init, keys, dataset), dataset, holdout)
-        params = checkpointer.restore_latest({"fit": lambda _: abstract}).state
+    config, parts, dataset, holdout, record, params = model
+    if params is not None:
         progress.note(f"{config.dynamics}: fitted models taken from {store}")
     else:
-        state = jax.jit(init)(keys, dataset)
+        best = jax.jit(programs.best_program(parts))
+        init = jax.jit(programs.init_fit_program(parts))
+        state = init(member_keys(config.seeds, Stream.INIT_FIT), dataset)
         fit_epoch = jax.jit(programs.fit_program(parts, config), donate_argnums=(0,))
         bootstrap = member_keys(config.seeds, Stream.BOOTSTRAP)
         fit_keys, epoch = member_keys(config.seeds, Stream.FIT), 0
@@ -126,9 +128,10 @@ def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels
             progress.advance(info={f"held-out {config.fit.selection_metric.upper()}": error})
         progress.end()
         params = best(state, dataset, holdout)
-        checkpointer.save("fit", epoch, params)
+        folder = _folder(store, model)
+        Checkpointer(folder, keep=1).save("fit", epoch, params)
         temporary = folder / f".{_RECORD}"
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.write_text(json.dumps({**record, **describe_surroundings()}, indent=1) + "\n")
         os.replace(temporary, folder / _RECORD)
     errors = jax.jit(jax.vmap(parts.dynamics.validate, in_axes=(0, None)))(params, holdout)
     nll = np.asarray(errors.nll).mean(axis=1)  # [S, K]
@@ -146,20 +149,32 @@ def _folder(store: Path, model: Prepared) -> Path:
     return store / model.config.dynamics.replace(":", "-")
 
 
-def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
-    """Raises InputError if the folder has models that were fitted otherwise."""
+def _restore(model: Prepared, store: Path) -> ModelParams | None:
+    """What the folder has of this model.
+
+    Raises:
+      InputError: it is damaged, or was fitted otherwise.
+    """
+    folder, wanted = _folder(store, model), model.record
     try:
         have = json.loads((folder / _RECORD).read_text())
     except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise InputError(f"models: {folder / _RECORD} is damaged; name another folder") from error
+        return None
+    except (OSError, ValueError):
+        have = None
+    if not isinstance(have, dict):
+        raise InputError(f"models: {folder / _RECORD} is damaged; name another folder")
     for name in wanted:
         if have.get(name) != wanted[name]:
             raise InputError(
                 f"models: {folder} has models of {name}={have.get(name)}, not {wanted[name]}; name another "
                 "folder"
             )
+    parts, dataset = model.parts, model.dataset
+    keys = member_keys(model.config.seeds, Stream.INIT_FIT)
+    state = jax.eval_shape(programs.init_fit_program(parts), keys, dataset)
+    abstract = jax.eval_shape(programs.best_program(parts), state, dataset, model.holdout)
+    return Checkpointer(folder, read_only=True).restore_latest({"fit": lambda _: abstract}).state
 
 
 def _require_writable(store: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -35,7 +36,7 @@ class KeptResults(Generic[R]):
         try:
             with self._path(policy).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return self._kind(**arrays)
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile):
             return None
 
     def put(self, policy: TargetPolicy, result: Any) -> None:
@@ -45,6 +46,8 @@ class KeptResults(Generic[R]):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         with temporary.open("wb") as file:
             np.savez(file, **result._asdict())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
 
 

@@ -16,11 +16,14 @@ from adm_jax.data.episodes import EpisodeData
 from adm_jax.rollout import Rows, Simulation, take_step
 from adm_jax.types import Array, InputError, Key
 
+MARKS = (10, 20, 50, 100, 200, 500, 1000)  # steps at which it is looked how far episodes have come
+
 
 class Episodes(NamedTuple):
     """Episodes of one policy in a model."""
 
     returns: Array  # [E, G], discounted with each gamma
+    after: Array  # [E, C], undiscounted, of the first MARKS steps
     lengths: Array  # [E] int32
     finite: Array  # [E] bool: no step was broken
     in_range: Array  # [E] bool: every state lay within the bounds
@@ -100,7 +103,13 @@ def roll_out_episodes(
         window, obs = gather_windows(dataset, starts[numbers], simulation.dynamics.max_backtrack)
         carry = simulation.dynamics.begin(simulation.params, window)
         alive = jnp.ones((chunk,), bool)
-        nothing = Episodes(jnp.zeros((chunk, len(gammas))), jnp.zeros((chunk,), jnp.int32), alive, alive)
+        nothing = Episodes(
+            returns=jnp.zeros((chunk, len(gammas))),
+            after=jnp.zeros((chunk, len(MARKS))),
+            lengths=jnp.zeros((chunk,), jnp.int32),
+            finite=alive,
+            in_range=alive,
+        )
         steps_key = jax.random.fold_in(chunks_key, index)
 
         def body(state: _Running) -> _Running:
@@ -111,10 +120,11 @@ def roll_out_episodes(
             next_obs = transition.next_obs
             inside = ((next_obs >= low[None]) & (next_obs <= high[None])).all(axis=-1)
             episodes = Episodes(
-                episodes.returns + reward * discounts[None] ** step,
-                episodes.lengths + kept,
-                episodes.finite & (kept | ~rows.alive),
-                episodes.in_range & (inside | ~rows.alive),
+                returns=episodes.returns + reward * discounts[None] ** step,
+                after=episodes.after + reward * (step < jnp.asarray(MARKS))[None],
+                lengths=episodes.lengths + kept,
+                finite=episodes.finite & (kept | ~rows.alive),
+                in_range=episodes.in_range & (inside | ~rows.alive),
             )
             return _Running(after, step + 1, episodes)
 

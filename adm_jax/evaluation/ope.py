@@ -30,7 +30,7 @@ from adm_jax.evaluation.policies import (
     stack,
 )
 from adm_jax.evaluation.rank_metrics import METRICS, compare
-from adm_jax.evaluation.truth import read_truth, real_returns, to_truth
+from adm_jax.evaluation.truth import read_truth, real_episodes, to_truth
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.rollout import Simulation
 from adm_jax.settings import to_flat
@@ -84,7 +84,7 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
         if truth is not None and horizon < limit:
             progress.note(f"warning: the true returns are of up to {limit} steps, the estimates of {horizon}")
         if config.real_episodes:
-            truth = _measure_truth(config, task, policies, folder.path, progress)
+            truth, result["real"] = _measure_truth(config, task, policies, folder.path, progress)
         result |= {"truth": None if truth is None else truth.T.tolist()}
         result |= _estimates(work, models, store or folder.path / "models", progress)
         folder.write_result(result)  # whatever becomes of the rest
@@ -137,15 +137,34 @@ def _env_limits(task: Task) -> tuple[np.ndarray, np.ndarray, int]:
 
 def _measure_truth(
     config: OPEConfig, task: Task, policies: Sequence[TargetPolicy], folder: Path, progress: Progress
-) -> np.ndarray:
-    """True returns [P, G], means over real episodes; left in the folder as a truth file."""
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """True returns [P, G], means over real episodes, and how far these came.
+
+    They are left in the folder as a truth file.
+    """
     progress.note(f"{config.real_episodes} real episodes of each policy")
-    returns = real_returns(
-        task.env, policies, config.gammas, config.real_episodes, deterministic=config.deterministic
+    done = real_episodes(
+        task.env,
+        policies,
+        config.gammas,
+        config.real_episodes,
+        deterministic=config.deterministic,
+        marks=off_policy.MARKS,
     )
-    content = to_truth(task.env_id, [policy.name for policy in policies], config.gammas, returns)
+    content = to_truth(task.env_id, [policy.name for policy in policies], config.gammas, done.returns)
     (folder / "truth.json").write_text(json.dumps(content, indent=1) + "\n")
-    return returns.mean(axis=1)
+    return done.returns.mean(axis=1), _course(done.lengths, done.after)
+
+
+def _course(lengths: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """How episodes of P policies go on: lengths [P, N], returns of the first MARKS steps [P, N, C]."""
+    alive = (lengths[..., None] >= np.asarray(off_policy.MARKS)).mean(axis=1)
+    return {
+        "mean_length_per_policy": lengths.mean(axis=1).tolist(),
+        "steps": off_policy.MARKS,
+        "alive_after_steps_per_policy": alive.tolist(),
+        "return_after_steps_per_policy": after.mean(axis=1).tolist(),
+    }
 
 
 def _print(result: Mapping[str, Any], names: Sequence[str], gamma: float) -> None:
@@ -180,21 +199,22 @@ def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: P
         episodes = _roll_out(work, fitted, store / _RESULTS, progress)
         progress.end()
         for index, gamma in enumerate(config.gammas):
-            returns = np.where(episodes.finite, episodes.returns[..., index], np.nan)
-            estimates[f"{gamma:g}"][name] = [_estimate(values) for values in returns.swapaxes(0, 1)]
-        finite = episodes.finite.mean(axis=(0, 2))
+            returns = episodes.returns[..., index].swapaxes(0, 1)  # [P, S, E]
+            estimates[f"{gamma:g}"][name] = [_estimate(values) for values in returns]
+        finite = (episodes.finite & np.isfinite(episodes.returns).all(axis=-1)).mean(axis=(0, 2))
+        by_policy = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(x.shape[1], -1, *x.shape[3:]), episodes)
         measured[name] = {
             "holdout_nll": fitted.holdout_nll,
             "finite_share_per_policy": finite.tolist(),
             "in_range_share": float(episodes.in_range.mean()),
             "in_range_share_per_policy": episodes.in_range.mean(axis=(0, 2)).tolist(),
-            "mean_length_per_policy": episodes.lengths.mean(axis=(0, 2)).tolist(),
+            **_course(by_policy.lengths, by_policy.after),
         }
         for policy, share in zip(work.policies, finite, strict=True):
             if share < 1.0:
                 progress.note(
                     f"warning: {name}: {1 - share:.1%} of the episodes of {policy.name} are not finite; "
-                    "they are left out"
+                    "they count up to there"
                 )
     result: dict[str, Any] = {"estimates": estimates, "models": measured}
     for gamma in config.gammas if config.fqe_steps else ():
@@ -300,7 +320,10 @@ def _every_policy(
     per_seed = []
     for seed, shared, results in zip(fit.seeds, arguments, kept, strict=True):
         rows = [results.get(policy) for policy in work.policies]
-        progress.advance(sum(row is not None for row in rows))
+        taken = sum(row is not None for row in rows)
+        if taken:
+            progress.note(f"seed {seed}: {taken} of {len(rows)} policies were done before")
+            progress.advance(taken)
         for (group, params, _), program in zip(work.groups, programs, strict=True):
             places = np.flatnonzero([rows[policy] is None for policy in group])
             size = max(len(places), 1) if members == "vmap" else 1
@@ -327,12 +350,11 @@ def _keys(seed: int, work: _Work, group: Sequence[int]) -> Key:
 def _estimate(values: np.ndarray) -> dict[str, float | None]:
     """A policy's estimate of values [S, E]: Student's interval over seeds, of one seed over its episodes.
 
-    NaN is left out; where nothing is left, the estimate is None.
+    It is None where a return exceeds all numbers.
     """
-    known = [row[np.isfinite(row)] for row in values]
-    if not all(row.size for row in known):
+    varied = values.astype(np.float64).mean(axis=1) if len(values) > 1 else values[0].astype(np.float64)
+    if not np.isfinite(varied).all():
         return {"mean": None, "low": None, "high": None}
-    varied = np.array([row.mean() for row in known]) if len(known) > 1 else known[0]
     if varied.size < 2:
         return {"mean": float(varied.mean()), "low": None, "high": None}
     return mean_interval(varied.tolist())._asdict()

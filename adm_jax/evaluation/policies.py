@@ -17,6 +17,7 @@ gaussian). A pickle can name any code to be run when it is read; one that names 
 
 import functools
 import glob
+import os
 import pickle
 import re
 import zipfile
@@ -60,10 +61,10 @@ ActionFn = Callable[[Params, Array, Key], Array]  # (params, obs [B, D], key) ->
 
 
 def read_policies(patterns: str, obs_dim: int, action_dim: int, action_scale: float) -> list[TargetPolicy]:
-    """Reads the policies of a folder of files, of a glob, or of a run's newest checkpoint.
+    """Reads the policies of folders of files, of globs, or of a run's newest checkpoint.
 
     Args:
-      patterns: the folder, or the glob.
+      patterns: the folder, or the glob; several of them with commas between.
       obs_dim: D.
       action_dim: A.
       action_scale: bound of the environment's actions.
@@ -71,15 +72,9 @@ def read_policies(patterns: str, obs_dim: int, action_dim: int, action_scale: fl
     Raises:
       InputError: there are none; a file is damaged, hostile or of another environment; two have one name.
     """
-    path = resolve_path("policies", patterns)
-    if (path / "config.json").exists():
-        policies = policies_of_run(path, action_scale)
-    else:
-        files = [*path.glob("*.npz"), *path.glob("*.pkl")]
-        found = files if path.is_dir() else [Path(name) for name in glob.glob(str(path))]
-        policies = [read_policy(file) for file in sorted(found)]
-    if not policies:
-        raise InputError(f"policies: {patterns}: no file; give a folder of .npz or .pkl files, or a glob")
+    policies: list[TargetPolicy] = []
+    for pattern in patterns.split(","):
+        policies += _read_pattern(pattern, action_scale)
     names = [policy.name for policy in policies]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
@@ -98,14 +93,29 @@ def read_policies(patterns: str, obs_dim: int, action_dim: int, action_scale: fl
     return policies
 
 
+def _read_pattern(pattern: str, action_scale: float) -> list[TargetPolicy]:
+    path = resolve_path("policies", pattern)
+    if (path / "config.json").exists():
+        return policies_of_run(path, action_scale)
+    if path.is_dir():
+        files = [*path.glob("*.npz"), *path.glob("*.pkl")]
+    elif path.exists():
+        files = [path]
+    else:  # relative, for the current folder's own name may have a glob's letters in it
+        files = [Path(name).absolute() for name in glob.glob(os.path.expanduser(pattern))]
+    if not files:
+        raise InputError(f"policies: {pattern}: no file; give a folder of .npz or .pkl files, or a glob")
+    return [read_policy(file) for file in sorted(files)]
+
+
 def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
     """Every member's policy of a run's newest checkpoint, named by the member.
 
     Raises:
       InputError: the run has no policies yet, or its checkpoint is damaged.
     """
-    run = RunFolder.open(folder)
-    arrays = Checkpointer(run.checkpoints).read_newest("train", "agent/actor_params/params/")
+    run = RunFolder.open(folder, read_only=True)
+    arrays = Checkpointer(run.checkpoints, read_only=True).read_newest("train", "agent/actor_params/params/")
     layers: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         layer, leaf = name.split("/")
@@ -175,18 +185,20 @@ def of_actor(name: str, actor_params: Params, action_scale: float) -> TargetPoli
     """An actor of ``adm_jax.agents.sac``.
 
     Raises:
-      InputError: a parameter is not finite.
+      InputError: its layers do not fit, or a parameter is not finite.
     """
-    layers = actor_params["params"]
-    width, num_hidden = layers["Dense_0"]["bias"].size, len(layers) - 1
-    obs_dim, action_dim = (
-        layers["Dense_0"]["kernel"].shape[0],
-        layers[f"Dense_{num_hidden}"]["bias"].size // 2,
-    )
+    layers = [actor_params["params"][f"Dense_{i}"] for i in range(len(actor_params["params"]))]
+    kernels, biases = ([layer[leaf].shape for layer in layers] for leaf in ("kernel", "bias"))
     try:
+        _check_layers(kernels, biases)
+        (obs_dim, width), num_hidden = kernels[0], len(layers) - 1
+        widths = {kernel[1] for kernel in kernels[:-1]}
+        _require(widths == {width}, f"hidden layers of the widths {sorted(widths)}; must be one")
+        _require(kernels[-1][1] % 2 == 0, f"{kernels[-1][1]} outputs are no means and deviations")
         params = _float32(actor_params)
     except ValueError as error:
-        raise InputError(f"{name}: {error}") from error
+        raise InputError(f"{name}: is no policy ({error})") from error
+    action_dim = kernels[-1][1] // 2
     details = (obs_dim, action_dim, action_scale, width, num_hidden)
     return TargetPolicy(name, Kind("sac", details), params, obs_dim, action_dim)
 

@@ -78,19 +78,38 @@ def compare(
     Returns:
       ``{name or "one - other": {metric: {"value", "low", "high"}}}``.
     """
-    draws = np.random.default_rng(seed).integers(0, len(truth), (num_resamples, len(truth)))
-    values: dict[str, dict[str, np.ndarray]] = {}
-    for name, raw in estimates.items():
-        estimated, true = _normalize(raw, truth)  # once: a resample has no range of its own
-        rows = [_metrics(estimated, true)] + [_metrics(estimated[draw], true[draw]) for draw in draws]
-        values[name] = {metric: np.array([row[metric] for row in rows]) for metric in METRICS}
-    names = list(estimates)
+    return compare_over([(estimates, truth)], num_resamples=num_resamples, seed=seed)
+
+
+def compare_over(
+    datasets: Sequence[tuple[Mapping[str, Sequence[float]], Sequence[float]]],
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """``compare``, averaged over datasets; policies are resampled within each.
+
+    Args:
+      datasets: estimates and truth of each; estimators that not all of them have are left out.
+      num_resamples: of the bootstrap.
+      seed: of the bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    names = [name for name in datasets[0][0] if all(name in estimates for estimates, _ in datasets)]
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in names}  # of each dataset [1 + R, metrics]
+    for estimates, truth in datasets:
+        draws = rng.integers(0, len(truth), (num_resamples, len(truth)))
+        for name in names:
+            estimated, true = _normalize(estimates[name], truth)  # once: a resample has no range of its own
+            metrics = [_metrics(estimated, true)] + [_metrics(estimated[draw], true[draw]) for draw in draws]
+            rows[name].append(np.array([list(row.values()) for row in metrics]))
+    values = {name: np.mean(parts, axis=0) for name, parts in rows.items()}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            values[f"{one} - {other}"] = {m: values[one][m] - values[other][m] for m in METRICS}
+            values[f"{one} - {other}"] = values[one] - values[other]
     return {
-        name: {metric: _interval(column) for metric, column in metrics.items()}
-        for name, metrics in values.items()
+        name: {metric: _interval(column) for metric, column in zip(METRICS, table.T, strict=True)}
+        for name, table in values.items()
     }
 
 

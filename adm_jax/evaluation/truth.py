@@ -9,7 +9,7 @@ import functools
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,14 @@ from adm_jax.training.metrics import resolve_path
 from adm_jax.types import Array, EnvSpec, InputError
 
 _MAX_ROWS = 2_000  # simulations side by side
+
+
+class RealEpisodes(NamedTuple):
+    """Episodes of P policies in the real environment."""
+
+    returns: np.ndarray  # [P, E, G], discounted with each gamma
+    lengths: np.ndarray  # [P, E] steps
+    after: np.ndarray  # [P, E, C], undiscounted, of as many first steps
 
 
 def read_truth(path: str, env_id: str, names: Sequence[str], gammas: Sequence[float]) -> np.ndarray:
@@ -71,16 +79,17 @@ def to_truth(
     return {"env_id": env_id, "policies": policies}
 
 
-def real_returns(
+def real_episodes(
     env: EnvSpec,
     policies: Sequence[TargetPolicy],
     gammas: Sequence[float],
     num_episodes: int,
     *,
     deterministic: bool,
+    marks: Sequence[int] = (),
     seed: int = 0,
-) -> np.ndarray:
-    """Returns [P, E, G] of real episodes, all policies and episodes side by side.
+) -> RealEpisodes:
+    """Real episodes, as many policies side by side as there is room for.
 
     Args:
       env: the environment.
@@ -88,24 +97,25 @@ def real_returns(
       gammas: discounts, G of them.
       num_episodes: E.
       deterministic: the policies' modes instead of their samples.
+      marks: numbers of first steps whose returns are wanted too, C of them.
       seed: of the policies' samples; episode e begins in the same state for all policies.
     """
     together = max(_MAX_ROWS // num_episodes, 1)
     parts = [policies[begin : begin + together] for begin in range(0, len(policies), together)]
-    return np.concatenate(
-        [_real_returns(env, part, gammas, num_episodes, deterministic, seed) for part in parts]
-    )
+    done = [_real_episodes(env, part, gammas, num_episodes, deterministic, marks, seed) for part in parts]
+    return jax.tree.map(lambda *x: np.concatenate(x), *done)
 
 
-def _real_returns(
+def _real_episodes(
     env: EnvSpec,
     policies: Sequence[TargetPolicy],
     gammas: Sequence[float],
     num_episodes: int,
     deterministic: bool,
+    marks: Sequence[int],
     seed: int,
-) -> np.ndarray:
-    """``real_returns`` of as many policies as are stepped together."""
+) -> RealEpisodes:
+    """``real_episodes`` of as many policies as are stepped together."""
     evaluator = Evaluator(env, [0] * len(policies), num_episodes)
     low, high = evaluator.action_low, evaluator.action_high
     groups = group_by_kind(policies)
@@ -125,6 +135,6 @@ def _real_returns(
             action[group] = act(params, jnp.asarray(obs[group]), jax.random.fold_in(key, index), index)
         return action
 
-    result = evaluator.evaluate(act_all, gammas=gammas)
+    result = evaluator.evaluate(act_all, gammas=gammas, marks=marks)
     evaluator.close()
-    return result.discounted
+    return RealEpisodes(result.discounted, result.lengths, result.after)

@@ -52,10 +52,12 @@ class Checkpointer:
     only made when the first checkpoint is saved.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False):
+        """``read_only`` touches nothing: what looks left behind may be another process's work."""
         self._folder = Path(folder).absolute()  # orbax fails at a later call on a relative path
         self._keep = keep
-        self._recover()
+        if not read_only:
+            self._recover()
 
     def save(self, phase: str, epoch: int, state: Any, extra: Mapping[str, Any] | None = None) -> None:
         """Writes the state and returns when it is safe on disk.

@@ -106,12 +106,15 @@ class RunFolder:
         return cls(path, json.loads((path / _CONFIG).read_text()), made)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], required: Collection[str] = ()) -> "RunFolder":
+    def open(
+        cls, path: str | os.PathLike[str], required: Collection[str] = (), *, read_only: bool = False
+    ) -> "RunFolder":
         """An existing run's folder.
 
         Args:
           path: the folder.
           required: see ``require``.
+          read_only: it need not be writable.
 
         Raises:
           InputError: the folder holds no run, or cannot be written.
@@ -124,7 +127,7 @@ class RunFolder:
         except ValueError as error:
             raise InputError(f"{path} holds no run: {_CONFIG} is damaged") from error
         _require(path, config, required)
-        if not os.access(path, os.W_OK):
+        if not read_only and not os.access(path, os.W_OK):
             raise InputError(f"{path} cannot be written")
         return cls(path, config)
 
@@ -293,7 +296,10 @@ def resolve_path(name: str, path: str | os.PathLike[str]) -> Path:
 def _require(path: Path, config: Any, names: Collection[str]) -> None:
     lacking = _lacking(config, names)
     if lacking:
-        raise InputError(f"{path} holds no run: {_CONFIG} lacks {', '.join(lacking)}")
+        version = ""
+        if all(name.startswith("config.") for name in lacking):
+            version = "; it was begun by another version, whose runs this one cannot continue"
+        raise InputError(f"{path} holds no run: {_CONFIG} lacks {', '.join(lacking)}{version}")
 
 
 def _lacking(config: Any, required: Collection[str]) -> list[str]:

@@ -13,6 +13,7 @@ sampled one ``b * tanh(mean + exp(clip(log_std, -5, 2)) * noise)`` with standard
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +83,10 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         info = json.loads(str(arrays["info"]))
         scale = float(arrays["action_scale"])
         (obs_dim, hidden_dim), (_, out_dim) = widths[0], widths[-1]
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zlib.error),
+        zipfile.BadZipFile,
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: is no policy, or damaged ({reason})") from error
     config = SACConfig(policy_hidden_dim=hidden_dim, policy_hidden_layers=num_layers - 1)

@@ -38,7 +38,7 @@ def simulate(broken_field=None, horizon=30, chunk=3, low=-1e9, high=1e9):
 
 
 def numpy_episode(start, horizon, broken_field=None):
-    """Returns, the length and the states x of the episode; no history counts at an initial state."""
+    """Returns, rewards and the states x of the episode; no history counts at an initial state."""
     x, rewards, states = float(DATA.obs[start, X]), [], []
     for step in range(horizon):
         if broken_field and x > 1.0:
@@ -50,7 +50,7 @@ def numpy_episode(start, horizon, broken_field=None):
         if abs(x) > 2.0:
             break
     discounted = [sum(r * gamma**t for t, r in enumerate(rewards)) for gamma in GAMMAS]
-    return discounted, len(rewards), np.array(states)
+    return discounted, rewards, np.array(states)
 
 
 @pytest.mark.parametrize("horizon", [4, 30])
@@ -60,9 +60,12 @@ def test_returns_equal_a_numpy_loop(horizon, chunk, broken_field):
     episodes = simulate(broken_field, horizon, chunk)
     lengths = []
     for index, start in enumerate(STARTS):
-        returns, length, states = numpy_episode(start, horizon, broken_field)
+        returns, rewards, states = numpy_episode(start, horizon, broken_field)
+        length = len(rewards)
         np.testing.assert_allclose(episodes.returns[index], returns, rtol=1e-4)
         assert episodes.lengths[index] == length
+        sums = [sum(rewards[:mark]) for mark in off_policy.MARKS]
+        np.testing.assert_allclose(episodes.after[index], sums, rtol=1e-4)
         ended = length == horizon or abs(states[-1]) > 2.0
         assert episodes.finite[index] == ended
         lengths.append(length)

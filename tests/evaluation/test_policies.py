@@ -214,6 +214,8 @@ def test_a_set_of_policies(rng, tmp_path):
     read = policies.read_policies(str(tmp_path), D, A, 1.0)
     assert [policy.name for policy in read] == ["a.pkl", "b.npz", "c.npz"]
     assert len(policies.read_policies(f"{tmp_path}/*.npz", D, A, 1.0)) == 2
+    several = policies.read_policies(f"{tmp_path}/c.npz,{tmp_path}/[ab].*", D, A, 1.0)
+    assert [policy.name for policy in several] == ["c.npz", "a.pkl", "b.npz"]
     assert policies.group_by_kind(read) == [[0], [1, 2]]
     stacked = policies.stack(read[1:])
     assert {leaf.shape[0] for leaf in jax.tree.leaves(stacked)} == {2}
@@ -231,6 +233,15 @@ def test_a_set_of_policies(rng, tmp_path):
         policies.read_policies(f"{tmp_path}/*.npy", D, A, 1.0)
 
 
+def test_folders_may_have_a_globs_letters_in_their_names(rng, tmp_path, monkeypatch):
+    folder = tmp_path / "run[1]"
+    (folder / "more").mkdir(parents=True)
+    write(folder / "more" / "a.npz", plain(rng))
+    monkeypatch.chdir(folder)
+    for pattern in ("more", "more/a.npz", "more/*.npz", str(folder / "more"), str(folder / "more" / "a.npz")):
+        assert len(policies.read_policies(pattern, D, A, 1.0)) == 1
+
+
 def test_own_policies_must_have_the_environments_actions(tmp_path):
     sac = make_sac(D, A, 0.4, SACConfig(policy_hidden_dim=W))
     params = sac.init(KEY, make_hyper(SACConfig(), 0.0)).actor_params
@@ -240,8 +251,17 @@ def test_own_policies_must_have_the_environments_actions(tmp_path):
         policies.read_policies(str(tmp_path), D, A, 1.0)
     broken = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params)
     policy_file.save_policy(tmp_path / "own.npz", broken, 0.4, {})
-    with pytest.raises(InputError, match=r"own\.npz: a parameter is not finite"):
+    with pytest.raises(InputError, match=r"own\.npz: is no policy \(a parameter is not finite\)"):
         policies.read_policies(str(tmp_path), D, A, 0.4)
+    arrays = dict(np.load(tmp_path / "own.npz"))
+    for name, shape, message in (
+        ("kernel_1", (W, 2 * W), "layer 1 has a weight of"),
+        ("kernel_1", (2 * W, W), "layer 1 has a weight of"),
+        ("bias_2", (3,), "layer 2 has a weight of"),
+    ):
+        np.savez(tmp_path / "own.npz", **{**arrays, name: np.zeros(shape, np.float32)})
+        with pytest.raises(InputError, match=rf"own\.npz: is no policy \({message}"):
+            policies.read_policies(str(tmp_path), D, A, 0.4)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared policies are absent")

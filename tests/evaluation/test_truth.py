@@ -65,11 +65,12 @@ def test_real_returns_equal_single_environments(tmp_path):
     other = {"w0": rng.normal(size=(11, 4)), "b0": np.zeros(4), "w1": rng.normal(size=(4, 3))}
     other |= {"b1": np.zeros(3), "log_std": np.zeros(3)}
     paths = [write(tmp_path / f"{i}.npz", content) for i, content in enumerate((plain, other, plain))]
-    read = policies.read_policies(paths, 11, 3)
+    read = [policies.read_policy(path) for path in paths]
     env_spec = EnvSpec("Hopper-v4", {})
-    returns = truth.real_returns(env_spec, read, GAMMAS, 2, deterministic=True)
-    assert returns.shape == (3, 2, 2)
-    np.testing.assert_array_equal(returns[0], returns[2])
+    done = truth.real_episodes(env_spec, read, GAMMAS, 2, deterministic=True, marks=(1, 5, 1000))
+    assert done.returns.shape == (3, 2, 2)
+    for leaf in done:
+        np.testing.assert_array_equal(leaf[0], leaf[2])
     env = make_env(env_spec)
     for index, policy in enumerate(read[:2]):
         act = policies.action_fn(policy.kind, -np.ones(3), np.ones(3), deterministic=True)
@@ -82,7 +83,10 @@ def test_real_returns_equal_single_environments(tmp_path):
                 rewards.append(reward)
                 ended = terminated or truncated
             expected = [sum(r * gamma**t for t, r in enumerate(rewards)) for gamma in GAMMAS]
-            np.testing.assert_allclose(returns[index, episode], expected, rtol=1e-4)
+            np.testing.assert_allclose(done.returns[index, episode], expected, rtol=1e-4)
+            assert done.lengths[index, episode] == len(rewards)
+            sums = [sum(rewards[:mark]) for mark in (1, 5, 1000)]
+            np.testing.assert_allclose(done.after[index, episode], sums, rtol=1e-4)
     env.close()
 
 
@@ -90,17 +94,19 @@ def test_many_policies_are_stepped_a_part_at_a_time(tmp_path, monkeypatch):
     content = {"w0": np.zeros((11, 3)), "b0": np.zeros(3), "log_std": np.zeros(3)}
     read = [policies.read_policy(write(tmp_path / f"{i}.npz", content)) for i in range(3)]
     env_spec = EnvSpec("Hopper-v4", {})
-    together = truth.real_returns(env_spec, read, GAMMAS, 2, deterministic=True)
+    together = truth.real_episodes(env_spec, read, GAMMAS, 2, deterministic=True)
     monkeypatch.setattr(truth, "_MAX_ROWS", 4)
-    np.testing.assert_array_equal(truth.real_returns(env_spec, read, GAMMAS, 2, deterministic=True), together)
+    parted = truth.real_episodes(env_spec, read, GAMMAS, 2, deterministic=True)
+    jax.tree.map(np.testing.assert_array_equal, parted, together)
 
 
 def test_sampled_actions_differ_and_follow_the_seed(tmp_path):
     content = {"w0": np.zeros((11, 3)), "b0": np.zeros(3), "log_std": np.zeros(3)}
-    read = policies.read_policies([write(tmp_path / "a.npz", content)], 11, 3)
+    read = [policies.read_policy(write(tmp_path / "a.npz", content))]
     env_spec = EnvSpec("Hopper-v4", {})
     one, again, other = (
-        truth.real_returns(env_spec, read, (1.0,), 3, deterministic=False, seed=seed) for seed in (0, 0, 1)
+        truth.real_episodes(env_spec, read, (1.0,), 3, deterministic=False, seed=seed).returns
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(one, again)
     assert (one != other).all()

@@ -196,8 +196,15 @@ print(json.dumps(offline.run(offline_from_flat(json.loads(sys.argv[1])))))
 """
 
 
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        {"rollout_batch_size": 1200},  # enough starts for histories of 1,000 transitions to be kept
+        {"rollout_batch_size": 60, "persistent": True, "horizon": 4},
+    ],
+)
 def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
-    tiny_config: OfflineConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rollout: dict, tiny_config: OfflineConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Eight members, four seeds: the fit runs on four of the devices, the policies on all.
 
@@ -205,7 +212,7 @@ def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
     """
     spread = replace_flat(
         tiny_config,
-        {"seeds": (0, 1, 2, 3), "penalty_coef": (0.5, 2.0), "num_epochs": 2, "members": "vmap"},
+        {"seeds": (0, 1, 2, 3), "penalty_coef": (0.5, 2.0), "num_epochs": 2, "members": "vmap", **rollout},
     )
     one = offline.run(dataclasses.replace(spread, workdir=str(tmp_path / "one")))
     many = dataclasses.replace(spread, workdir=str(tmp_path / "many"), num_devices=8, checkpoint_every=1)
@@ -219,7 +226,7 @@ def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
     assert run.returncode == 0, run.stderr
     ours = json.loads(run.stdout.splitlines()[-1])
     _assert_same_results(ours, one)
-    (folder,) = (Path(many.workdir) / "admpo_off" / many.task).iterdir()
+    (folder,) = (Path(many.workdir) / one["algorithm"] / many.task).iterdir()
     (folder / "result.json").unlink()
     shutil.rmtree(max((folder / "checkpoints").glob("train-*")))
     capsys.readouterr()
