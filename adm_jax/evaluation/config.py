@@ -1,6 +1,7 @@
 """What is measured of fitted models, beside how they are fitted (``adm_jax.config.OfflineConfig``)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from adm_jax.settings import check, setting
 from adm_jax.types import InputError
@@ -48,6 +49,9 @@ class OPEConfig(MeasuredModels):
     num_episodes: int = setting(200, "episodes of each policy in each model", low=2, high=100_000)
     episode_chunk: int = setting(250, "episodes rolled out at a time; bounds the memory", low=1)
     deterministic: bool = setting(False, "evaluate the policies' modes instead of their samples")
+    predictions: Literal["samples", "means"] = setting(
+        "samples", "next states are samples of one of a model's units, or the mean of all units' means"
+    )
     fqe_steps: int = setting(
         50_000, "optimiser steps of fitted Q evaluation for each policy, the baseline; 0 leaves it out", low=0
     )

@@ -13,8 +13,9 @@ import numpy as np
 
 from adm_jax.data.dataset import Dataset, gather_windows
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.rollout import Rows, Simulation, take_step
-from adm_jax.types import Array, InputError, Key
+from adm_jax.types import Array, InputError, Key, Prediction
 
 MARKS = (10, 20, 50, 100, 200, 500, 1000)  # steps at which it is looked how far episodes have come
 
@@ -65,6 +66,20 @@ def widened_range(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The range of observations [N, D] made wider by half its width, around its middle: low and high [D]."""
     low, high = obs.min(axis=0), obs.max(axis=0)
     return low - 0.25 * (high - low), high + 0.25 * (high - low)
+
+
+def predict_means(dynamics: Dynamics) -> Dynamics:
+    """The model with the mean of its valid units' means in place of a sample: next observation and reward."""
+
+    def step(
+        params: ModelParams, carry: Carry, obs: Array, action: Array, key: Key, batch_key: Key
+    ) -> tuple[Carry, Prediction]:
+        carry, prediction = dynamics.step(params, carry, obs, action, key, batch_key)
+        valid = prediction.valid[..., None]
+        mean = jnp.where(valid, prediction.means, 0.0).sum(axis=0) / valid.sum(axis=0)
+        return carry, prediction._replace(next_obs=mean[:, :-1], reward=mean[:, -1])
+
+    return dynamics._replace(step=step)
 
 
 def roll_out_episodes(

@@ -242,13 +242,16 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
     starts = jnp.asarray(off_policy.draw_starts(work.starts, config.num_episodes, seed=0))
     low, high = off_policy.widened_range(np.concatenate([data.obs, data.next_obs]))
     bounds = jnp.asarray(low), jnp.asarray(high)
+    dynamics = parts.dynamics
+    if config.predictions == "means":
+        dynamics = off_policy.predict_means(dynamics)
 
     def one(
         act: ActionFn, member: tuple[Params, Key], model: ModelParams, dataset: Dataset
     ) -> off_policy.Episodes:
         params, key = member
         simulation = Simulation(
-            parts.dynamics,
+            dynamics,
             model,
             functools.partial(act, params),
             parts.termination_fn,
@@ -272,7 +275,14 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
     fit = fitted.config
     told = (
         (fit.dynamics, fit.matmul_precision, to_flat(fit.model), fit.rollout.termination, fit.rollout.reward),
-        (config.gammas, work.horizon, config.num_episodes, config.episode_chunk, config.deterministic),
+        (
+            config.gammas,
+            work.horizon,
+            config.num_episodes,
+            config.episode_chunk,
+            config.deterministic,
+            config.predictions,
+        ),
         (work.data.digests(), np.asarray(starts), low, high, work.env_id),
     )
     kept = [

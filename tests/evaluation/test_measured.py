@@ -177,8 +177,8 @@ def test_an_evaluation_that_was_stopped_goes_on(fits, policies, tmp_path, monkey
     assert ope.run(config, fits[:1]) == whole
     names = ["good.npz", "other.npz", "wild.npz"]
     assert done == [(name, "Episodes") for name in 2 * names] + [(name, "FQEResult") for name in 2 * names]
-    # another number of episodes, or another policy of the same name, is another result
-    other = dataclasses.replace(config, num_episodes=4, fqe_steps=0)
+    # other predictions, or another policy of the same name, are another result
+    other = dataclasses.replace(config, predictions="means", fqe_steps=0)
     ope.run(other, fits[:1])
     assert len(done) == 18
     write(policies / "wild.npz", {"w0": np.ones((11, 3)), "b0": np.zeros(3), "log_std": np.zeros(3)})

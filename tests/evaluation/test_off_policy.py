@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from adm_jax.data.dataset import make_dataset
+from adm_jax.dynamics.interface import Dynamics
 from adm_jax.evaluation import off_policy
-from adm_jax.types import InputError
+from adm_jax.types import InputError, Prediction
 from tests.test_rollout import DATA, M, X, known_simulation
 
 GAMMAS = (1.0, 0.9)
@@ -107,3 +108,16 @@ def test_the_range_is_widened_by_half_its_width():
     low, high = off_policy.widened_range(np.array([[0.0, -1.0], [2.0, 3.0], [1.0, 0.0]]))
     np.testing.assert_array_equal(low, [-0.5, -2])
     np.testing.assert_array_equal(high, [2.5, 4])
+
+
+def test_the_mean_of_the_units_that_count_is_taken():
+    means = jnp.arange(12.0).reshape(3, 2, 2).at[2, 0].set(jnp.nan)  # [U, B, D + 1]
+    valid = jnp.array([[True, True], [True, True], [False, True]])
+
+    def step(params, carry, obs, action, key, batch_key):
+        return carry, Prediction(obs, obs[:, 0], means, means, valid)
+
+    dynamics = off_policy.predict_means(Dynamics(*[None] * 5, step, 1))
+    _, prediction = dynamics.step({}, None, jnp.zeros((2, 1)), None, None, None)
+    np.testing.assert_allclose(prediction.next_obs[:, 0], [(0 + 4) / 2, (2 + 6 + 10) / 3])
+    np.testing.assert_allclose(prediction.reward, [(1 + 5) / 2, (3 + 7 + 11) / 3])
