@@ -20,12 +20,28 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import shutil  # noqa: E402
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 
 def pytest_unconfigure() -> None:
     """Called at the end, by the process that starts workers as well as by each of them."""
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset() -> str:
+    """1,000 random steps of the real Hopper, saved as a Minari dataset; its id."""
+    from adm_jax.data import minari_io
+    from adm_jax.envs.collection import Experience
+
+    experience = Experience("Hopper-v4", [0], num_steps=1_000)
+    rng = np.random.default_rng(0)
+    for _ in range(1_000):
+        experience.step(experience.random_action([rng]))
+    minari_io.save(experience.episodes(), "tests/tiny-hopper-v0", env_id="Hopper-v4")
+    experience.close()
+    return "tests/tiny-hopper-v0"
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from adm_jax.training import offline
 from adm_jax.types import InputError, Prediction, Segment
 from benchmarks import summarize_measured
 from tests.evaluation.test_policies import write
-from tests.training.conftest import TINY, tiny_dataset  # noqa: F401
+from tests.training.conftest import TINY
 
 FIT = ("fit_steps_per_epoch", "holdout_batch_size", "model_hidden_dim", "seeds", "task")
 MODELS = {
@@ -34,9 +34,8 @@ MODELS = {
 
 
 @pytest.fixture
-def fits(request, tmp_path):
-    dataset = request.getfixturevalue("tiny_dataset")
-    shared = {name: TINY[name] for name in FIT} | {"dataset": dataset, "fit_max_epochs": 2}
+def fits(tiny_dataset, tmp_path):
+    shared = {name: TINY[name] for name in FIT} | {"dataset": tiny_dataset, "fit_max_epochs": 2}
     shared["workdir"] = str(tmp_path / "runs")
     return [config_for_task(dynamics=name, **shared, **own) for name, own in MODELS.items()]
 
@@ -190,9 +189,9 @@ def test_an_evaluation_that_was_stopped_goes_on(fits, policies, tmp_path, monkey
     assert len(done) == 26
 
 
-def test_policies_of_a_run_are_evaluated(fits, tmp_path, request):
+def test_policies_of_a_run_are_evaluated(fits, tmp_path, tiny_dataset):
     tiny = {name: value for name, value in TINY.items() if name not in ("dataset", "dropout_rate")}
-    tiny |= {"dataset": request.getfixturevalue("tiny_dataset"), "workdir": str(tmp_path / "trained")}
+    tiny |= {"dataset": tiny_dataset, "workdir": str(tmp_path / "trained")}
     offline.run(config_for_task(**{**tiny, "bc_steps": 0, "num_epochs": 1, "eval_every": 1}))
     (folder,) = (tmp_path / "trained" / "admpo_off" / "hopper").iterdir()
     config = OPEConfig(dynamics=("adm_v2",), policies=str(folder), num_episodes=3, horizon=5, fqe_steps=0)

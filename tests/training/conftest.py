@@ -1,16 +1,13 @@
-"""A tiny real dataset and a configuration that runs through everything in seconds."""
+"""A configuration that runs through everything in seconds, on a tiny real dataset."""
 
-import numpy as np
 import pytest
 
 from adm_jax.config import OfflineConfig
-from adm_jax.data import minari_io
-from adm_jax.envs.collection import Experience
 from adm_jax.settings import replace_flat
 
 TINY = {
     "task": "hopper",
-    "dataset": "tests/tiny-hopper-v0",
+    "dataset": "tests/tiny-hopper-v0",  # the fixture tiny_dataset makes it
     "max_backtrack": 3,
     "model_hidden_dim": 16,
     "num_gru_layers": 2,
@@ -34,18 +31,6 @@ TINY = {
     "checkpoint_every": 2,
     "seeds": (0, 1),
 }
-
-
-@pytest.fixture(scope="session")
-def tiny_dataset() -> str:
-    """1,000 random steps of the real Hopper, saved as a Minari dataset; its id."""
-    experience = Experience("Hopper-v4", [0], num_steps=1_000)
-    rng = np.random.default_rng(0)
-    for _ in range(1_000):
-        experience.step(experience.random_action([rng]))
-    minari_io.save(experience.episodes(), TINY["dataset"], env_id="Hopper-v4")
-    experience.close()
-    return TINY["dataset"]
 
 
 @pytest.fixture

@@ -53,10 +53,11 @@ def test_a_task_that_does_not_say():
     ("dynamics", "expected"),
     [
         ("adm", "no settings are published for this dataset: the library's defaults; max_backtrack=5, "
-         "rollout_length=5, penalty_coef=1.0, entropy_weight=0.1, real_ratio=0.05, num_epochs=1000"),
+         "rollout_length=5, rollout_batch_size=50000, penalty_coef=1.0, entropy_weight=0.1, real_ratio=0.05, "
+         "num_epochs=1000"),
         ("ensemble", "no settings are published for this dataset: what the tasks of OfflineRL-Kit's MOPO "
-         "share, and the library's defaults; rollout_length=5, penalty_coef=1.0, entropy_weight=1.0, "
-         "real_ratio=0.05, num_epochs=3000"),
+         "share, and the library's defaults; rollout_length=5, rollout_batch_size=50000, penalty_coef=1.0, "
+         "entropy_weight=1.0, real_ratio=0.05, num_epochs=3000"),
     ],
 )  # fmt: skip
 def test_of_a_task_made_from_a_dataset_the_defaults_are_told(tiny_dataset, dynamics, expected):
