@@ -353,6 +353,9 @@ def test_a_name_is_taken_once():
         ({"relabel_terminations": "yes"}, "relabel_terminations: 'yes': must be True or False"),
         ({"settings": [1]}, r"settings: \[1\]: must be a mapping"),
         ({"dataset": 3}, "dataset: 3: must be a text"),
+        ({"online_settings": {"ppo": {}}}, "online_settings: 'ppo': is no family of settings: admpo, mbpo, "),
+        ({"online_settings": {"sac": 3}}, r"online_settings\['sac'\]: 3: must be a mapping"),
+        ({"online_sources": {"sac": 3}}, r"online_sources\['sac'\]: 3: must be a text"),
         ({"reference_min": 1.0}, "reference_max: None: must be a number, or both references None"),
         ({"reference_min": 1.0, "reference_max": float("nan")}, "reference_max: nan: must be a number"),
         (

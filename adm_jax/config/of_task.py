@@ -1,14 +1,14 @@
 """Configurations from flat values, and from the published settings of a task."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from adm_jax.config.offline import OfflineConfig
 from adm_jax.config.online import MODEL_FREE, OnlineConfig
 from adm_jax.models import get_model, registered
 from adm_jax.settings import Leaf, leaves, replace_flat, to_flat
 from adm_jax.tasks import Task, get_task, presets
-from adm_jax.tasks.task import Family
+from adm_jax.tasks.task import Family, OnlineFamily
 from adm_jax.types import InputError
 
 DERIVED_TASK = "auto"  # the name of a task that is made from the dataset and has no published settings
@@ -134,7 +134,7 @@ def _refuse_settings_of_models(names: Iterable[str]) -> None:
             raise InputError(f"{name}: has no effect with dynamics={MODEL_FREE}, which has no dynamics model")
 
 
-def online_family(dynamics: str) -> Literal["admpo", "mbpo", "sac"]:
+def online_family(dynamics: str) -> OnlineFamily:
     """Whose published settings go with a dynamics model online."""
     if dynamics == MODEL_FREE:
         return "sac"

@@ -58,9 +58,9 @@ class RolloutConfig:
     rollout_chunk: int = setting(250, "rows rolled out at a time; bounds the memory of roll-outs", low=1)
     retain_epochs: int = setting(5, "epochs whose roll-outs the model buffer holds", low=1)
     history_cache_gib: float = setting(
-        4.0,
-        "memory for the histories of all transitions, encoded once if they fit in and the run rolls out from "
-        "more than twice as many starts; else in each roll-out",
+        1.0,
+        "memory of each member for the histories of all transitions, encoded once if they fit in and the run "
+        "rolls out from more than twice as many starts; else in each roll-out",
         low=0.0,
     )
     uncertainty: Literal[

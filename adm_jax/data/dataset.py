@@ -199,10 +199,10 @@ def gather_segments(dataset: Dataset, index: Array, length: int) -> Segment:
     return Segment(obs, data.action[rows], data.reward[rows], valid)
 
 
-def sample_windows(
+def sample_starts(
     dataset: Dataset, key: Key, batch_size: int, max_backtrack: int, min_history: int | None = None
-) -> tuple[Window, Array]:
-    """Starts of roll-outs: histories and current states.
+) -> Array:
+    """Rows [B] of the current states that roll-outs start from; ``gather_windows`` has their histories.
 
     A current state is the observation of a stored transition: it has never terminated.
 
@@ -212,19 +212,7 @@ def sample_windows(
       batch_size: B.
       max_backtrack: m.
       min_history: transitions of history at least; m - 1, as the authors have it, when None.
-
-    Returns:
-      ``(window, obs [B, D])``.
     """
-    return gather_windows(
-        dataset, sample_starts(dataset, key, batch_size, max_backtrack, min_history), max_backtrack
-    )
-
-
-def sample_starts(
-    dataset: Dataset, key: Key, batch_size: int, max_backtrack: int, min_history: int | None = None
-) -> Array:
-    """The rows [B] that ``sample_windows`` draws."""
     history = max_backtrack - 1 if min_history is None else min_history
     return _draw(dataset.windows, key, batch_size, history)
 

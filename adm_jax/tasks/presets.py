@@ -254,6 +254,21 @@ ONLINE["inverted_pendulum"] = {
     "sac": _PENDULUM,
 }
 
+_ADMPO_ON = "arXiv 2405.17031, Table 4, and what the authors' code (HxLyn3/ADMPO, 2025-02-13) adds"
+_MBPO = "the configurations of MBPO's authors"
+_SAC_ONLINE = "what SAC has for all tasks; as many steps as ADMPO-ON"
+_SWEEP = "not published: the best of a sweep over rates and target smoothing"
+# environment -> family -> where its settings of ONLINE come from
+ONLINE_SOURCES: dict[str, dict[str, str]] = {
+    **{env: {"admpo": _ADMPO_ON, "mbpo": _MBPO, "sac": _SAC_ONLINE} for env in ONLINE},
+    "halfcheetah": {
+        "admpo": f"not published: roll-outs as {_MBPO} have them, the rest as ADMPO-ON has for Walker2d",
+        "mbpo": _MBPO,
+        "sac": "what SAC has for all tasks; as many steps as MBPO",
+    },
+    "inverted_pendulum": {"admpo": _SWEEP, "mbpo": _SWEEP, "sac": _SWEEP},
+}
+
 _MOPO_SOURCE = "OfflineRL-Kit's MOPO"
 _WIDE = ("humanoid", "pen")  # MBPO's networks have 400 hidden units there
 
@@ -320,6 +335,11 @@ def mopo(name: str) -> dict[str, Any]:
     settings = {"rollout_length": rollout_length, "penalty_coef": penalty_coef}
     source = _MOPO_SOURCE if key == name else f"{_MOPO_SOURCE} for {key}; none is published for {name}"
     return {"mopo_settings": settings, "mopo_source": source}
+
+
+def online(env: str) -> dict[str, Any]:
+    """``online_settings`` and ``online_sources`` of an environment."""
+    return {"online_settings": ONLINE[env], "online_sources": ONLINE_SOURCES[env]}
 
 
 def quick_mopo() -> dict[str, Any]:

@@ -5,12 +5,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from adm_jax.tasks import environments, presets
 from adm_jax.tasks.full_horizon import full_horizon
 from adm_jax.tasks.references import import_module, is_reference
-from adm_jax.tasks.task import Task
+from adm_jax.tasks.task import OnlineFamily, Task
 from adm_jax.types import InputError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -25,9 +25,8 @@ def _mujoco_tasks() -> Iterator[Task]:
     for env, fields in environments.BY_NAME.items():
         settings = presets.admpo(presets.D4RL[_BARE[env]])
         source = f"the published settings of {_BARE[env]}"
-        online = presets.ONLINE[env]
         yield Task(
-            env, **fields, settings=settings, source=source, online_settings=online, **presets.mopo(env)
+            env, **fields, settings=settings, source=source, **presets.online(env), **presets.mopo(env)
         )
     for name, row in presets.D4RL.items():
         env, _, data = name.partition("-")
@@ -80,13 +79,13 @@ def _other_tasks() -> Iterator[Task]:
             **fields,
             settings=presets.TRUNCATED_SETTINGS,
             source=source,
-            online_settings=presets.ONLINE[env],
+            **presets.online(env),
             **presets.mopo(env),
         )
     yield Task(
         "inverted_pendulum",
         **environments.PENDULUM,
-        online_settings=presets.ONLINE["inverted_pendulum"],
+        **presets.online("inverted_pendulum"),
         **presets.mopo("inverted_pendulum"),
     )
     for data, row in presets.PEN_DATA.items():
@@ -187,10 +186,17 @@ def _check(task: Task) -> None:
     if task.obs_limit is not None:
         wanted = f"must be obs_dim, {task.obs_dim}"
         _require(task.obs_limit == task.obs_dim, "obs_limit", task.obs_limit, wanted)
-    for name in ("settings", "paper_settings", "env_kwargs", "mopo_settings", "full_horizon_settings"):
+    mappings = ["settings", "paper_settings", "env_kwargs", "mopo_settings", "full_horizon_settings"]
+    mappings += ["online_settings", "online_sources"]
+    for name in mappings:
         value = getattr(task, name)
         texts = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
         _require(texts, name, value, "must be a mapping from names to values")
+    families = get_args(OnlineFamily)
+    for name, kind, wanted in (("online_settings", Mapping, "a mapping"), ("online_sources", str, "a text")):
+        for family, value in getattr(task, name).items():
+            _require(family in families, name, family, f"is no family of settings: {', '.join(families)}")
+            _require(isinstance(value, kind), f"{name}[{family!r}]", value, f"must be {wanted}")
     for name in ("dataset", "source", "mopo_source", "full_horizon_source"):
         value = getattr(task, name)
         _require(

@@ -8,6 +8,7 @@ from adm_jax.tasks import full_horizon, presets
 from adm_jax.types import EnvSpec, InputError
 
 Family = Literal["admpo", "mopo", "adm2po"]  # whose published settings
+OnlineFamily = Literal["admpo", "mbpo", "sac"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Task:
     full_horizon_source: str = ""
     # "admpo", "mbpo" and "sac" -> their published settings of the online loop
     online_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    online_sources: Mapping[str, str] = field(default_factory=dict)  # family -> where they come from
     # whether its termination redefines the data's episodes: they are ended where it says so, when loaded
     relabel_terminations: bool = False
 
@@ -69,7 +71,13 @@ class Task:
             return f"task {self.name} has no ADMPO settings: the library's defaults"
         return f"task {self.name}, which does not say where they come from"
 
-    def online_preset(self, family: Literal["admpo", "mbpo", "sac"]) -> dict[str, Any]:
+    def online_source(self, family: OnlineFamily) -> str:
+        """Where the settings of ``online_preset`` come from, in words."""
+        if family not in self.online_settings:
+            return f"what {family} has for all; task {self.name} has no settings of its own for it"
+        return self.online_sources.get(family) or f"task {self.name}, which does not say where they come from"
+
+    def online_preset(self, family: OnlineFamily) -> dict[str, Any]:
         """The flat settings of ADMPO-ON, MBPO or SAC online; what its tasks share where there are none."""
         return {**presets.ONLINE_COMMON[family], **self.online_settings.get(family, {})}
 

@@ -25,9 +25,9 @@ from adm_jax.envs.collection import Experience, concatenate
 from adm_jax.envs.evaluation import Evaluator
 from adm_jax.settings import to_flat
 from adm_jax.tasks import Task, get_task
-from adm_jax.training import online_programs as programs
 from adm_jax.training.online import OnlineLoop
 from adm_jax.training.population import all_members
+from adm_jax.training.programs import mode_program
 from adm_jax.training.progress import Progress
 from adm_jax.types import InputError, Params
 
@@ -342,7 +342,7 @@ class _Lookout:
     def __init__(self, loop: OnlineLoop, config: ReplayConfig, target_return: float | None):
         self._loop = loop
         self._evaluator = Evaluator(loop.task.env, [config.seed], config.eval_episodes)
-        self._act = jax.jit(programs.mode_program(loop.parts))
+        self._act = jax.jit(mode_program(loop.parts.agent))
         self._every = config.eval_every
         self._target = target_return
         self._evaluations = 0  # the last one of a run is number 0 whatever came before

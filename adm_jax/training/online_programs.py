@@ -262,8 +262,3 @@ def rollout_program(parts: OnlineParts, config: OnlineConfig) -> Callable[..., A
     return lambda buffer, actor_params, model, keys, lanes, index, length: mapped(
         (buffer, actor_params, model, keys, lanes, index), length
     )
-
-
-def mode_program(parts: OnlineParts) -> Callable[[Params, Array], Array]:
-    """``(actor_params [P], obs [P, E, D]) -> action [P, E, A]``: the deterministic policies, to evaluate."""
-    return jax.vmap(parts.agent.mode_action)

@@ -18,7 +18,6 @@ from adm_jax.envs.evaluation import Evaluator
 from adm_jax.models import get_model
 from adm_jax.settings import to_flat
 from adm_jax.tasks import Task, get_task
-from adm_jax.training import online_programs as programs
 from adm_jax.training import results
 from adm_jax.training.background import Background
 from adm_jax.training.checkpoint import Checkpointer
@@ -26,6 +25,7 @@ from adm_jax.training.evaluating import Evaluations, policy_sharding
 from adm_jax.training.metrics import RunFolder, require_writable
 from adm_jax.training.online import OnlineLoop
 from adm_jax.training.population import all_members, choose_devices, compile_program, devices_left
+from adm_jax.training.programs import mode_program
 from adm_jax.training.progress import Progress, print_result
 from adm_jax.training.wall_clock import WallClock
 
@@ -111,11 +111,7 @@ def algorithm(config: OnlineConfig) -> str:
 def settings_source(config: OnlineConfig, task: Task) -> str:
     """Where a run's settings come from, in words, and which were given instead."""
     family, values = online_family(config.dynamics), to_flat(config)
-    source = (
-        f"what {family} has for {task.name}"
-        if family in task.online_settings
-        else f"what {family} has for all"
-    )
+    source = task.online_source(family)
     published = task.online_preset(family)
     others = [name for name, value in published.items() if name in values and values[name] != value]
     return "; ".join([source, *([f"given instead: {', '.join(others)}"] if others else [])])
@@ -132,7 +128,7 @@ def _open(config: OnlineConfig, task: Task, folder: RunFolder) -> _Session:
     shapes = (loop.actor_params, np.zeros((len(seeds), config.eval_episodes, task.obs_dim), np.float32))
     with clock.phase("compile"):
         act = compile_program(
-            programs.mode_program(loop.parts), jax.tree.map(lambda x: on_host(x.shape, x.dtype), shapes)
+            mode_program(loop.parts.agent), jax.tree.map(lambda x: on_host(x.shape, x.dtype), shapes)
         )
     evaluations = Evaluations(
         members=folder.members,

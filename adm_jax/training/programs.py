@@ -184,16 +184,21 @@ def histories_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..
 
 
 def kept_histories(
-    parts: OfflineParts, config: OfflineConfig, model: ModelParams, dataset: Dataset, num_devices: int = 1
+    parts: OfflineParts, config: OfflineConfig, model: ModelParams, dataset: Dataset
 ) -> Carry | None:
-    """Shapes of a run's encoded histories [P, ...] if it keeps them: that must pay, and they must fit in."""
+    """Shapes of a run's encoded histories [P, ...] if it keeps them: that must pay, and they must fit in.
+
+    Both are asked of one member: encoded histories differ in the last bits from those that a roll-out
+    encodes, and a member must not depend on how many others are trained beside it, or where.
+    """
     num_rows = dataset.transitions.reward.shape[0]
     if config.rollout.persistent:
         return None
     if config.num_epochs * config.rollout.rollout_batch_size <= 2 * num_rows:
         return None
     histories = jax.eval_shape(histories_program(parts, config), model, dataset)
-    size = tree_bytes(histories) / num_devices
+    num_members = jax.tree.leaves(model)[0].shape[0]
+    size = tree_bytes(histories) / num_members
     return histories if 0 < size <= config.rollout.history_cache_gib * 2**30 else None
 
 
@@ -333,6 +338,6 @@ def clone_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., A
     return over_members(clone_member, parts.members)
 
 
-def act_program(parts: OfflineParts) -> Callable[[Params, Array], Array]:
+def mode_program(agent: SAC) -> Callable[[Params, Array], Array]:
     """``(actor_params [P], obs [P, E, D]) -> action [P, E, A]``: the deterministic policies, one call."""
-    return jax.vmap(parts.agent.mode_action)
+    return jax.vmap(agent.mode_action)

@@ -291,7 +291,7 @@ def _compile(session: Session) -> None:
     config, dataset = session.config, session.dataset
     fit, train = abstract_fit(session), abstract_train(session)
     mesh = _mesh(session, len(session.members))
-    histories = place(programs.kept_histories(session.parts, config, train.model, dataset, mesh.size), mesh)
+    histories = place(programs.kept_histories(session.parts, config, train.model, dataset), mesh)
     estimate = partial(
         memory.estimate,
         state=(fit, train),
@@ -315,7 +315,7 @@ def _compile(session: Session) -> None:
     )
     on_host = partial(jax.ShapeDtypeStruct, sharding=policy_sharding())
     evaluated = jax.tree.map(lambda x: on_host(x.shape, x.dtype), (train.agent.actor_params, obs))
-    compiled["act"] = compile_program(programs.act_program(session.parts), evaluated)
+    compiled["act"] = compile_program(programs.mode_program(session.parts.agent), evaluated)
     session.compiled.update(compiled)
     need = estimate({name: program.compiled for name, program in compiled.items()})
     session.progress.note(need.line())

@@ -278,7 +278,43 @@ def test_every_published_preset_is_a_configuration(task, dynamics):
     config = online_config_for_task(task, dynamics)
     assert config.task == task
     assert replace_flat(config, {}) == config
-    if task == "hopper" and dynamics == "adm":
-        assert config.num_steps == 55_000
-        assert [config.rollout.length_at(n) for n in (0, 25_000, 50_000)] == [1, 8, 15]
-        assert to_flat(config)["target_entropy"] == -1.0
+
+
+# learned steps in thousands, target entropy, m, width, length from .. to between thousands of steps,
+# roll-outs every and kept, actor every, updates a step: the paper's Table 4 and the code's additions; MBPO's
+PUBLISHED = {
+    ("hopper", "adm"): (50, -1, 5, 200, (1, 15, 0, 50), 250, 4, 1, 20),
+    ("walker2d", "adm"): (200, -3, 2, 200, (1, 10, 0, 100), 250, 4, 20, 20),
+    ("ant", "adm"): (300, -4, 2, 400, (1, 5, 10, 100), 500, 5, 20, 20),
+    ("humanoid", "adm"): (300, -8, 2, 400, (1, 10, 10, 100), 1000, 5, 20, 20),
+    ("hopper", "ensemble"): (50, -1, None, 200, (1, 15, 20, 150), 250, 4, 1, 20),
+    ("walker2d", "ensemble"): (200, -3, None, 200, (1, 1, 0, 0), 250, 4, 1, 20),
+    ("ant", "ensemble"): (300, -4, None, 200, (1, 25, 20, 100), 250, 4, 1, 20),
+    ("humanoid", "ensemble"): (300, -2, None, 400, (1, 25, 20, 300), 1000, 5, 1, 20),
+    ("halfcheetah", "ensemble"): (400, -3, None, 200, (1, 1, 0, 0), 250, 4, 1, 40),
+}
+
+
+@pytest.mark.parametrize(("task", "dynamics"), PUBLISHED)
+def test_published_online_settings(task, dynamics):
+    flat = to_flat(online_config_for_task(task, dynamics))
+    names = ("rollout_length", "final_rollout_length", "growth_start", "growth_end")
+    first, last, start, end = (flat[name] for name in names)
+    assert PUBLISHED[task, dynamics] == (
+        (flat["num_steps"] - flat["warmup_steps"]) // 1000,
+        flat["target_entropy"],
+        flat.get("max_backtrack"),
+        flat["model_hidden_dim"],
+        (first, last, start // 1000, end // 1000),
+        flat["model_every"],
+        flat["retain_rollouts"],
+        flat["actor_every"],
+        flat["updates_per_step"],
+    )
+    assert (flat["warmup_steps"], flat["real_ratio"], flat["rollout_batch_size"]) == (5_000, 0.05, 100_000)
+    assert (flat["actor_lr"], flat["critic_lr"]) == (3e-4, 3e-4)
+
+
+def test_a_roll_out_s_length_grows_between_its_steps():
+    rollout = online_config_for_task("hopper").rollout
+    assert [rollout.length_at(n) for n in (0, 25_000, 50_000)] == [1, 8, 15]

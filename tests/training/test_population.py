@@ -15,6 +15,7 @@ from adm_jax.dynamics import fitting
 from adm_jax.envs.termination import get_termination
 from adm_jax.settings import replace_flat, to_flat
 from adm_jax.training import programs
+from adm_jax.training.memory import tree_bytes
 from adm_jax.training.population import (
     Member,
     all_members,
@@ -123,6 +124,25 @@ def test_every_swept_setting_reaches_the_programs(config: OfflineConfig) -> None
         leaves = jax.tree.leaves(run_all_programs(swept, "map")[1:])
         assert all(np.array_equal(ours[0], theirs[0]) for ours, theirs in zip(leaves, of_base, strict=True))
         assert any(np.any(ours[0] != ours[1]) for ours in leaves), name
+        alone = jax.tree.leaves(run_all_programs(replace_flat(base, {name: value}), "map")[1:])
+        assert all(np.array_equal(ours[1], own[0]) for ours, own in zip(leaves, alone, strict=True)), name
+
+
+def test_whether_histories_are_kept_does_not_depend_on_the_number_of_members(config: OfflineConfig) -> None:
+    """Kept ones differ in the last bits from those of a roll-out, and a member is the same among others."""
+    config = replace_flat(config, {"rollout_batch_size": 10_000})
+    run, dataset, holdout = compiled_programs(config, "map")
+    parts = programs.make_parts(config, 11, 3, 1.0, get_termination("hopper"), "map")
+
+    def kept(num_members: int, gib: float):
+        fit = jax.eval_shape(run["init_fit"], member_keys(range(num_members), 0), dataset)
+        model = jax.eval_shape(run["best"], fit, dataset, holdout)
+        settings = replace_flat(config, {"history_cache_gib": gib})
+        return programs.kept_histories(parts, settings, model, dataset)
+
+    of_one = tree_bytes(kept(1, 4.0)) / 2**30
+    assert [kept(number, of_one) is None for number in (1, 64)] == [False, False]
+    assert [kept(number, 0.99 * of_one) is None for number in (1, 64)] == [True, True]
 
 
 def test_members_are_all_combinations_and_name_themselves(config: OfflineConfig) -> None:

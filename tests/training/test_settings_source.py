@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from adm_jax.config import OfflineConfig, config_for_task
+from adm_jax.config import OfflineConfig, config_for_task, online_config_for_task
 from adm_jax.envs.recovered import task_from_dataset
 from adm_jax.settings import replace_flat
 from adm_jax.tasks import Task, get_task
-from adm_jax.training import offline, session
+from adm_jax.training import offline, online_run, session
 from adm_jax.training.session import load_data, settings_source
 
 FIELDS = {"name": "mine", "env_id": "Hopper-v4", "obs_dim": 11, "action_dim": 3, "termination": "hopper"}
@@ -84,3 +84,33 @@ def test_a_run_keeps_and_tells_it(tiny_config, monkeypatch, capsys):
     kept = str(stopped.value)
     assert kept.startswith("the published settings of hopper-medium; given instead: num_epochs, ")
     assert capsys.readouterr().out.count(f"settings: {kept}\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "dynamics", "expected"),
+    [
+        (
+            "hopper",
+            "adm",
+            "arXiv 2405.17031, Table 4, and what the authors' code (",
+        ),
+        ("hopper", "ensemble", "the configurations of MBPO's authors"),
+        ("hopper", "none", "what SAC has for all tasks"),
+        ("halfcheetah", "adm", "not published: "),
+        ("inverted_pendulum", "adm", "not published: "),
+        ("pen-human", "adm", "what admpo has for all; task pen-human has no settings of its own for it"),
+    ],
+)
+def test_online_the_source_is_told_as_well(task, dynamics, expected):
+    config = online_config_for_task(task, dynamics)
+    source = online_run.settings_source(config, get_task(task))
+    assert source.startswith(expected)
+    assert "given instead" not in source
+    fewer = online_config_for_task(task, dynamics, num_steps=6_000)
+    if task != "pen-human":
+        assert online_run.settings_source(fewer, get_task(task)).endswith("; given instead: num_steps")
+
+
+def test_online_settings_that_do_not_say_where_they_come_from():
+    task = Task(**FIELDS, online_settings={"sac": {"gamma": 0.9}})
+    assert task.online_source("sac") == "task mine, which does not say where they come from"
