@@ -7,11 +7,13 @@ intervals of a bootstrap over the policies of each.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
+from adm_jax.evaluation.config import REGRET_AT
 from adm_jax.evaluation.rank_metrics import compare_over
 from adm_jax.training.metrics import to_json
 from benchmarks.summarize_run import surroundings
@@ -19,20 +21,22 @@ from benchmarks.summarize_run import surroundings
 
 def summarize(folders: list[Path]) -> dict[str, Any]:
     """Every run's command, surroundings and result; the estimators' metrics averaged over the runs."""
-    runs = []
+    runs, regret_at = [], REGRET_AT
     for folder in folders:
         config = json.loads((folder / "config.json").read_text())
+        regret_at = config["config"].get("regret_at", regret_at)
         runs.append({**surroundings(config), "result": json.loads((folder / "result.json").read_text())})
     results = [run["result"] for run in runs]
     if len(results) < 2 or not all("metrics" in result for result in results):
         return {"runs": runs}
-    return {"runs": runs, "average": average(results)}
+    return {"runs": runs, "average": average(results, regret_at)}
 
 
-def average(results: list[dict[str, Any]]) -> dict[str, Any]:
+def average(results: list[dict[str, Any]], regret_at: Sequence[int] = REGRET_AT) -> dict[str, Any]:
     """The metrics of ``rank_metrics.compare_over`` for every discount that all results have."""
     gammas = [gamma for gamma in results[0]["estimates"] if all(gamma in x["estimates"] for x in results)]
-    return {gamma: to_json(compare_over([_pair(result, gamma) for result in results])) for gamma in gammas}
+    pairs = {gamma: [_pair(result, gamma) for result in results] for gamma in gammas}
+    return {gamma: to_json(compare_over(pairs[gamma], regret_at=regret_at)) for gamma in gammas}
 
 
 def _pair(result: dict[str, Any], gamma: str) -> tuple[dict[str, list[float]], list[float]]:

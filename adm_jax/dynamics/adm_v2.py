@@ -181,7 +181,7 @@ def _step(
     streams = _admit(spec, carry, _encode(spec, params, obs[None]), obs[None])
     if carry.num_steps is not None:
         phase = (carry.num_steps + config.streams - 1) % config.max_backtrack
-        admitted = (carry.num_steps == 0) | (phase < config.streams)
+        admitted = phase < config.streams
 
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(admitted.reshape(1, -1, *(1,) * (new.ndim - 2)), new, old)

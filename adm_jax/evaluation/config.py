@@ -6,6 +6,8 @@ from typing import Literal
 from adm_jax.settings import check, setting
 from adm_jax.types import InputError
 
+REGRET_AT = (1, 3)  # every k of regret@k
+
 
 @dataclass(frozen=True)
 class MeasuredModels:
@@ -50,8 +52,11 @@ class OPEConfig(MeasuredModels):
     episode_chunk: int = setting(250, "episodes rolled out at a time; bounds the memory", low=1)
     deterministic: bool = setting(False, "evaluate the policies' modes instead of their samples")
     predictions: Literal["samples", "means"] = setting(
-        "samples", "next states are samples of one of a model's units, or the mean of all units' means"
+        "means",
+        "next states are the mean of all units' means, or samples of one unit. Where the environment itself "
+        "has no noise, sampled errors end episodes too early",
     )
+    regret_at: tuple[int, ...] = setting(REGRET_AT, "every k of the metric regret@k", low=1)
     fqe_steps: int = setting(
         50_000, "optimiser steps of fitted Q evaluation for each policy, the baseline; 0 leaves it out", low=0
     )

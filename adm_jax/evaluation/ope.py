@@ -29,13 +29,14 @@ from adm_jax.evaluation.policies import (
     read_policies,
     stack,
 )
-from adm_jax.evaluation.rank_metrics import METRICS, compare
+from adm_jax.evaluation.rank_metrics import compare
 from adm_jax.evaluation.truth import read_truth, real_episodes, to_truth
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.rollout import Simulation
 from adm_jax.settings import to_flat
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
+from adm_jax.tasks.references import source_digest
 from adm_jax.training.metrics import resolve_path
 from adm_jax.training.population import over_members, resolve_members
 from adm_jax.training.progress import Progress, print_table
@@ -89,7 +90,7 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
         result |= _estimates(work, models, store or folder.path / "models", progress)
         folder.write_result(result)  # whatever becomes of the rest
     if truth is not None and len(policies) > 1:
-        result["metrics"] = _metrics(config.gammas, result["estimates"], truth)
+        result["metrics"] = _metrics(config, result["estimates"], truth)
         folder.write_result(result)
         plots.scatter(folder.path / "scatter.png", result, config.gammas[0], f"{task.name}, {data.source}")
     _print(result, names, config.gammas[0])
@@ -182,7 +183,8 @@ def _print(result: Mapping[str, Any], names: Sequence[str], gamma: float) -> Non
         [name, *(f"{x['value']:.2f} [{x['low']:.2f}, {x['high']:.2f}]" for x in metrics[name].values())]
         for name in metrics
     ]
-    print_table("against the true returns, 95 % intervals over policies", ["estimator", *METRICS], rows)
+    columns = ["estimator", *next(iter(metrics.values()))]
+    print_table("against the true returns, 95 % intervals over policies", columns, rows)
 
 
 def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: Progress) -> dict[str, Any]:
@@ -275,6 +277,14 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
     fit = fitted.config
     told = (
         (fit.dynamics, fit.matmul_precision, to_flat(fit.model), fit.rollout.termination, fit.rollout.reward),
+        [
+            source_digest(reference, field)
+            for field, reference in (
+                ("dynamics", fit.dynamics),
+                ("termination", fit.rollout.termination),
+                ("reward", fit.rollout.reward),
+            )
+        ],
         (
             config.gammas,
             work.horizon,
@@ -370,13 +380,13 @@ def _estimate(values: np.ndarray) -> dict[str, float | None]:
     return mean_interval(varied.tolist())._asdict()
 
 
-def _metrics(gammas: Sequence[float], estimates: Mapping[str, Any], truth: np.ndarray) -> dict[str, Any]:
+def _metrics(config: OPEConfig, estimates: Mapping[str, Any], truth: np.ndarray) -> dict[str, Any]:
     """For each discount every estimator's metrics and the differences of each two."""
     metrics = {}
-    for index, gamma in enumerate(gammas):
+    for index, gamma in enumerate(config.gammas):
         values = {
             name: [np.nan if row["mean"] is None else row["mean"] for row in rows]
             for name, rows in estimates[f"{gamma:g}"].items()
         }
-        metrics[f"{gamma:g}"] = compare(values, truth[:, index].tolist())
+        metrics[f"{gamma:g}"] = compare(values, truth[:, index].tolist(), regret_at=config.regret_at)
     return metrics

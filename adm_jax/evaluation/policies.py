@@ -109,21 +109,22 @@ def _read_pattern(pattern: str, action_scale: float) -> list[TargetPolicy]:
 
 
 def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
-    """Every member's policy of a run's newest checkpoint, named by the member.
+    """Every member's policy of the newest checkpoint of a run, offline or online: ``<run>/<member>``.
 
     Raises:
       InputError: the run has no policies yet, or its checkpoint is damaged.
     """
-    run = RunFolder.open(folder, read_only=True)
-    arrays = Checkpointer(run.checkpoints, read_only=True).read_newest("train", "agent/actor_params/params/")
-    layers: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in arrays.items():
-        layer, leaf = name.split("/")
-        layers.setdefault(layer, {})[leaf] = array
-    return [
-        of_actor(member.tag, {"params": jax.tree.map(lambda x, i=index: x[i], layers)}, action_scale)
-        for index, member in enumerate(run.members)
-    ]
+    policies: list[TargetPolicy] = []
+    for part in RunFolder.open(folder, read_only=True).parts():
+        checkpoints = Checkpointer(part.checkpoints, read_only=True)
+        layers: dict[str, dict[str, np.ndarray]] = {}
+        for name, array in checkpoints.read_newest("train", "agent/actor_params/params").items():
+            layer, leaf = name.split("/")
+            layers.setdefault(layer, {})[leaf] = array
+        for index, member in enumerate(part.members):
+            actor_params = {"params": jax.tree.map(lambda x, i=index: x[i], layers)}
+            policies.append(of_actor(f"{folder.name}/{member.tag}", actor_params, action_scale))
+    return policies
 
 
 def read_policy(path: Path) -> TargetPolicy:

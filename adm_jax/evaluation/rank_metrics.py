@@ -10,20 +10,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-METRICS = ("normalized_absolute_error", "rank_correlation", "regret@1", "regret@3", "pearson_correlation")
+from adm_jax.evaluation.config import REGRET_AT
+
 _CLIP = 2.0
 
 
 def rank_metrics(
-    estimates: Sequence[float] | np.ndarray, truth: Sequence[float] | np.ndarray
+    estimates: Sequence[float] | np.ndarray,
+    truth: Sequence[float] | np.ndarray,
+    regret_at: Sequence[int] = REGRET_AT,
 ) -> dict[str, float]:
     """The metrics of P policies; NaN where all true, or all estimated, returns are the same.
 
     Args:
       estimates: [P], at least two.
       truth: [P].
+      regret_at: every k of regret@k: how far the best of the k policies with the largest estimates is below
+        the best of all.
     """
-    return _metrics(*_normalize(estimates, truth))
+    return _metrics(*_normalize(estimates, truth), regret_at)
 
 
 def _normalize(
@@ -39,17 +44,18 @@ def _normalize(
         return tuple((x - true.min()) / np.ptp(true) for x in (estimated, true))
 
 
-def _metrics(estimated: np.ndarray, true: np.ndarray) -> dict[str, float]:
+def _metrics(estimated: np.ndarray, true: np.ndarray, regret_at: Sequence[int]) -> dict[str, float]:
     """Of normalised values."""
     if not (np.isfinite(estimated).all() and np.isfinite(true).all()):
-        return dict.fromkeys(METRICS, float("nan"))
+        names = [f"regret@{k}" for k in regret_at]
+        names = ["normalized_absolute_error", "rank_correlation", *names, "pearson_correlation"]
+        return dict.fromkeys(names, float("nan"))
     clipped = np.minimum(estimated, _CLIP)
     order = np.argsort(-estimated, kind="stable")
     return {
         "normalized_absolute_error": float(np.abs(clipped - true).mean()),
         "rank_correlation": _correlation(stats.rankdata(estimated), stats.rankdata(true)),
-        "regret@1": float(true.max() - true[order[:1]].max()),
-        "regret@3": float(true.max() - true[order[:3]].max()),
+        **{f"regret@{k}": float(true.max() - true[order[:k]].max()) for k in regret_at},
         "pearson_correlation": _correlation(clipped, true),
     }
 
@@ -64,6 +70,7 @@ def compare(
     estimates: Mapping[str, Sequence[float]],
     truth: Sequence[float],
     *,
+    regret_at: Sequence[int] = REGRET_AT,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -72,18 +79,20 @@ def compare(
     Args:
       estimates: name of the estimator -> [P].
       truth: [P].
+      regret_at: see ``rank_metrics``.
       num_resamples: of the bootstrap.
       seed: of the bootstrap.
 
     Returns:
       ``{name or "one - other": {metric: {"value", "low", "high"}}}``.
     """
-    return compare_over([(estimates, truth)], num_resamples=num_resamples, seed=seed)
+    return compare_over([(estimates, truth)], regret_at=regret_at, num_resamples=num_resamples, seed=seed)
 
 
 def compare_over(
     datasets: Sequence[tuple[Mapping[str, Sequence[float]], Sequence[float]]],
     *,
+    regret_at: Sequence[int] = REGRET_AT,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -91,24 +100,27 @@ def compare_over(
 
     Args:
       datasets: estimates and truth of each; estimators that not all of them have are left out.
+      regret_at: see ``rank_metrics``.
       num_resamples: of the bootstrap.
       seed: of the bootstrap.
     """
     rng = np.random.default_rng(seed)
     names = [name for name in datasets[0][0] if all(name in estimates for estimates, _ in datasets)]
     rows: dict[str, list[np.ndarray]] = {name: [] for name in names}  # of each dataset [1 + R, metrics]
+    metrics: list[str] = []
     for estimates, truth in datasets:
-        draws = rng.integers(0, len(truth), (num_resamples, len(truth)))
+        draws = [np.arange(len(truth)), *rng.integers(0, len(truth), (num_resamples, len(truth)))]
         for name in names:
             estimated, true = _normalize(estimates[name], truth)  # once: a resample has no range of its own
-            metrics = [_metrics(estimated, true)] + [_metrics(estimated[draw], true[draw]) for draw in draws]
-            rows[name].append(np.array([list(row.values()) for row in metrics]))
+            table = [_metrics(estimated[draw], true[draw], regret_at) for draw in draws]
+            rows[name].append(np.array([list(row.values()) for row in table]))
+            metrics = list(table[0])
     values = {name: np.mean(parts, axis=0) for name, parts in rows.items()}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
             values[f"{one} - {other}"] = values[one] - values[other]
     return {
-        name: {metric: _interval(column) for metric, column in zip(METRICS, table.T, strict=True)}
+        name: {metric: _interval(column) for metric, column in zip(metrics, table.T, strict=True)}
         for name, table in values.items()
     }
 

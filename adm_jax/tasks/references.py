@@ -1,11 +1,13 @@
 """``module:name`` references to a user's own functions and tasks."""
 
+import hashlib
 import importlib
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +44,17 @@ def import_module(name: str, field: str) -> ModuleType:
         ) from error
     except Exception as error:  # whatever a user's module does while it is imported
         raise InputError(f"{field}: importing {name!r} fails: {_one_line(error)}") from error
+
+
+def source_digest(reference: str | None, field: str) -> str | None:
+    """SHA-256 of the file that a reference's module is; None of a name that is known here, or of none.
+
+    What is kept of results depends on it: they are other ones when that file is edited.
+    """
+    if reference is None or not is_reference(reference):
+        return None
+    file = import_module(reference.partition(":")[0], field).__file__
+    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def import_function(reference: str, field: str) -> Any:

@@ -134,8 +134,12 @@ class Checkpointer:
                 print(f"warning: damaged checkpoint, trying the one before it: {error}", file=sys.stderr)
         raise InputError(f"{self._folder}: no checkpoint that could be restored")
 
-    def read_newest(self, phase: str, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays of a phase's newest checkpoint whose names begin with ``prefix``, without it.
+    def read_newest(self, phase: str, below: str) -> dict[str, np.ndarray]:
+        """The arrays of a phase's newest checkpoint that lie below a path, by their names from there on.
+
+        Args:
+          phase: one of ``PHASES``.
+          below: such as ``agent/actor_params``, wherever in the state that is.
 
         Raises:
           InputError: there is no such checkpoint, it has no such array, or it is damaged.
@@ -150,10 +154,10 @@ class Checkpointer:
             raise InputError(f"{path}: damaged checkpoint ({error})") from error
         targets = {name: np.empty(leaf["shape"], np.dtype(leaf["dtype"])) for name, leaf in saved.items()}
         stored = ocp.load(str(path / _ARRAYS), _EMPTY | _stored(targets))
-        wanted = [name for name in saved if name.startswith(prefix)]
-        if not wanted:
-            raise InputError(f"{path}: has no arrays {prefix}...")
-        return {name.removeprefix(prefix): np.asarray(stored[name]) for name in wanted}
+        inside = {name: f"/{name}".partition(f"/{below}/")[2] for name in saved}
+        if not any(inside.values()):
+            raise InputError(f"{path}: has no arrays {below}/...")
+        return {rest: np.asarray(stored[name]) for name, rest in inside.items() if rest}
 
     def _recover(self) -> None:
         """Tidies up after a process that was killed; what it had written completely is kept."""

@@ -139,6 +139,12 @@ class RunFolder:
         _write_json(path / _CONFIG, config)
         return RunFolder(path, config)
 
+    def parts(self) -> "list[RunFolder]":
+        """The folders that hold the members' checkpoints: those of the batches in order, or this one."""
+        batches = [path for path in (self.path / "batches").glob("*") if path.name.isdecimal()]
+        ordered = sorted(batches, key=lambda path: int(path.name))
+        return [RunFolder.open(path, read_only=True) for path in ordered] or [self]
+
     @property
     def batch_size(self) -> int | None:
         """Members of a batch, if the run was begun in batches."""

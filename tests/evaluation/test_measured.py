@@ -160,6 +160,7 @@ def test_an_evaluation_that_was_stopped_goes_on(fits, policies, tmp_path, monkey
     config = OPEConfig(
         dynamics=("adm_v2",), policies=str(policies), num_episodes=3, horizon=5, fqe_steps=3, gammas=(0.995,)
     )
+    assert config.predictions == "means"
     whole = ope.run(dataclasses.replace(config, models=str(tmp_path / "whole")), fits[:1])
     put, done = KeptResults.put, []
 
@@ -177,7 +178,7 @@ def test_an_evaluation_that_was_stopped_goes_on(fits, policies, tmp_path, monkey
     names = ["good.npz", "other.npz", "wild.npz"]
     assert done == [(name, "Episodes") for name in 2 * names] + [(name, "FQEResult") for name in 2 * names]
     # other predictions, or another policy of the same name, are another result
-    other = dataclasses.replace(config, predictions="means", fqe_steps=0)
+    other = dataclasses.replace(config, predictions="samples", fqe_steps=0)
     ope.run(other, fits[:1])
     assert len(done) == 18
     write(policies / "wild.npz", {"w0": np.ones((11, 3)), "b0": np.zeros(3), "log_std": np.zeros(3)})
@@ -189,6 +190,26 @@ def test_an_evaluation_that_was_stopped_goes_on(fits, policies, tmp_path, monkey
     assert len(done) == 26
 
 
+def test_what_is_kept_depends_on_the_source_of_functions_of_ones_own(
+    fits, policies, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "ends_of_ones_own.py"
+    config = OPEConfig(
+        dynamics=("adm_v2",),
+        policies=str(policies / "good.npz"),
+        models=str(tmp_path / "models"),
+        num_episodes=2,
+        horizon=3,
+        fqe_steps=0,
+    )
+    fit = replace_flat(fits[0], {"termination": "ends_of_ones_own:never"})
+    for comment, were_done in (("", False), ("", True), ("# edited", False)):
+        file.write_text(f"def never(next_obs):\n    return next_obs[..., 0] < -1e9  {comment}\n")
+        ope.run(config, [fit])
+        assert ("1 of 1 policies were done before" in capsys.readouterr().out) == were_done
+
+
 def test_policies_of_a_run_are_evaluated(fits, tmp_path, tiny_dataset):
     tiny = {name: value for name, value in TINY.items() if name not in ("dataset", "dropout_rate")}
     tiny |= {"dataset": tiny_dataset, "workdir": str(tmp_path / "trained")}
@@ -196,7 +217,7 @@ def test_policies_of_a_run_are_evaluated(fits, tmp_path, tiny_dataset):
     (folder,) = (tmp_path / "trained" / "admpo_off" / "hopper").iterdir()
     config = OPEConfig(dynamics=("adm_v2",), policies=str(folder), num_episodes=3, horizon=5, fqe_steps=0)
     result = ope.run(config, fits[:1])
-    assert result["policies"] == ["seed0", "seed1"]
+    assert result["policies"] == [f"{folder.name}/seed0", f"{folder.name}/seed1"]
     rows = result["estimates"]["1"]["adm_v2"]
     assert rows[0] != rows[1]
     (checkpoint,) = (folder / "checkpoints").glob("train-*")

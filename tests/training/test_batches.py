@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from adm_jax.config import OfflineConfig
+from adm_jax.evaluation.policies import read_policies
 from adm_jax.settings import replace_flat, to_flat
 from adm_jax.training import memory, offline
 from adm_jax.training.batches import batch_sizes, merge_rows
@@ -78,6 +80,11 @@ def test_batches_give_what_all_at_once_gives(side_by_side, tmp_path: Path) -> No
     for name in ("metrics.jsonl", "eval.jsonl"):
         assert lines(own / name) == lines(folder / name)
     assert points(own / "tensorboard") == points(folder / "tensorboard")
+    ones, others = (read_policies(str(path), 11, 3, 1.0) for path in (own, folder))
+    tags = [member.tag for member in all_members(config)]
+    assert [policy.name for policy in ones] == [f"{own.name}/{tag}" for tag in tags]
+    for one, other in zip(ones, others, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     assert sorted(path.name for path in (own / "batches").iterdir()) == ["0", "1", "2", "3"]
     assert (own / "curves.png").exists()
     assert without_clock(offline.resume(str(own))) == without_clock(result)
@@ -199,8 +206,9 @@ print(json.dumps(offline.run(offline_from_flat(json.loads(sys.argv[1])))))
 @pytest.mark.parametrize(
     "rollout",
     [
-        {"rollout_batch_size": 1200},  # enough starts for histories of 1,000 transitions to be kept
-        {"rollout_batch_size": 60, "persistent": True, "horizon": 4},
+        # enough starts for histories of 1,000 transitions to be kept
+        {"rollout_batch_size": 1200, "members": "vmap"},
+        {"rollout_batch_size": 60, "persistent": True, "horizon": 4, "members": "map"},
     ],
 )
 def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
@@ -212,7 +220,7 @@ def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
     """
     spread = replace_flat(
         tiny_config,
-        {"seeds": (0, 1, 2, 3), "penalty_coef": (0.5, 2.0), "num_epochs": 2, "members": "vmap", **rollout},
+        {"seeds": (0, 1, 2, 3), "penalty_coef": (0.5, 2.0), "num_epochs": 2, **rollout},
     )
     one = offline.run(dataclasses.replace(spread, workdir=str(tmp_path / "one")))
     many = dataclasses.replace(spread, workdir=str(tmp_path / "many"), num_devices=8, checkpoint_every=1)

@@ -14,6 +14,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from adm_jax.config import OnlineConfig, online_config_for_task
+from adm_jax.evaluation.policies import read_policies
 from adm_jax.settings import to_flat
 from adm_jax.training import online_run
 from adm_jax.types import InputError
@@ -80,6 +81,17 @@ def test_lines_are_told_by_environment_steps(uninterrupted) -> None:
     assert [row["rollout/length"][0] for row in metrics if "rollout/length" in row] == [1, 2, 3, 4, 4]
     # the pendulum's reward is 1 a step
     assert all(row["eval/return"] == row["eval/length"] for row in evals)
+
+
+def test_its_policies_are_read_from_the_newest_checkpoint(uninterrupted) -> None:
+    config, folder, _ = uninterrupted
+    policies = read_policies(str(folder), 4, 1, 3.0)
+    assert [policy.name for policy in policies] == [f"{folder.name}/seed0", f"{folder.name}/seed1"]
+    newest = ocp.load(max((folder / "checkpoints").glob("train-*")) / "arrays")
+    saved = np.asarray(newest["state/agent/actor_params/params/Dense_0/kernel"])
+    assert saved.shape == (2, 4, config.sac.policy_hidden_dim)
+    for policy, kernel in zip(policies, saved, strict=True):
+        np.testing.assert_array_equal(policy.params["params"]["Dense_0"]["kernel"], kernel)
 
 
 class _Stop(Exception):
