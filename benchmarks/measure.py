@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import adm_jax
+from adm_jax.nn import precision
 from benchmarks.counting import Counts, Product
 
 Name = TypeVar("Name", bound=Hashable)
@@ -117,12 +118,12 @@ class Ceilings(NamedTuple):
 
 
 def make_ceilings(matmul_size: int, copy_mib: int) -> Ceilings:
-    """A large float32 product (in JAX's default precision) and a large copy.
+    """A large product, in the precision that the library's programs are traced with, and a large copy.
 
     The copy adds one to an array in place: it reads and writes every byte once.
     """
     matrix = jax.random.normal(jax.random.key(0), (matmul_size, matmul_size), jnp.float32)
-    multiply = jax.jit(jnp.matmul)
+    multiply = jax.jit(precision.matmul)
     size = copy_mib * 2**20 // 4
     array = [jnp.zeros((size,), jnp.float32)]
     increment = jax.jit(lambda x: x + 1.0, donate_argnums=0)

@@ -17,6 +17,7 @@ from benchmarks.options import Options
 
 ABSENT = {"absent": "PyTorch was not asked for or is not installed (pip install -e '.[bench]')"}
 TORCH_ROWS = ("torch_authors", "torch_fair")
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")  # how XLA and PyTorch say it
 
 
 def compare(
@@ -123,6 +124,13 @@ def start(main: Callable[[list[str]], None]) -> None:
             main(argv)
         except (InputError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            text = str(error)
+            if not isinstance(error, MemoryError) and not any(sign in text for sign in _OUT_OF_MEMORY):
+                raise
+            reason = text.splitlines()[0] if text else "no more on the host"
+            print(f"error: out of memory: lower num_seeds, population or batches: {reason}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -18,6 +18,7 @@ import torch
 
 from adm_jax.envs.environment import make_env
 from adm_jax.training.programs import TrainState
+from adm_jax.types import InputError
 from benchmarks.measure import fastest
 from benchmarks.options import Options
 from benchmarks.report import TORCH_ROWS
@@ -37,12 +38,12 @@ def device() -> str:
     """PyTorch's device that JAX's default one is.
 
     Raises:
-      RuntimeError: JAX has an accelerator and this PyTorch doesn't.
+      InputError: JAX has an accelerator and this PyTorch doesn't.
     """
     if jax.default_backend() == "cpu":
         return "cpu"
     if not torch.cuda.is_available():
-        raise RuntimeError("PyTorch sees no GPU and JAX does: install PyTorch for it, or give --notorch")
+        raise InputError("PyTorch sees no GPU and JAX does: install PyTorch for it, or give --notorch")
     torch.set_float32_matmul_precision("high")
     return "cuda"
 

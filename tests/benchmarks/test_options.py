@@ -62,3 +62,11 @@ def test_the_command_line_answers_in_one_line(argument):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert argument.lstrip("-").split("=")[0] in line
+
+
+def test_memory_that_runs_out_is_told_in_one_line():
+    command = [sys.executable, "-m", "benchmarks.bench_sac", "--quick", "--notorch", "--copy_mib=1000000000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: out of memory: lower num_seeds, population or ")
+    assert "Traceback" not in done.stderr
