@@ -8,6 +8,7 @@ one before, is left out, and so is one that doesn't fit into memory. PyTorch tra
 other: its line is one seed's measured epoch times their number.
 """
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from adm_jax.training import memory
 from adm_jax.types import InputError
 from benchmarks import measure, report, workload
+from benchmarks.counting import Counts, count
 from benchmarks.options import Options
 
 
@@ -55,26 +57,32 @@ def measure_population(options: Options, num_seeds: int) -> dict[str, Any]:
     work = workload.prepare(options, num_seeds)
     _, state = workload.abstract_state(work)
     histories = workload.abstract_histories(work, state)
-    rollout, rollout_seconds = workload.compile_job(workload.rollout_job(work, state, histories))
-    update, update_seconds = workload.compile_job(workload.update_job(work, state))
+    jobs = [workload.rollout_job(work, state, histories), workload.update_job(work, state)]
+    (rollout, rollout_seconds), (update, update_seconds) = map(workload.compile_job, jobs)
     need = memory.estimate(
         {"rollout": rollout, "update": update}, state=state, resident=work.dataset, histories=histories
     )
     memory.require(need)
     epoch = workload.Epoch(work, rollout, update)
-    timing = measure.alternate({"ours": epoch}, options.repeats)["ours"]
-    row = measure.summarize(timing, num_seeds * options.updates, "seed-updates/s, roll-outs included")
+    top = measure.make_ceilings(options.matmul_size or 1, options.copy_mib)
+    timings = measure.alternate({"ours": epoch, **top.ways}, options.repeats)
+    row = measure.summarize(
+        timings["ours"], num_seeds * options.updates, "seed-updates/s, roll-outs included"
+    )
+    products = sum((count(job.fn, *job.args).products for job in jobs), Counter())
     parts = {
         f"{name}_seconds_median": float(np.median(x[-options.repeats :])) for name, x in epoch.seconds.items()
     }
     return {
         "num_seeds": num_seeds,
         **row,
+        **measure.efficiency(Counts(products), timings["ours"], top, timings),
         **parts,
         "seconds_per_seed": row["seconds_median"] / num_seeds,
         "compile_seconds": rollout_seconds + update_seconds,
         "memory_gib": need.total / 2**30,
         "histories_gib": need.histories / 2**30,
+        "ceilings": top.report(timings),
     }
 
 

@@ -160,7 +160,10 @@ def test_population_and_its_plot(tiny, tmp_path):
     result = bench_population.run(dataclasses.replace(tiny, png=str(tmp_path / "seeds.png")))
     json.dumps(result, allow_nan=False)
     one, two = (result["rows"][f"ours, {num} seeds"] for num in (1, 2))
-    assert all(row[field] > 0 for row in (one, two) for field in (*TIMED, "compile_seconds", "memory_gib"))
+    counted = [field for field in COUNTED if field != "fraction_of_ceiling_at_these_shapes"]
+    fields = (*TIMED, *counted, "compile_seconds", "memory_gib")
+    assert all(row[field] > 0 for row in (one, two) for field in fields)
+    assert two["flops"] == 2 * one["flops"]
     assert (one["over_first"], two["num_seeds"]) == (1.0, 2)
     assert two["seconds_per_seed"] == two["seconds_median"] / 2
     assert (tmp_path / "seeds.png").read_bytes().startswith(b"\x89PNG")
