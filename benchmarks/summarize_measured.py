@@ -53,7 +53,16 @@ def main(argv: list[str]) -> None:
     del argv
     given = flags.FLAGS
     content = summarize([Path(run) for run in given.runs])
-    Path(given.json).write_text(json.dumps(content, indent=1) + "\n")
+    Path(given.json).write_text(json.dumps(_rounded(content)) + "\n")
+
+
+def _rounded(content: Any) -> Any:
+    """Numbers to six digits: curves of a thousand steps are long enough."""
+    if isinstance(content, dict):
+        return {name: _rounded(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_rounded(value) for value in content]
+    return float(f"{content:.6g}") if isinstance(content, float) else content
 
 
 if __name__ == "__main__":

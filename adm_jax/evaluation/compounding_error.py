@@ -118,7 +118,8 @@ def run(config: CompoundingErrorConfig, fits: Sequence[OfflineConfig]) -> dict[s
     }
     folder.write_result(result)
     _print(curves)
-    plots.error_growth(folder.path / "compounding_error.png", result, f"{task.name}, {data.source}")
+    title = str(fits[0].dataset or task.dataset)
+    plots.error_growth(folder.path / "compounding_error.png", result, title)
     return result
 
 

@@ -92,7 +92,8 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     if truth is not None and len(policies) > 1:
         result["metrics"] = _metrics(config, result["estimates"], truth)
         folder.write_result(result)
-        plots.scatter(folder.path / "scatter.png", result, config.gammas[0], f"{task.name}, {data.source}")
+        title = str(fits[0].dataset or task.dataset)
+        plots.scatter(folder.path / "scatter.png", result, config.gammas[0], title)
     _print(result, names, config.gammas[0])
     return result
 
