@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from adm_jax.envs.environment import make_env
+from adm_jax.rollout import chunk_size
 from adm_jax.training.programs import TrainState
 from adm_jax.types import InputError
 from benchmarks.measure import fastest
@@ -142,10 +143,11 @@ def _best_rollout(
 ) -> tuple[Run, int | None, int]:
     """The fastest way of one seed's roll-outs, its chunk and its number of threads."""
     config = work.config.rollout
-    chunked = fair and config.rollout_chunk < config.rollout_batch_size
+    ours = chunk_size(config.rollout_chunk, config.rollout_batch_size)
+    chunked = fair and ours < config.rollout_batch_size
     runs = {
         chunk: make_learner(work, state, fair=fair, chunk=chunk).roll_out
-        for chunk in ((None, config.rollout_chunk) if chunked else (None,))
+        for chunk in ((None, ours) if chunked else (None,))
     }
     ways = {
         (chunk, threads): _threaded(threads, run)

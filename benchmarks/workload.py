@@ -17,6 +17,7 @@ from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Carry
 from adm_jax.envs.termination import get_termination
+from adm_jax.rollout import chunk_size
 from adm_jax.training import programs
 from adm_jax.training.population import (
     all_members,
@@ -263,7 +264,7 @@ def shapes(work: Workload) -> dict[str, Any]:
         "model_hidden_dim": config.model.model_hidden_dim,
         "rollout_length": rollout.rollout_length,
         "rollout_batch_size": rollout.rollout_batch_size,
-        "rollout_chunk": min(rollout.rollout_chunk, rollout.rollout_batch_size),
+        "rollout_chunk": chunk_size(rollout.rollout_chunk, rollout.rollout_batch_size),
         "batch_size": config.sac.batch_size,
         "policy_hidden_dim": config.sac.policy_hidden_dim,
         "updates_per_epoch": config.updates_per_epoch,

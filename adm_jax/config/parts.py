@@ -55,7 +55,9 @@ class RolloutConfig:
         "rollout_length steps in them, and their episodes go on from epoch to epoch",
     )
     horizon: int = setting(1000, "steps of such an episode at most", low=1)
-    rollout_chunk: int = setting(250, "rows rolled out at a time; bounds the memory of roll-outs", low=1)
+    rollout_chunk: int | None = setting(
+        None, "rows rolled out at a time, which bounds the memory; 250 on CPU, else 10,000 when empty", low=1
+    )
     retain_epochs: int = setting(5, "epochs whose roll-outs the model buffer holds", low=1)
     history_cache_gib: float = setting(
         1.0,
@@ -94,7 +96,9 @@ class GrowingRolloutConfig:
     growth_start: int = setting(0, "environment steps after warm-up at which roll-outs begin to grow", low=0)
     growth_end: int = setting(50_000, "environment steps after warm-up at which they have grown", low=0)
     rollout_batch_size: int = setting(100_000, "starts of roll-outs each time", low=1)
-    rollout_chunk: int = setting(250, "rows rolled out at a time; bounds the memory of roll-outs", low=1)
+    rollout_chunk: int | None = setting(
+        None, "rows rolled out at a time, which bounds the memory; 250 on CPU, else 10,000 when empty", low=1
+    )
     retain_rollouts: int = setting(4, "times of rolling out whose rows the model buffer holds", low=1)
     termination: str | None = setting(
         None, "termination function by name, or your own as module:function; the task's own when empty"

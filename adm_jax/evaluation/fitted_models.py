@@ -20,7 +20,7 @@ from adm_jax.settings import leaves, to_flat
 from adm_jax.tasks import Task
 from adm_jax.training import programs
 from adm_jax.training.checkpoint import Checkpointer
-from adm_jax.training.metrics import RunFolder, describe_surroundings
+from adm_jax.training.metrics import RunFolder, describe_surroundings, require_writable
 from adm_jax.training.population import Member, fold_keys, member_keys, shared_key
 from adm_jax.training.progress import Progress
 from adm_jax.training.session import Stream, prepare
@@ -68,7 +68,7 @@ def prepare_models(
     dims = task.obs_dim, task.action_dim
     split_length = max(make_dynamics(fit.dynamics, *dims, fit.model).max_backtrack for fit in fits)
     if store is not None:
-        _require_writable(store)
+        require_writable("models", store)
     prepared: list[Prepared] = []
     for fit in fits:
         parts, dataset = prepare(fit, task, data, split_length)
@@ -175,12 +175,3 @@ def _restore(model: Prepared, store: Path) -> ModelParams | None:
     state = jax.eval_shape(programs.init_fit_program(parts), keys, dataset)
     abstract = jax.eval_shape(programs.best_program(parts), state, dataset, model.holdout)
     return Checkpointer(folder, read_only=True).restore_latest({"fit": lambda _: abstract}).state
-
-
-def _require_writable(store: Path) -> None:
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"models: cannot write {store}: {error.strerror}") from error
-    if not os.access(store, os.W_OK):
-        raise InputError(f"models: cannot write {store}")

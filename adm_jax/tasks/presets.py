@@ -221,7 +221,7 @@ ONLINE: dict[str, dict[str, dict[str, Any]]] = {
     "halfcheetah": _online(
         400_000,
         {"admpo": -3.0, "mbpo": -3.0},
-        {"max_backtrack": 2, **_growth(1, 1, 0, 0), "retain_rollouts": 4},
+        {"max_backtrack": 2, **_growth(1, 1, 0, 0), "retain_rollouts": 4, "actor_every": 20},
         {**_growth(1, 1, 0, 0), "retain_rollouts": 4, "updates_per_step": 40},
     ),
 }

@@ -235,18 +235,22 @@ class RunFolder:
         os.replace(temporary, self.path / "curves.png")
 
 
-def require_writable(workdir: str | os.PathLike[str]) -> None:
-    """Checks before anything is computed, and without making it, that a folder can be made.
+def require_writable(name: str, path: str | os.PathLike[str]) -> None:
+    """Checks before anything is computed, and without making it, that a folder can be made, or written.
+
+    Args:
+      name: the flag it came from.
+      path: the folder.
 
     Raises:
       InputError: it cannot; the message names what is in the way.
     """
-    path = resolve_path("workdir", workdir)
+    path = resolve_path(name, path)
     existing = next(folder for folder in [path, *path.parents] if folder.exists())
     if not existing.is_dir():
-        raise InputError(f"workdir: cannot write {path}: {existing} is not a folder")
+        raise InputError(f"{name}: cannot write {path}: {existing} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"workdir: cannot write {path}: no permission to write in {existing}")
+        raise InputError(f"{name}: cannot write {path}: no permission to write in {existing}")
 
 
 def describe_surroundings() -> dict[str, Any]:

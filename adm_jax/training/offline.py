@@ -37,6 +37,7 @@ from adm_jax.training.population import (
     devices_left,
     member_hyper,
     shared_key,
+    with_chunk,
 )
 from adm_jax.training.progress import print_result
 from adm_jax.training.session import (
@@ -60,7 +61,8 @@ def run(config: OfflineConfig) -> dict[str, Any]:
       InputError: the configuration, the dataset, the folder or the memory does not serve; nothing
         has been computed then.
     """
-    require_writable(config.workdir)
+    require_writable("workdir", config.workdir)
+    config = with_chunk(config)
     members = all_members(config)
     batch_sizes(len(members), config.members_per_batch, config.num_devices)
     choose_devices(config.members_per_batch or len(members), config.num_devices)

@@ -25,7 +25,7 @@ from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs.user_functions import RewardFn
-from adm_jax.rollout import Simulation, rollout_into
+from adm_jax.rollout import Simulation, chunk_size, rollout_into
 from adm_jax.training.population import over_members
 from adm_jax.types import Array, Key, Params, Transition
 
@@ -68,7 +68,7 @@ def make_parts(
 def capacity(config: OnlineConfig, length: int | Array) -> Any:
     """Rows of a member's model buffer where roll-outs have a length: all of ``retain_rollouts`` times."""
     rollout = config.rollout
-    chunk = min(rollout.rollout_chunk, rollout.rollout_batch_size)
+    chunk = chunk_size(rollout.rollout_chunk, rollout.rollout_batch_size)
     num_starts = -(-rollout.rollout_batch_size // chunk) * chunk
     return num_starts * length * rollout.retain_rollouts
 
@@ -255,7 +255,7 @@ def rollout_program(parts: OnlineParts, config: OnlineConfig) -> Callable[..., A
             key,
             num_starts=rollout.rollout_batch_size,
             length=length,
-            chunk=min(rollout.rollout_chunk, rollout.rollout_batch_size),
+            chunk=chunk_size(rollout.rollout_chunk, rollout.rollout_batch_size),
         )
 
     mapped = over_members(rollout_member, parts.members)

@@ -24,7 +24,13 @@ from adm_jax.training.checkpoint import Checkpointer
 from adm_jax.training.evaluating import Evaluations, policy_sharding
 from adm_jax.training.metrics import RunFolder, require_writable
 from adm_jax.training.online import OnlineLoop
-from adm_jax.training.population import all_members, choose_devices, compile_program, devices_left
+from adm_jax.training.population import (
+    all_members,
+    choose_devices,
+    compile_program,
+    devices_left,
+    with_chunk,
+)
 from adm_jax.training.programs import mode_program
 from adm_jax.training.progress import Progress, print_result
 from adm_jax.training.wall_clock import WallClock
@@ -54,7 +60,8 @@ def run(config: OnlineConfig) -> dict[str, Any]:
       InputError: the configuration, the task, the folder or the memory does not serve; nothing has been
         computed then. Later: an environment gave a number that is not finite.
     """
-    require_writable(config.workdir)
+    require_writable("workdir", config.workdir)
+    config = with_chunk(config)
     members = all_members(config)
     choose_devices(len(members), config.num_devices)
     task = get_task(config.task)

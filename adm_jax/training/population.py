@@ -7,7 +7,7 @@ devices each works on its share of the members; nothing is exchanged between the
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adm_jax.agents.sac import make_hyper
 from adm_jax.config import SWEPT, Hyper, OfflineConfig, OnlineConfig
+from adm_jax.rollout import chunk_size
 from adm_jax.settings import only_value, replace_flat, to_flat
 from adm_jax.types import InputError, Key
 
 _AXIS = "members"
+C = TypeVar("C", OfflineConfig, OnlineConfig)
 
 
 class Member(NamedTuple):
@@ -77,6 +79,12 @@ def resolve_members(members: str) -> str:
     if members != "auto":
         return members
     return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def with_chunk(config: C) -> C:
+    """The configuration with the rows that are rolled out at a time: a run keeps them on any device."""
+    chunk = chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
+    return replace_flat(config, {"rollout_chunk": chunk})
 
 
 def over_members(fn: Callable[..., Any], members: str) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams, make_dynami
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs.user_functions import RewardFn
 from adm_jax.model_envs import ModelEnvs
-from adm_jax.rollout import Simulation, encode_histories, open_loop_errors, rollout
+from adm_jax.rollout import Simulation, chunk_size, encode_histories, open_loop_errors, rollout
 from adm_jax.settings import values_of
 from adm_jax.training.memory import tree_bytes
 from adm_jax.training.population import over_members
@@ -203,7 +203,7 @@ def kept_histories(
 
 
 def _chunk(config: OfflineConfig) -> int:
-    return min(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
+    return chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
 
 
 def simulation(

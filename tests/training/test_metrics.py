@@ -207,7 +207,7 @@ def test_the_result_is_read_back_or_its_damage_named(folder):
 )
 def test_a_path_that_names_no_folder_is_refused(path, reason):
     with pytest.raises(InputError, match=f"^workdir: {reason}"):
-        require_writable(path)
+        require_writable("workdir", path)
     with pytest.raises(InputError, match=f"^workdir: {reason}"):
         create(OfflineConfig(workdir=path))
     with pytest.raises(InputError, match=f"^resume: {reason}"):
@@ -217,10 +217,10 @@ def test_a_path_that_names_no_folder_is_refused(path, reason):
 def test_a_file_in_the_way_is_named_and_nothing_is_left(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file is not a folder"):
-        require_writable(tmp_path / "file" / "runs")
+        require_writable("workdir", tmp_path / "file" / "runs")
     with pytest.raises(InputError, match="cannot write"):
         create(OfflineConfig(workdir=str(tmp_path / "file" / "runs")))
-    require_writable(tmp_path / "new" / "runs")
+    require_writable("workdir", tmp_path / "new" / "runs")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -228,7 +228,7 @@ def test_a_file_in_the_way_is_named_and_nothing_is_left(tmp_path):
 def test_a_folder_without_permission_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="no permission"):
-        require_writable(tmp_path / "runs")
+        require_writable("workdir", tmp_path / "runs")
 
 
 def test_curves_are_drawn_at_every_stage(folder):

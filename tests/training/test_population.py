@@ -25,6 +25,7 @@ from adm_jax.training.population import (
     member_keys,
     over_members,
     resolve_members,
+    with_chunk,
 )
 from adm_jax.types import InputError
 
@@ -204,6 +205,16 @@ def test_member_keys_depend_on_the_seed_alone() -> None:
 def test_members_default_is_map_on_cpu() -> None:
     assert resolve_members("auto") == ("map" if jax.default_backend() == "cpu" else "vmap")
     assert resolve_members("vmap") == "vmap"
+
+
+def test_rows_rolled_out_at_a_time_are_kept_with_the_run(tiny_config):
+    config = replace_flat(tiny_config, {"rollout_chunk": None, "rollout_batch_size": 30})
+    assert with_chunk(config).rollout.rollout_chunk == 30  # never more than there are
+    large = replace_flat(config, {"rollout_batch_size": 50_000})
+    assert with_chunk(large).rollout.rollout_chunk == (250 if jax.default_backend() == "cpu" else 10_000)
+    assert with_chunk(replace_flat(large, {"rollout_chunk": 7})).rollout.rollout_chunk == 7
+    for either in (config, large):
+        assert programs.buffer_capacity(either) == programs.buffer_capacity(with_chunk(either))
 
 
 def test_the_buffer_takes_a_last_chunk_that_is_filled_up(tiny_config: OfflineConfig) -> None:
