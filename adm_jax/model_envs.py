@@ -126,5 +126,5 @@ def advance(
     envs, rows = jax.lax.map(run_chunk, (envs, jnp.arange(num_chunks)))
     transitions, kept, uncertainty, num_steps = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
     metrics = means_of(sums_of(transitions, kept, uncertainty), jnp.asarray(num_envs * length, jnp.float32))
-    step_of_episode = jnp.where(kept, num_steps, 0).sum() / jnp.maximum(kept.sum(), 1)
+    step_of_episode = jnp.where(kept, num_steps, 0.0).sum() / jnp.maximum(kept.sum(), 1)
     return envs, Rollout(transitions, kept, {**metrics, "rollout/episode_step": step_of_episode})

@@ -158,12 +158,13 @@ def check_leaf(name: str, annotation: Any, value: Any, metadata: Mapping[str, An
 
 
 def _check_swept(name: str, values: tuple[Any, ...], metadata: Mapping[str, Any]) -> None:
-    if len(values) < 2 or len(set(values)) < len(values):
-        raise InputError(
-            f"{name}: {','.join(map(str, values))} must be one number, or several that are all different"
-        )
     for value in values:
         check_leaf(name, float, value, metadata)
+    texts = {f"{value:g}" for value in values}  # what members are named by
+    if len(values) < 2 or len(texts) < len(values):
+        raise InputError(
+            f"{name}: {','.join(map(str, values))} must be one number, or several that differ in six digits"
+        )
 
 
 def _check_range(name: str, value: float, metadata: Mapping[str, Any]) -> None:

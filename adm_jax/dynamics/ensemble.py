@@ -64,6 +64,7 @@ def make_ensemble(obs_dim: int, action_dim: int, config: EnsembleConfig) -> Dyna
         max_backtrack=1,
         loss_all_backtracks=False,
         num_networks=config.num_networks,
+        num_drawn=config.num_elites,
         uncertainties=(
             *("max_aleatoric", "max_deviation", "std_of_means", "sample_std_of_means", "total_variance"),
         ),

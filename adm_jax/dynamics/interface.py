@@ -45,6 +45,7 @@ class Dynamics(NamedTuple):
         or the segment's own only.
       num_networks: 1; or U networks fitted side by side, every learned leaf [U, ...], each on a bootstrap
         sample of its own (``loss`` gets segments [U, B, ...]) and kept at its own best epoch.
+      num_drawn: samples are of one of the first so many units of a prediction; of any when None.
       uncertainties: those of ``adm_jax.dynamics.uncertainty`` that say something of its predictions.
     """
 
@@ -57,6 +58,7 @@ class Dynamics(NamedTuple):
     max_backtrack: int
     loss_all_backtracks: bool = False
     num_networks: int = 1
+    num_drawn: int | None = None
     uncertainties: tuple[str, ...] = (
         *("std_of_means", "sample_std_of_means", "total_variance", "max_aleatoric", "max_deviation"),
     )

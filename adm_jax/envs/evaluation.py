@@ -63,7 +63,12 @@ class Evaluator:
         }
 
     def evaluate(
-        self, act_fn: ActFn, evaluation: int = 0, gammas: Sequence[float] = (), marks: Sequence[int] = ()
+        self,
+        act_fn: ActFn,
+        evaluation: int = 0,
+        gammas: Sequence[float] = (),
+        marks: Sequence[int] = (),
+        max_steps: int | None = None,
     ) -> EvaluationResult:
         """Runs E episodes of every member to their end.
 
@@ -76,6 +81,7 @@ class Evaluator:
           evaluation: index of this evaluation; another index gives other initial states.
           gammas: discounts, G of them.
           marks: numbers of first steps, C of them.
+          max_steps: of an episode; the environment's own limit when None.
 
         Raises:
           ValueError: an action has the wrong shape or is not finite; the member is named.
@@ -104,6 +110,7 @@ class Evaluator:
             after[running] += step.reward[:, None] * (lengths[running][:, None] < marks)
             lengths[running] += 1
             running[running] = ~(step.terminated | step.truncated)
+            running &= lengths < (max_steps or self.step_limit)
         return EvaluationResult(returns, lengths, discounted, after)
 
     def _check(self, action: np.ndarray, running: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from adm_jax.dynamics.interface import ModelParams, make_dynamics
 from adm_jax.evaluation.config import MeasuredModels
 from adm_jax.settings import leaves, to_flat
 from adm_jax.tasks import Task
+from adm_jax.tasks.references import source_digest
 from adm_jax.training import programs
 from adm_jax.training.checkpoint import Checkpointer
 from adm_jax.training.metrics import RunFolder, describe_surroundings, require_writable
@@ -78,6 +79,7 @@ def prepare_models(
             "task": task.name,
             "dataset": data.digests(),
             "held_out": hashlib.sha256(np.sort(np.asarray(dataset.holdout.index)).tobytes()).hexdigest(),
+            "source": source_digest(fit.dynamics, "dynamics"),
         }
         if prepared and prepared[0].record["held_out"] != record["held_out"]:
             raise InputError(
@@ -108,7 +110,11 @@ def create_folder(
 
 
 def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels:
-    """The models of all seeds: those that ``store`` has, or fitted now and kept there."""
+    """The models of all seeds: those that ``store`` has, or fitted now and kept there.
+
+    Raises:
+      InputError: a fit has not had a single finite error; nothing of the model is kept then.
+    """
     config, parts, dataset, holdout, record, params = model
     if params is not None:
         progress.note(f"{config.dynamics}: fitted models taken from {store}")
@@ -127,6 +133,13 @@ def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels
             error = float(np.nanmean(metrics["model/best_error"]))
             progress.advance(info={f"held-out {config.fit.selection_metric.upper()}": error})
         progress.end()
+        needed = parts.dynamics.num_drawn or parts.dynamics.num_networks
+        for seed, errors in zip(config.seeds, np.asarray(state.best_error), strict=True):
+            if np.isfinite(errors).sum() < needed:
+                raise InputError(
+                    f"fit_learning_rate: {config.fit.fit_learning_rate:g} is too high for {config.dynamics}: "
+                    f"seed {seed} has no finite held-out error after {epoch} epochs"
+                )
         params = best(state, dataset, holdout)
         folder = _folder(store, model)
         Checkpointer(folder, keep=1).save("fit", epoch, params)

@@ -69,14 +69,14 @@ def widened_range(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def predict_means(dynamics: Dynamics) -> Dynamics:
-    """The model with the mean of its valid units' means in place of a sample: next observation and reward."""
+    """The model with a mean in place of a sample: of the means of those units that a sample may be of."""
 
     def step(
         params: ModelParams, carry: Carry, obs: Array, action: Array, key: Key, batch_key: Key
     ) -> tuple[Carry, Prediction]:
         carry, prediction = dynamics.step(params, carry, obs, action, key, batch_key)
-        valid = prediction.valid[..., None]
-        mean = jnp.where(valid, prediction.means, 0.0).sum(axis=0) / valid.sum(axis=0)
+        valid = prediction.valid[: dynamics.num_drawn, :, None]
+        mean = jnp.where(valid, prediction.means[: dynamics.num_drawn], 0.0).sum(axis=0) / valid.sum(axis=0)
         return carry, prediction._replace(next_obs=mean[:, :-1], reward=mean[:, -1])
 
     return dynamics._replace(step=step)

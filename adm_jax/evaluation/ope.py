@@ -30,7 +30,7 @@ from adm_jax.evaluation.policies import (
     stack,
 )
 from adm_jax.evaluation.rank_metrics import compare
-from adm_jax.evaluation.truth import read_truth, real_episodes, to_truth
+from adm_jax.evaluation.truth import Measured, read_truth, real_episodes, to_truth
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.rollout import Simulation
 from adm_jax.settings import to_flat
@@ -64,18 +64,18 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     action_scale = environment.action_scale(task.env)
     policies = read_policies(config.policies, task.obs_dim, task.action_dim, action_scale)
     names = [policy.name for policy in policies]
-    truth = None
-    if config.truth is not None:
-        truth = read_truth(config.truth, task.env_id, names, config.gammas)
     starts = off_policy.episode_starts(data)
     low, high, limit = _env_limits(task)
     horizon = config.horizon or limit
     if horizon > limit:
         raise InputError(f"horizon: {horizon} is more than {task.env_id}'s time limit of {limit} steps")
+    measured, truth = Measured(task.env_id, horizon, config.deterministic), None
+    if config.truth is not None:
+        truth = read_truth(config.truth, measured, names, config.gammas)
     store = None if config.models is None else resolve_path("models", config.models)
     models = prepare_models(fits, task, data, store)
     folder = create_folder("ope", config, fits, task, data)
-    work = _Work(config, task.env_id, horizon, data, starts, policies, _group(config, policies, low, high))
+    work = _Work(config, task, horizon, data, starts, policies, _group(config, policies, low, high))
     result: dict[str, Any] = {"policies": names, "horizon": horizon, "num_initial_states": len(starts)}
     with Progress() as progress, matmul_precision(fits[0].matmul_precision):
         progress.note(
@@ -83,9 +83,17 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
             f"{len(starts)} initial states"
         )
         if truth is not None and horizon < limit:
-            progress.note(f"warning: the true returns are of up to {limit} steps, the estimates of {horizon}")
+            progress.note(f"warning: true returns may be of {limit} steps, the estimates are of {horizon}")
+        for policy in policies:
+            if policy.env_id not in (None, task.env_id):
+                progress.note(f"warning: {policy.name} is of {policy.env_id}, the dataset of {task.env_id}")
+        if task.relabel_terminations:
+            progress.note(
+                f"warning: estimates end where the data are cut by {task.name}'s termination; real episodes "
+                "go on there, and true returns with them"
+            )
         if config.real_episodes:
-            truth, result["real"] = _measure_truth(config, task, policies, folder.path, progress)
+            truth, result["real"] = _measure_truth(config, measured, task, policies, folder.path, progress)
         result |= {"truth": None if truth is None else truth.T.tolist()}
         result |= _estimates(work, models, store or folder.path / "models", progress)
         folder.write_result(result)  # whatever becomes of the rest
@@ -105,7 +113,7 @@ class _Work(NamedTuple):
     """What is estimated."""
 
     config: OPEConfig
-    env_id: str
+    task: Task
     horizon: int
     data: EpisodeData
     starts: np.ndarray  # [S] rows of the initial states
@@ -138,7 +146,12 @@ def _env_limits(task: Task) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _measure_truth(
-    config: OPEConfig, task: Task, policies: Sequence[TargetPolicy], folder: Path, progress: Progress
+    config: OPEConfig,
+    measured: Measured,
+    task: Task,
+    policies: Sequence[TargetPolicy],
+    folder: Path,
+    progress: Progress,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """True returns [P, G], means over real episodes, and how far these came.
 
@@ -152,20 +165,21 @@ def _measure_truth(
         config.real_episodes,
         deterministic=config.deterministic,
         marks=off_policy.MARKS,
+        max_steps=measured.max_steps,
     )
-    content = to_truth(task.env_id, [policy.name for policy in policies], config.gammas, done.returns)
+    content = to_truth(measured, [policy.name for policy in policies], config.gammas, done.returns)
     (folder / "truth.json").write_text(json.dumps(content, indent=1) + "\n")
-    return done.returns.mean(axis=1), _course(done.lengths, done.after)
+    return done.returns.mean(axis=1), _course(done.lengths, done.after, measured.max_steps)
 
 
-def _course(lengths: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """How episodes of P policies go on: lengths [P, N], returns of the first MARKS steps [P, N, C]."""
-    alive = (lengths[..., None] >= np.asarray(off_policy.MARKS)).mean(axis=1)
+def _course(lengths: np.ndarray, after: np.ndarray, horizon: int) -> dict[str, Any]:
+    """How far episodes of P policies come: lengths [P, N], returns of the first MARKS steps [P, N, C]."""
+    steps = [mark for mark in off_policy.MARKS if mark <= horizon]
     return {
         "mean_length_per_policy": lengths.mean(axis=1).tolist(),
-        "steps": off_policy.MARKS,
-        "alive_after_steps_per_policy": alive.tolist(),
-        "return_after_steps_per_policy": after.mean(axis=1).tolist(),
+        "steps": steps,
+        "share_of_so_many_steps_per_policy": (lengths[..., None] >= np.asarray(steps)).mean(axis=1).tolist(),
+        "return_after_steps_per_policy": after[..., : len(steps)].mean(axis=1).tolist(),
     }
 
 
@@ -211,7 +225,7 @@ def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: P
             "finite_share_per_policy": finite.tolist(),
             "in_range_share": float(episodes.in_range.mean()),
             "in_range_share_per_policy": episodes.in_range.mean(axis=(0, 2)).tolist(),
-            **_course(by_policy.lengths, by_policy.after),
+            **_course(by_policy.lengths, by_policy.after, work.horizon),
         }
         for policy, share in zip(work.policies, finite, strict=True):
             if share < 1.0:
@@ -235,6 +249,9 @@ def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: P
         values = _fitted_q(work, settings, models[0], store / _RESULTS, progress)
         progress.end()
         estimates[f"{gamma:g}"][FQE] = [_estimate(value[:, None]) for value in values.value.T]
+        for policy, value in zip(work.policies, values.value.T, strict=True):
+            if not np.isfinite(value).all():
+                progress.note(f"warning: {FQE}: the value of {policy.name} is not finite; it has no estimate")
         result.setdefault(FQE, {})[f"{gamma:g}"] = {"loss_per_policy": values.loss.mean(axis=0).tolist()}
     return result
 
@@ -276,16 +293,11 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
     seeds = fitted.config.seeds
     models = [jax.tree.map(lambda x, i=i: x[i], fitted.params) for i in range(len(seeds))]
     fit = fitted.config
+    termination = fit.rollout.termination or work.task.termination
+    references = {"dynamics": fit.dynamics, "termination": termination, "reward": fit.rollout.reward}
     told = (
-        (fit.dynamics, fit.matmul_precision, to_flat(fit.model), fit.rollout.termination, fit.rollout.reward),
-        [
-            source_digest(reference, field)
-            for field, reference in (
-                ("dynamics", fit.dynamics),
-                ("termination", fit.rollout.termination),
-                ("reward", fit.rollout.reward),
-            )
-        ],
+        (references, fit.matmul_precision, to_flat(fit.model)),
+        [source_digest(reference, field) for field, reference in references.items()],
         (
             config.gammas,
             work.horizon,
@@ -294,7 +306,7 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
             config.deterministic,
             config.predictions,
         ),
-        (work.data.digests(), np.asarray(starts), low, high, work.env_id),
+        (work.data.digests(), np.asarray(starts), low, high, work.task.env_id),
     )
     kept = [
         KeptResults(folder, off_policy.Episodes, told, seed, model)
@@ -316,7 +328,7 @@ def _fitted_q(
 
     told = (
         (settings._asdict(), model.config.matmul_precision, work.config.deterministic),
-        (work.data.digests(), work.starts, work.env_id),
+        (work.data.digests(), work.starts, work.task.env_id),
     )
     kept = [KeptResults(folder, FQEResult, told, seed) for seed in seeds]
     arguments = [(model.dataset,)] * len(seeds)

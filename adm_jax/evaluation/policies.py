@@ -55,6 +55,7 @@ class TargetPolicy(NamedTuple):
     params: Params
     obs_dim: int
     action_dim: int
+    env_id: str | None = None  # of the environment it was made for, where that is known
 
 
 ActionFn = Callable[[Params, Array, Key], Array]  # (params, obs [B, D], key) -> action [B, A]
@@ -123,7 +124,8 @@ def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
             layers.setdefault(layer, {})[leaf] = array
         for index, member in enumerate(part.members):
             actor_params = {"params": jax.tree.map(lambda x, i=index: x[i], layers)}
-            policies.append(of_actor(f"{folder.name}/{member.tag}", actor_params, action_scale))
+            policy = of_actor(f"{folder.name}/{member.tag}", actor_params, action_scale)
+            policies.append(policy._replace(env_id=part.config.get("env_id")))
     return policies
 
 
@@ -179,7 +181,8 @@ def action_fn(
 
 def _own(path: Path) -> TargetPolicy:
     policy = policy_file.load_policy(path)
-    return of_actor(path.name, policy.actor_params, policy.action_scale)
+    own = of_actor(path.name, policy.actor_params, policy.action_scale)
+    return own._replace(env_id=policy.info.get("env_id"))
 
 
 def of_actor(name: str, actor_params: Params, action_scale: float) -> TargetPolicy:

@@ -126,6 +126,8 @@ def compare_over(
 
 
 def _interval(values: np.ndarray) -> dict[str, float]:
+    if not np.isfinite(values[0]):  # resamples without the policy that has no estimate have a value
+        return dict.fromkeys(("value", "low", "high"), float("nan"))
     resamples = values[1:][np.isfinite(values[1:])]
     low, high = np.percentile(resamples, [2.5, 97.5]) if resamples.size else (float("nan"),) * 2
     return {"value": float(values[0]), "low": float(low), "high": float(high)}

@@ -2,7 +2,8 @@
 
 The file is JSON: ``{"env_id": "Hopper-v4", "policies": {"<file name>": {"return_mean": 27.5,
 "discounted_0.995_mean": 24.7}}}``. ``return_mean`` is the undiscounted return; of every other discount there
-is a ``discounted_<gamma>_mean``. Returns that were measured are left in the run's folder as such a file.
+is a ``discounted_<gamma>_mean``. ``"max_steps": 1000`` and ``"deterministic": false`` say what the episodes
+were; they need not be told. Returns that were measured are left in the run's folder as such a file.
 """
 
 import functools
@@ -31,11 +32,20 @@ class RealEpisodes(NamedTuple):
     after: np.ndarray  # [P, E, C], undiscounted, of as many first steps
 
 
-def read_truth(path: str, env_id: str, names: Sequence[str], gammas: Sequence[float]) -> np.ndarray:
+class Measured(NamedTuple):
+    """What true returns are of."""
+
+    env_id: str
+    max_steps: int  # of an episode
+    deterministic: bool  # the policies' modes instead of their samples
+
+
+def read_truth(path: str, measured: Measured, names: Sequence[str], gammas: Sequence[float]) -> np.ndarray:
     """True returns [P, G] of the policies of these names.
 
     Raises:
-      InputError: the file is missing or damaged, of another environment, or lacks a policy or a discount.
+      InputError: the file is missing or damaged, of something else than ``measured``, or lacks a policy or a
+        discount.
     """
     try:
         content = json.loads(resolve_path("truth", path).read_text())
@@ -44,8 +54,12 @@ def read_truth(path: str, env_id: str, names: Sequence[str], gammas: Sequence[fl
         raise InputError(f"truth: {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'truth: {path}: must be JSON {{"policies": {{name: {{...}}}}}}') from error
-    if content.get("env_id", env_id) != env_id:
-        raise InputError(f"truth: {path}: is of {content['env_id']}, the dataset of {env_id}")
+    for name, wanted in measured._asdict().items():
+        if content.get(name, wanted) != wanted:
+            raise InputError(
+                f"truth: {path}: is of {name} {content[name]}, this evaluation of {wanted}; the two must be "
+                "the same"
+            )
     missing = [name for name in names if name not in policies]
     if missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
@@ -56,9 +70,12 @@ def read_truth(path: str, env_id: str, names: Sequence[str], gammas: Sequence[fl
 def _value(path: str, name: str, returns: Any, gamma: float) -> float:
     key = _key(gamma)
     value = returns.get(key) if isinstance(returns, dict) else None
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < math.inf:
         raise InputError(f"truth: {path}: {name}: {key} is {value}; must be a number")
-    return value
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InputError(f"truth: {path}: {name}: {key} is too large; must be a number") from error
 
 
 def _key(gamma: float) -> str:
@@ -66,7 +83,7 @@ def _key(gamma: float) -> str:
 
 
 def to_truth(
-    env_id: str, names: Sequence[str], gammas: Sequence[float], returns: np.ndarray
+    measured: Measured, names: Sequence[str], gammas: Sequence[float], returns: np.ndarray
 ) -> dict[str, Any]:
     """Measured returns [P, E, G] as the content of such a file, with their standard deviations."""
     policies = {}
@@ -76,7 +93,7 @@ def to_truth(
             key = _key(gamma)
             policies[name][key] = float(episodes[:, column].mean())
             policies[name][key.replace("mean", "std")] = float(episodes[:, column].std())
-    return {"env_id": env_id, "policies": policies}
+    return {**measured._asdict(), "policies": policies}
 
 
 def real_episodes(
@@ -87,6 +104,7 @@ def real_episodes(
     *,
     deterministic: bool,
     marks: Sequence[int] = (),
+    max_steps: int | None = None,
     seed: int = 0,
 ) -> RealEpisodes:
     """Real episodes, as many policies side by side as there is room for.
@@ -98,11 +116,15 @@ def real_episodes(
       num_episodes: E.
       deterministic: the policies' modes instead of their samples.
       marks: numbers of first steps whose returns are wanted too, C of them.
+      max_steps: of an episode; the environment's own limit when None.
       seed: of the policies' samples; episode e begins in the same state for all policies.
     """
     together = max(_MAX_ROWS // num_episodes, 1)
     parts = [policies[begin : begin + together] for begin in range(0, len(policies), together)]
-    done = [_real_episodes(env, part, gammas, num_episodes, deterministic, marks, seed) for part in parts]
+    done = [
+        _real_episodes(env, part, gammas, num_episodes, deterministic, marks, max_steps, seed)
+        for part in parts
+    ]
     return jax.tree.map(lambda *x: np.concatenate(x), *done)
 
 
@@ -113,6 +135,7 @@ def _real_episodes(
     num_episodes: int,
     deterministic: bool,
     marks: Sequence[int],
+    max_steps: int | None,
     seed: int,
 ) -> RealEpisodes:
     """``real_episodes`` of as many policies as are stepped together."""
@@ -135,6 +158,6 @@ def _real_episodes(
             action[group] = act(params, jnp.asarray(obs[group]), jax.random.fold_in(key, index), index)
         return action
 
-    result = evaluator.evaluate(act_all, gammas=gammas, marks=marks)
+    result = evaluator.evaluate(act_all, gammas=gammas, marks=marks, max_steps=max_steps)
     evaluator.close()
     return RealEpisodes(result.discounted, result.lengths, result.after)

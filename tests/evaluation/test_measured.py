@@ -19,7 +19,8 @@ from adm_jax.evaluation.config import CompoundingErrorConfig, OPEConfig
 from adm_jax.evaluation.kept_results import KeptResults
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.rollout import open_loop
-from adm_jax.settings import replace_flat
+from adm_jax.settings import replace_flat, to_flat
+from adm_jax.tasks import get_task
 from adm_jax.training import offline
 from adm_jax.types import InputError, Prediction, Segment
 from benchmarks import summarize_measured
@@ -77,15 +78,18 @@ def test_policies_are_evaluated_and_compared(fits, policies, capsys):
         assert result["models"][name]["finite_share_per_policy"] == [1.0] * 3
     for course in (result["real"], *result["models"].values()):
         assert len(course["mean_length_per_policy"]) == 3
-        alive, after = (np.array(course[f"{what}_after_steps_per_policy"]) for what in ("alive", "return"))
-        assert alive.shape == after.shape == (3, len(course["steps"]))
-        assert (np.diff(alive, axis=1) <= 0).all()
+        shares = np.array(course["share_of_so_many_steps_per_policy"])
+        assert course["steps"] == [10, 20]  # none behind the horizon
+        assert np.shape(course["return_after_steps_per_policy"]) == shares.shape == (3, 2)
+        assert (np.diff(shares, axis=1) <= 0).all()
+        assert max(course["mean_length_per_policy"]) <= 20
     metrics = result["metrics"]["0.995"]
     assert "adm_v2 - fqe" in metrics
     assert -1 <= metrics["adm_v2"]["rank_correlation"]["value"] <= 1
     assert (folder / "scatter.png").stat().st_size > 10_000
     assert "against the true returns" in capsys.readouterr().out
     measured = json.loads((folder / "truth.json").read_text())
+    assert (measured["max_steps"], measured["deterministic"]) == (20, False)
     assert measured["policies"]["wild.npz"]["return_mean"] == pytest.approx(result["truth"][1][2])
     summary = json.loads(json.dumps(summarize_measured.summarize([folder, folder])))
     assert summary["runs"][0]["result"] == result
@@ -146,7 +150,7 @@ def test_a_policy_is_estimated_alike_alone_and_among_others(fits, policies, tmp_
     alone = dataclasses.replace(config, policies=str(policies / "wild.npz"), truth=str(truth))
     result = ope.run(alone, fits[:1])
     assert "metrics" not in result
-    assert "warning: the true returns are of up to 1000 steps, the estimates of 10" in capsys.readouterr().out
+    assert "warning: true returns may be of 1000 steps, the estimates are of 10" in capsys.readouterr().out
     for name in ("adm_v2", "fqe"):
         assert result["estimates"]["0.995"][name][0] == pytest.approx(together[name][2], rel=1e-5)
 
@@ -208,9 +212,54 @@ def test_what_is_kept_depends_on_the_source_of_functions_of_ones_own(
         file.write_text(f"def never(next_obs):\n    return next_obs[..., 0] < -1e9  {comment}\n")
         ope.run(config, [fit])
         assert ("1 of 1 policies were done before" in capsys.readouterr().out) == were_done
+    # the task's own counts too
+    task = dataclasses.replace(get_task("hopper"), name="tests_own_end", termination=fit.rollout.termination)
+    monkeypatch.setattr(ope, "load_data", lambda fit: (task, minari_files.read(fit.dataset)))
+    for comment, were_done in (("# once more", False), ("# once more", True), ("# again", False)):
+        file.write_text(f"def never(next_obs):\n    return next_obs[..., 0] < -1e9  {comment}\n")
+        own = dataclasses.replace(config, models=str(tmp_path / "own"))
+        ope.run(own, fits[:1])
+        assert ("1 of 1 policies were done before" in capsys.readouterr().out) == were_done
 
 
-def test_policies_of_a_run_are_evaluated(fits, tmp_path, tiny_dataset):
+def test_models_of_ones_own_are_not_taken_when_their_source_is_another(fits, policies, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "dynamics_of_ones_own.py"
+    source = (
+        "from adm_jax.models import register_dynamics\n"
+        "register_dynamics('mine', 'adm_jax.dynamics.adm:make_adm')\n"
+    )
+    file.write_text(source)
+    name = "dynamics_of_ones_own:mine"
+    config = OPEConfig(
+        dynamics=(name,),
+        policies=str(policies / "good.npz"),
+        models=str(tmp_path / "models"),
+        num_episodes=2,
+        horizon=3,
+        fqe_steps=0,
+    )
+    shared = {
+        field: value for field, value in to_flat(fits[0]).items() if field in (*FIT, "dataset", "workdir")
+    }
+    fit = config_for_task(dynamics=name, **shared, max_backtrack=3, fit_max_epochs=1)
+    ope.run(config, [fit])
+    file.write_text(source + "# edited\n")
+    with pytest.raises(InputError, match=r"models: .*has models of source="):
+        ope.run(config, [fit])
+
+
+def test_a_fit_that_diverges_is_told_and_not_kept(fits, policies, tmp_path):
+    config = OPEConfig(
+        dynamics=("adm_v2",), policies=str(policies), models=str(tmp_path / "models"), num_episodes=2
+    )
+    broken = replace_flat(fits[0], {"fit_learning_rate": 1e30})
+    with pytest.raises(InputError, match=r"fit_learning_rate: 1e\+30 is too high for adm_v2: seed 0 has no"):
+        ope.run(config, [broken])
+    assert not (tmp_path / "models").exists()
+
+
+def test_policies_of_a_run_are_evaluated(fits, tmp_path, tiny_dataset, capsys):
     tiny = {name: value for name, value in TINY.items() if name not in ("dataset", "dropout_rate")}
     tiny |= {"dataset": tiny_dataset, "workdir": str(tmp_path / "trained")}
     offline.run(config_for_task(**{**tiny, "bc_steps": 0, "num_epochs": 1, "eval_every": 1}))
@@ -219,7 +268,13 @@ def test_policies_of_a_run_are_evaluated(fits, tmp_path, tiny_dataset):
     result = ope.run(config, fits[:1])
     assert result["policies"] == [f"{folder.name}/seed0", f"{folder.name}/seed1"]
     rows = result["estimates"]["1"]["adm_v2"]
+
     assert rows[0] != rows[1]
+    assert "warning" not in capsys.readouterr().out
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace("Hopper-v4", "Walker2d-v4"))
+    ope.run(config, fits[:1])
+    assert "seed1 is of Walker2d-v4, the dataset of Hopper-v4" in capsys.readouterr().out
     (checkpoint,) = (folder / "checkpoints").glob("train-*")
     read = read_policies(str(folder), 11, 3, 1.0)
     saved = ocp.load(checkpoint / "arrays")["agent/actor_params/params/Dense_0/kernel"]

@@ -121,3 +121,7 @@ def test_the_mean_of_the_units_that_count_is_taken():
     _, prediction = dynamics.step({}, None, jnp.zeros((2, 1)), None, None, None)
     np.testing.assert_allclose(prediction.next_obs[:, 0], [(0 + 4) / 2, (2 + 6 + 10) / 3])
     np.testing.assert_allclose(prediction.reward, [(1 + 5) / 2, (3 + 7 + 11) / 3])
+    # units that no sample is of do not count: an ensemble's networks behind its elites
+    elites = off_policy.predict_means(dynamics._replace(step=step, num_drawn=2))
+    _, prediction = elites.step({}, None, jnp.zeros((2, 1)), None, None, None)
+    np.testing.assert_allclose(prediction.next_obs[:, 0], [(0 + 4) / 2, (2 + 6) / 2])

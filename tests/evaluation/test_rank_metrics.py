@@ -51,6 +51,15 @@ def test_what_tells_nothing_apart_is_nan(estimates):
     assert np.isnan(rank_metrics(estimates, TRUTH)["rank_correlation"])
 
 
+def test_without_one_estimate_there_is_no_interval_either():
+    """Most resamples of five have the policy without one; those that lack it must not speak for all."""
+    whole, lacking = [1.0, 2.0, 3.0, 4.0, 6.0], [1.0, 2.0, np.nan, 4.0, 6.0]
+    compared = compare({"whole": whole, "lacking": lacking}, TRUTH)
+    for name in ("lacking", "whole - lacking"):
+        assert np.isnan(list(compared[name]["rank_correlation"].values())).all()
+    assert np.isfinite(list(compared["whole"]["rank_correlation"].values())).all()
+
+
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="same two or more"):
         rank_metrics([1.0, 2.0], TRUTH)

@@ -165,7 +165,11 @@ def test_members_are_all_combinations_and_name_themselves(config: OfflineConfig)
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tau": (0.1, 0.1)}, "tau: 0.1,0.1 must be one number, or several that are all different"),
+        ({"tau": (0.1, 0.1)}, "tau: 0.1,0.1 must be one number, or several that differ in six digits"),
+        (
+            {"tau": (0.12345671, 0.12345674)},
+            "tau: .* several that differ in six digits",
+        ),
         ({"tau": (0.1, 1.5)}, "tau: 1.5 is out of range; above 0.0 and at most 1.0"),
         ({"tau": (0.1, "a")}, "tau: 'a' is not of type float"),
         ({"gamma": (0.9, 0.99)}, r"gamma: \(0.9, 0.99\) is not of type float"),
