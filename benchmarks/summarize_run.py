@@ -33,18 +33,23 @@ def surroundings(config: dict[str, Any]) -> dict[str, Any]:
     """A run's command, versions, commit, settings and data, without the folders of the machine it ran on."""
     dropped, shortened = ("workdir", "models"), ("policies", "truth")
     settings = {name: value for name, value in config["config"].items() if name not in dropped}
-    settings |= {name: Path(settings[name]).name for name in shortened if settings.get(name)}
+    settings |= {name: _names(settings[name]) for name in shortened if settings.get(name)}
     arguments = []
     for argument in config["command_line"][1:]:
         name, _, value = argument.removeprefix("--").partition("=")
         if name not in dropped:
-            arguments.append(f"--{name}={Path(value).name}" if name in shortened else argument)
+            arguments.append(f"--{name}={_names(value)}" if name in shortened else argument)
     names = ("git_commit", "created", "versions", "device", "dataset_sha256")
     return {
         "command": " ".join(["python", *arguments]),
         **{name: config[name] for name in names if name in config},
         "config": settings,
     }
+
+
+def _names(paths: str) -> str:
+    """The files' names without their folders; several with commas between."""
+    return ",".join(Path(path).name for path in paths.split(","))
 
 
 def over_seeds(values: list[float | None]) -> dict[str, Any]:

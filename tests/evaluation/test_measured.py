@@ -23,7 +23,7 @@ from adm_jax.settings import replace_flat, to_flat
 from adm_jax.tasks import get_task
 from adm_jax.training import offline
 from adm_jax.types import InputError, Prediction, Segment
-from benchmarks import summarize_measured
+from benchmarks import summarize_measured, summarize_run
 from tests.evaluation.test_policies import write
 from tests.training.conftest import TINY
 
@@ -153,6 +153,21 @@ def test_a_policy_is_estimated_alike_alone_and_among_others(fits, policies, tmp_
     assert "warning: true returns may be of 1000 steps, the estimates are of 10" in capsys.readouterr().out
     for name in ("adm_v2", "fqe"):
         assert result["estimates"]["0.995"][name][0] == pytest.approx(together[name][2], rel=1e-5)
+
+
+def test_a_summary_names_files_without_their_folders():
+    policies = "/home/me/a.npz,/home/me/b.npz"
+    arguments = [
+        "ope",
+        f"--policies={policies}",
+        "--truth=/home/me/t.json",
+        "--workdir=/home/me/runs",
+        "--seeds=0",
+    ]
+    config = {"policies": policies, "truth": "/home/me/t.json", "workdir": "/home/me/runs", "seeds": [0]}
+    summary = summarize_run.surroundings({"config": config, "command_line": ["python", *arguments]})
+    assert summary["command"] == "python ope --policies=a.npz,b.npz --truth=t.json --seeds=0"
+    assert summary["config"] == {"policies": "a.npz,b.npz", "truth": "t.json", "seeds": [0]}
 
 
 class _Stop(Exception):
