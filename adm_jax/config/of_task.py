@@ -127,7 +127,7 @@ def online_config_for_task(
 
 def _refuse_settings_of_models(names: Iterable[str]) -> None:
     """What has no effect where there is no dynamics model."""
-    of_models = {"model_every", "refit", "refit_epochs", "real_ratio"}
+    of_models = {"model_every", "refit", "refit_epochs", "refit_learning_rate", "real_ratio"}
     of_models |= {leaf.name for leaf in all_leaves(OnlineConfig) if leaf.group in ("model", "fit", "rollout")}
     for name in names:
         if name in of_models:

@@ -90,6 +90,9 @@ class OnlineConfig:
         "warm", "fit on from the model before for refit_epochs, or anew for fit_max_epochs at most"
     )
     refit_epochs: int = setting(1, "fitting epochs at most of each warm fit but the first", low=1)
+    refit_learning_rate: float = setting(
+        3e-4, "Adam's rate at the beginning of each warm fit but the first", above=0.0, high=1.0
+    )
     log_every: int = setting(1_000, "environment steps between two lines of metrics", low=1)
     eval_every: int = setting(1_000, "environment steps between evaluations of the policy", low=1)
     eval_episodes: int = setting(10, "episodes per member and evaluation", low=1, high=1000)
@@ -152,8 +155,12 @@ class OnlineConfig:
         for name in ("holdout", "holdout_max_size"):  # blocks of steps are held out: adm_jax.data.lanes
             if getattr(self.fit, name) != getattr(FitConfig, name):
                 raise InputError(f"{name}: has no effect online; lower or raise holdout_fraction")
-        if self.refit == "scratch" and self.refit_epochs != type(self).refit_epochs:
-            raise InputError("refit_epochs: has no effect with refit=scratch; fit_max_epochs has")
+        for name, instead in (
+            ("refit_epochs", "fit_max_epochs"),
+            ("refit_learning_rate", "fit_learning_rate"),
+        ):
+            if self.refit == "scratch" and getattr(self, name) != getattr(type(self), name):
+                raise InputError(f"{name}: has no effect with refit=scratch; {instead} has")
         if self.has_model:
             self._check_rollouts()
 

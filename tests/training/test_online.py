@@ -12,6 +12,7 @@ from adm_jax.config import GrowingRolloutConfig, OnlineConfig, online_config_for
 from adm_jax.data import lanes
 from adm_jax.settings import replace_flat, to_flat
 from adm_jax.tasks import get_task
+from adm_jax.training import online_programs
 from adm_jax.training.online import OnlineLoop, Saved
 from adm_jax.training.population import all_members
 from adm_jax.types import InputError
@@ -198,6 +199,15 @@ def test_a_warm_fit_goes_on_and_one_from_scratch_does_not():
     assert warm.state.fit.opt_state.count.tolist() == [15 + 4 * 10] * 2
 
 
+def test_warm_fits_have_a_rate_of_their_own():
+    config = tiny(refit_learning_rate=1e-4)
+    assert online_programs.refit_config(config, first=True) == config.fit
+    again = online_programs.refit_config(config, first=False)
+    assert (again.fit_learning_rate, again.fit_max_epochs) == (1e-4, config.refit_epochs)
+    scratch = tiny(refit="scratch", refit_epochs=1)
+    assert online_programs.refit_config(scratch, first=False) == scratch.fit
+
+
 @pytest.mark.parametrize(
     ("dynamics", "num_envs", "stop"),
     [("adm", 1, 40), ("adm", 1, 100), ("ensemble", 2, 100), ("none", 2, 100)],
@@ -260,6 +270,10 @@ def test_an_index_keeps_to_lanes_and_to_blocks():
         ({"actor_lr_schedule": "cosine"}, "actor_lr_schedule: cosine has no effect here"),
         ({"holdout": "tail"}, "holdout: has no effect online"),
         ({"refit": "scratch", "refit_epochs": 3}, "refit_epochs: has no effect with refit=scratch"),
+        (
+            {"refit": "scratch", "refit_epochs": 1, "refit_learning_rate": 1e-4},
+            "refit_learning_rate: has no effect with refit=scratch; fit_learning_rate has",
+        ),
         ({"seeds": (1, 1)}, "seeds: 1,1 names a seed twice"),
         ({"rollout_batch_size": 10**9}, "rollout_batch_size: times the longest roll-out"),
         ({"num_elites": 2}, "num_elites: no setting of the dynamics model adm, but of ensemble"),
