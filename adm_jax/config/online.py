@@ -90,8 +90,12 @@ class OnlineConfig:
         "warm", "fit on from the model before for refit_epochs, or anew for fit_max_epochs at most"
     )
     refit_epochs: int = setting(1, "fitting epochs at most of each warm fit but the first", low=1)
-    refit_learning_rate: float = setting(
-        3e-4, "Adam's rate at the beginning of each warm fit but the first", above=0.0, high=1.0
+    refit_learning_rate: float | None = setting(
+        None,
+        "Adam's rate at the beginning of each warm fit but the first; when empty fit_learning_rate where it "
+        "does not decay, else 0.3 of it",
+        above=0.0,
+        high=1.0,
     )
     log_every: int = setting(1_000, "environment steps between two lines of metrics", low=1)
     eval_every: int = setting(1_000, "environment steps between evaluations of the policy", low=1)

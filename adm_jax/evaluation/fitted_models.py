@@ -113,7 +113,7 @@ def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels
     """The models of all seeds: those that ``store`` has, or fitted now and kept there.
 
     Raises:
-      InputError: a fit has not had a single finite error; nothing of the model is kept then.
+      InputError: too few networks of a fit had a finite held-out error; nothing of the model is kept.
     """
     config, parts, dataset, holdout, record, params = model
     if params is not None:

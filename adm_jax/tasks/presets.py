@@ -145,7 +145,6 @@ ONLINE_COMMON: dict[str, dict[str, Any]] = {
         **_MODEL_BASED,
         "fit_batch_size": 256,
         "fit_lr_decay": "none",
-        "refit_learning_rate": 1e-3,
         "fit_patience": 5,
         "fit_min_improvement": 0.01,
         "selection_metric": "mse",

@@ -157,13 +157,15 @@ def update_program(parts: OnlineParts, config: OnlineConfig) -> Callable[..., An
 def refit_config(config: OnlineConfig, first: bool) -> FitConfig:
     """How a model is fitted: the first time, and from scratch, in full; else on for ``refit_epochs``.
 
-    At a lower rate then: what the first fit's full rate undoes, one epoch cannot mend.
+    At a lower rate then where it decays: what the first fit's full rate undoes, one epoch cannot mend.
     """
     if first or config.refit == "scratch":
         return config.fit
     epochs = config.refit_epochs
     patience = min(config.fit.fit_patience, epochs)
     rate = config.refit_learning_rate
+    if rate is None:
+        rate = config.fit.fit_learning_rate * (1.0 if config.fit.fit_lr_decay == "none" else 0.3)
     return replace(config.fit, fit_max_epochs=epochs, fit_patience=patience, fit_learning_rate=rate)
 
 

@@ -283,7 +283,6 @@ def test_policies_of_a_run_are_evaluated(fits, tmp_path, tiny_dataset, capsys):
     result = ope.run(config, fits[:1])
     assert result["policies"] == [f"{folder.name}/seed0", f"{folder.name}/seed1"]
     rows = result["estimates"]["1"]["adm_v2"]
-
     assert rows[0] != rows[1]
     assert "warning" not in capsys.readouterr().out
     file = folder / "config.json"

@@ -204,6 +204,12 @@ def test_warm_fits_have_a_rate_of_their_own():
     assert online_programs.refit_config(config, first=True) == config.fit
     again = online_programs.refit_config(config, first=False)
     assert (again.fit_learning_rate, again.fit_max_epochs) == (1e-4, config.refit_epochs)
+    for decay, share in (("cosine", 0.3), ("none", 1.0)):
+        config = tiny(fit_lr_decay=decay, fit_learning_rate=2e-3)
+        again = online_programs.refit_config(config, first=False)
+        assert again.fit_learning_rate == pytest.approx(share * 2e-3)
+    for dynamics in ("adm", "ensemble"):  # no preset's setting is in the way
+        assert online_config_for_task("hopper", dynamics=dynamics, refit="scratch").refit == "scratch"
     scratch = tiny(refit="scratch", refit_epochs=1)
     assert online_programs.refit_config(scratch, first=False) == scratch.fit
 
