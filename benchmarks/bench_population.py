@@ -3,17 +3,19 @@
     python -m benchmarks.bench_population --json=FILE --png=FILE
 
 ``seconds_per_seed`` falls where seeds share what is fixed; ``over_first`` is the time over that of the
-smallest population. A population whose epoch would take longer than ``--max_seconds``, in proportion to the
-one before, is left out, and so is one that doesn't fit into memory. PyTorch trains seeds one after the
-other: its line is one seed's measured epoch times their number.
+smallest population. A population that doesn't fit into memory is trained as a run trains it, a batch of
+``members_per_batch`` after the other: its time is that of an epoch of each. One whose epoch would take longer
+than ``--max_seconds``, in proportion to the one before, is left out, and so is one of which not even a single
+seed fits. PyTorch trains seeds one after the other: its line is one seed's measured epoch times their number.
 """
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from adm_jax.training import memory
+from adm_jax.training.batches import batch_sizes
 from adm_jax.types import InputError
 from benchmarks import measure, report, workload
 from benchmarks.counting import Counts, count
@@ -52,8 +54,66 @@ def measure_population(options: Options, num_seeds: int) -> dict[str, Any]:
     """One population's row.
 
     Raises:
-      InputError: it doesn't fit into memory.
+      InputError: not even one seed fits into memory.
     """
+    built = _build(options, num_seeds)
+    num_batches = num_seeds // built.num_seeds
+    epoch = workload.Epoch(built.work, built.rollout, built.update)
+
+    def epoch_of_each_batch() -> None:
+        for _ in range(num_batches):
+            epoch()
+
+    top = measure.make_ceilings(options.matmul_size or 1, options.copy_mib)
+    timings = measure.alternate({"ours": epoch_of_each_batch, **top.ways}, options.repeats)
+    row = measure.summarize(
+        timings["ours"], num_seeds * options.updates, "seed-updates/s, roll-outs included"
+    )
+    parts = {
+        f"{name}_seconds_median": float(
+            np.median(np.sum(np.reshape(seconds, (-1, num_batches))[-options.repeats :], axis=1))
+        )
+        for name, seconds in epoch.seconds.items()
+    }
+    products = Counter({product: number * num_batches for product, number in built.products.items()})
+    return {
+        "num_seeds": num_seeds,
+        "members_per_batch": built.num_seeds,
+        **row,
+        **measure.efficiency(Counts(products), timings["ours"], top, timings),
+        **parts,
+        "seconds_per_seed": row["seconds_median"] / num_seeds,
+        "compile_seconds": built.compile_seconds,
+        "memory_gib": built.need.total / 2**30,
+        "histories_gib": built.need.histories / 2**30,
+        "ceilings": top.report(timings),
+    }
+
+
+class _Built(NamedTuple):
+    """The programs of as many seeds as fit into memory."""
+
+    num_seeds: int
+    work: workload.Workload
+    rollout: Any
+    update: Any
+    compile_seconds: float
+    products: Counter
+    need: memory.MemoryEstimate
+
+
+def _build(options: Options, num_seeds: int) -> _Built:
+    """The programs of all the seeds, or of the largest batch that fits into memory, as a run chooses it."""
+    *larger, last = batch_sizes(num_seeds, None, None)
+    for size in larger:
+        try:
+            return _build_batch(options, size)
+        except memory.DoesNotFit:
+            continue
+    return _build_batch(options, last)
+
+
+def _build_batch(options: Options, num_seeds: int) -> _Built:
     work = workload.prepare(options, num_seeds)
     _, state = workload.abstract_state(work)
     histories = workload.abstract_histories(work, state)
@@ -63,27 +123,8 @@ def measure_population(options: Options, num_seeds: int) -> dict[str, Any]:
         {"rollout": rollout, "update": update}, state=state, resident=work.dataset, histories=histories
     )
     memory.require(need)
-    epoch = workload.Epoch(work, rollout, update)
-    top = measure.make_ceilings(options.matmul_size or 1, options.copy_mib)
-    timings = measure.alternate({"ours": epoch, **top.ways}, options.repeats)
-    row = measure.summarize(
-        timings["ours"], num_seeds * options.updates, "seed-updates/s, roll-outs included"
-    )
     products = sum((count(job.fn, *job.args).products for job in jobs), Counter())
-    parts = {
-        f"{name}_seconds_median": float(np.median(x[-options.repeats :])) for name, x in epoch.seconds.items()
-    }
-    return {
-        "num_seeds": num_seeds,
-        **row,
-        **measure.efficiency(Counts(products), timings["ours"], top, timings),
-        **parts,
-        "seconds_per_seed": row["seconds_median"] / num_seeds,
-        "compile_seconds": rollout_seconds + update_seconds,
-        "memory_gib": need.total / 2**30,
-        "histories_gib": need.histories / 2**30,
-        "ceilings": top.report(timings),
-    }
+    return _Built(num_seeds, work, rollout, update, rollout_seconds + update_seconds, products, need)
 
 
 def _torch_rows(options: Options) -> dict[str, dict[str, Any]]:

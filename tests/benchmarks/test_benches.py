@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from adm_jax.tasks import full_horizon
+from adm_jax.training import memory
 from adm_jax.types import InputError
 from benchmarks import (
     bench_end_to_end,
@@ -167,6 +168,21 @@ def test_population_and_its_plot(tiny, tmp_path):
     assert (one["over_first"], two["num_seeds"]) == (1.0, 2)
     assert two["seconds_per_seed"] == two["seconds_median"] / 2
     assert (tmp_path / "seeds.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_population_that_does_not_fit_is_timed_a_batch_after_the_other(tiny, monkeypatch):
+    def require(need):
+        if need.state > one.state * 1.5:
+            raise memory.DoesNotFit("memory: too little")
+
+    one = bench_population._build_batch(tiny, 1).need
+    together = bench_population.measure_population(tiny, 2)
+    monkeypatch.setattr(memory, "require", require)
+    row = bench_population.measure_population(tiny, 2)
+    assert (together["members_per_batch"], row["members_per_batch"], row["num_seeds"]) == (2, 1, 2)
+    assert (row["flops"], row["memory_gib"]) == (together["flops"], one.total / 2**30)
+    parts = row["rollout_seconds_median"] + row["update_seconds_median"]
+    assert parts == pytest.approx(row["seconds_median"], rel=0.5)
 
 
 def test_a_population_that_takes_too_long_or_too_much_memory_is_left_out(tiny, monkeypatch):
