@@ -153,7 +153,7 @@ def draw(result: dict[str, Any], path: str) -> None:
     rows = [row for name, row in result["rows"].items() if name.startswith("ours") and "num_seeds" in row]
     seeds = np.array([row["num_seeds"] for row in rows])
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    axes.plot(seeds, [row["seconds_median"] for row in rows], "o-", label="adm_jax, one program")
+    axes.plot(seeds, [row["seconds_median"] for row in rows], "o-", label="adm_jax")
     for name in report.TORCH_ROWS:
         if "seconds_median" in result["rows"][name]:
             one = result["rows"][name]["seconds_median"]
