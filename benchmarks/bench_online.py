@@ -3,8 +3,9 @@
     python -m benchmarks.bench_online --json=FILE
 
 A run is one interval: ``--model_every`` environment steps with ``--updates_per_step`` updates each, one warm
-fit of as many optimiser steps, and one time rolling out. ``ours`` does it for all of ``--online_seeds`` seeds
-side by side, behind its warm-up and its first fit; PyTorch for one seed. Ratios are of one seed's share.
+fit of as many optimiser steps, and one time rolling out, without a penalty. ``ours`` does it for all of
+``--online_seeds`` seeds side by side, behind its warm-up and its first fit; PyTorch for one seed, on the
+built-in data and the steps it takes. Ratios are of one seed's share.
 """
 
 import dataclasses
@@ -115,7 +116,7 @@ def _torch_ways(options: Options) -> dict[str, Any]:
     from benchmarks import torch_rows
 
     per_step = dataclasses.replace(options, updates=options.updates_per_step, eval_steps=options.model_every)
-    work = workload.prepare(per_step, 1, real_ratio=0.05, penalty_coef=0.0)
+    work = workload.prepare(per_step, 1, real_ratio=0.05, penalty_coef=0.0, auto_entropy=True)
     state = workload.initial_state(work)
     ways = {}
     for name in report.TORCH_ROWS:

@@ -261,7 +261,7 @@ def rollout_authors(
     penalty_coef: float,
     device: str,
 ) -> Rows:
-    """The authors' roll-out; rows that have ended are still simulated."""
+    """The authors' roll-out; rows that have ended are still simulated, uncertainty is 0 without a penalty."""
     index = data.windows[rng.integers(len(data.windows), size=num_starts)]
     window = index[:, None] - np.arange(max_backtrack - 1, 0, -1)
     history_obs, history_action, obs = data.obs[window], data.action[window], data.obs[index]
@@ -275,9 +275,11 @@ def rollout_authors(
         mean, logvar = model(start, torch.from_numpy(history_action[:, back:]).to(device))
         sample = (mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).cpu().numpy()
         next_obs, reward = history_obs[:, back] + sample[:, :-1], sample[:, -1]
-        means = history_means(model, history_obs, history_action, device)[..., :-1]
-        uncertainty = np.sqrt(np.var(means, axis=0).mean(axis=-1))
-        reward = reward - penalty_coef * uncertainty
+        uncertainty = np.zeros(num_starts, np.float32)
+        if penalty_coef:
+            means = history_means(model, history_obs, history_action, device)[..., :-1]
+            uncertainty = np.sqrt(np.var(means, axis=0).mean(axis=-1))
+            reward = reward - penalty_coef * uncertainty
         terminated = hopper_terminated(next_obs, np)
         valid = alive & np.isfinite(next_obs).all(axis=-1) & np.isfinite(reward)
         rows.append((obs, action, reward, next_obs, terminated, valid, uncertainty))

@@ -33,7 +33,7 @@ def mlp(in_dim: int, width: int, num_hidden: int, out_dim: int) -> nn.Sequential
 
 
 class SAC:
-    """Two critics, their targets and an actor; the entropy weight is fixed."""
+    """Two critics, their targets and an actor; the entropy weight is fixed or adapted, as configured."""
 
     def __init__(
         self,
@@ -46,7 +46,13 @@ class SAC:
     ):
         width, depth = config.policy_hidden_dim, config.policy_hidden_layers
         self._scale, self._config = action_scale, config
-        self._alpha, self._tau = float(hyper.entropy_weight), float(hyper.tau)
+        self._tau = float(hyper.tau)
+        self.log_alpha = torch.tensor(np.log(float(hyper.entropy_weight)), dtype=torch.float32, device=device)
+        self._alpha_optimizer = None
+        if config.auto_entropy:
+            self.log_alpha.requires_grad_()
+            self._alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=float(hyper.entropy_lr))
+        self._target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
         self.actor = mlp(obs_dim, width, depth, 2 * action_dim).to(device)
         self.critics = [mlp(obs_dim + action_dim, width, depth, 1).to(device) for _ in range(2)]
         self.targets = copy.deepcopy(self.critics)
@@ -81,13 +87,14 @@ class SAC:
     def update(
         self, batch: Batch, next_noise: torch.Tensor | None = None, noise: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """One update of the critics, then the actor, then the targets; gives the losses."""
+        """One update of the critics, then the actor and the entropy weight, then the targets; the losses."""
         obs, action, reward, next_obs, terminated = batch
+        alpha = self.log_alpha.detach().exp()
         with torch.no_grad():
             next_action, next_log_prob = self.act(next_obs, next_noise)
             next_q = self._lowest_q(self.targets, next_obs, next_action)
             if not self._config.deterministic_backup:
-                next_q = next_q - self._alpha * next_log_prob
+                next_q = next_q - alpha * next_log_prob
             target = reward + self._config.gamma * (1.0 - terminated.float()) * next_q
         inputs, critic_losses = torch.cat([obs, action], dim=-1), []
         for critic, optimizer in zip(self.critics, self._critic_optimizers, strict=True):
@@ -95,8 +102,11 @@ class SAC:
             _descend(optimizer, loss)
             critic_losses.append(loss.detach())
         new_action, log_prob = self.act(obs, noise)
-        actor_loss = (self._alpha * log_prob - self._lowest_q(self.critics, obs, new_action)).mean()
+        actor_loss = (alpha * log_prob - self._lowest_q(self.critics, obs, new_action)).mean()
         _descend(self._actor_optimizer, actor_loss)
+        if self._alpha_optimizer is not None:
+            missing = log_prob.detach() + self._target_entropy
+            _descend(self._alpha_optimizer, -(self.log_alpha * missing).mean())
         with torch.no_grad():
             for target_critic, critic in zip(self.targets, self.critics, strict=True):
                 for old, new in zip(target_critic.parameters(), critic.parameters(), strict=True):

@@ -173,7 +173,8 @@ def _online(num_steps: int, entropy: dict[str, float], admpo: dict[str, Any], mb
 
 
 # environment -> family -> what departs from ONLINE_COMMON. ADMPO-ON's retention is in environment steps, four
-# to five times rolling out; MBPO's is in epochs of 1,000 steps: four times too, and five on Humanoid.
+# to five times rolling out; MBPO's is in epochs of 1,000 steps: four times too, and five on Humanoid. Not
+# published: a warm fit takes as many steps as the environment has taken since the one before.
 ONLINE: dict[str, dict[str, dict[str, Any]]] = {
     "hopper": _online(
         50_000,
@@ -195,6 +196,7 @@ ONLINE: dict[str, dict[str, dict[str, Any]]] = {
             "model_hidden_dim": 400,
             **_growth(1, 5, 10_000, 100_000),
             "model_every": 500,
+            "fit_steps_per_epoch": 500,
             "retain_rollouts": 5,
             "actor_every": 20,
         },
@@ -208,6 +210,7 @@ ONLINE: dict[str, dict[str, dict[str, Any]]] = {
             "model_hidden_dim": 400,
             **_growth(1, 10, 10_000, 100_000),
             "model_every": 1_000,
+            "fit_steps_per_epoch": 1_000,
             "retain_rollouts": 5,
             "actor_every": 20,
         },
@@ -215,6 +218,7 @@ ONLINE: dict[str, dict[str, dict[str, Any]]] = {
             **_growth(1, 25, 20_000, 300_000),
             "model_hidden_dim": 400,
             "model_every": 1_000,
+            "fit_steps_per_epoch": 1_000,
             "retain_rollouts": 5,
         },
     ),

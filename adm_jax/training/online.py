@@ -90,7 +90,8 @@ class OnlineLoop:
         """Makes the environments, compiles the programs and sees that all of it fits into memory.
 
         Raises:
-          InputError: the task's environment cannot be used, or the memory does not suffice.
+          InputError: the task's environment cannot be used, the warm-up is too short to fit a model, or the
+            memory does not suffice.
         """
         self.config, self.task, self.members = config, task, tuple(members)
         self.clock = clock or WallClock()
@@ -105,6 +106,8 @@ class OnlineLoop:
             resolve_members(config.members),
             None if reward is None else get_reward(reward, task.obs_dim, task.action_dim),
         )
+        if config.has_model:
+            self._require_warmup()
         seeds = [member.seed for member in self.members]
         roots = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3), out_axes=1)
         self._init_keys, self._act_keys, self._update_keys = roots(jnp.asarray(seeds, jnp.uint32))
@@ -296,16 +299,24 @@ class OnlineLoop:
             for member in range(len(self.members))
         ]
         for member, index in zip(self.members, indices, strict=True):
-            self._require_segments(member, index)
+            self._require_segments(member, index, self.num_steps)
         return jax.tree.map(lambda *leaves: np.stack(leaves), *indices)
 
-    def _require_segments(self, member: Member, index: LaneIndex) -> None:
+    def _require_warmup(self) -> None:
+        """Sees that the warm-up can be split if no episode ends; which blocks are held out is known."""
+        config, parts = self.config, self.parts
+        rows = config.warmup_steps // config.num_envs
+        obs, action = (np.zeros((config.num_envs, rows, dim)) for dim in (parts.obs_dim, parts.action_dim))
+        index = self._index_of(obs, action, np.zeros((config.num_envs, rows), bool))
+        self._require_segments(self.members[0], index, config.warmup_steps)
+
+    def _require_segments(self, member: Member, index: LaneIndex, num_steps: int) -> None:
         m = self.parts.model.max_backtrack
         parts = (("train on", "train", m), ("hold out", "holdout", 1), ("roll out from", "windows", m))
         for purpose, name, depth in parts:
             if not getattr(index.index, name).count[depth - 1]:
                 raise InputError(
-                    f"warmup_steps: after {self.num_steps} steps {member.tag} has no segment of {depth} to "
+                    f"warmup_steps: after {num_steps} steps {member.tag} has no segment of {depth} to "
                     f"{purpose}; take more, or change max_backtrack {m}, holdout_fraction or split_seed"
                 )
 

@@ -121,7 +121,10 @@ def update_program(parts: OnlineParts, config: OnlineConfig) -> Callable[..., An
         if buffer is None or not num_model:
             return lanes_module.sample(lanes, rows, key, num_real)
         real_key, model_key = jax.random.split(key)
-        drawn = [ring_buffer.sample(buffer, model_key, num_model)]
+        imagined = ring_buffer.sample(buffer, model_key, num_model)
+        # until a model's first finite prediction there are only real transitions
+        instead = lanes_module.sample(lanes, rows, jax.random.fold_in(model_key, 1), num_model)
+        drawn = [jax.tree.map(partial(jnp.where, buffer.size > 0), imagined, instead)]
         if num_real:
             drawn.append(lanes_module.sample(lanes, rows, real_key, num_real))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)

@@ -140,19 +140,19 @@ def test_authors_and_fair_scheme_and_the_library_agree_on_the_same_windows(setup
 SIZES = {"num_starts": 60, "length": 6, "max_backtrack": M, "penalty_coef": 0.7}
 
 
-def roll_out(setup, model, fair, **options):
+def roll_out(setup, model, fair, penalty_coef=SIZES["penalty_coef"], **options):
     """A roll-out of a noisy policy; both schemes draw the same windows, lengths and noise."""
     torch.manual_seed(5)
-    rng = np.random.default_rng(3)
+    rng, sizes = np.random.default_rng(3), {**SIZES, "penalty_coef": penalty_coef}
 
     def policy(obs):
         return torch.tanh(0.3 * obs[:, :ACTION_DIM] + torch.randn(len(obs), ACTION_DIM))
 
     if not fair:
-        return torch_reference.rollout_authors(model, policy, setup.data, rng, device="cpu", **SIZES)
+        return torch_reference.rollout_authors(model, policy, setup.data, rng, device="cpu", **sizes)
     names = ("obs", "action", "windows")
     tensors = {name: torch.from_numpy(getattr(setup.data, name).copy()) for name in names}
-    rows = torch_reference.rollout_fair(model, policy, tensors, rng, **SIZES, **options)
+    rows = torch_reference.rollout_fair(model, policy, tensors, rng, **sizes, **options)
     return torch_reference.Rows(*(x.numpy() for x in rows))
 
 
@@ -203,6 +203,14 @@ def test_rows_are_what_the_library_predicts(setup, certain, fair):
             np.testing.assert_array_equal(rows.obs[i + 1], rows.next_obs[i])
     assert len(lengths) > 1
     assert 0.1 < rows.valid[-1].mean() < 1
+
+
+def test_without_a_penalty_the_authors_compute_no_uncertainty(setup):
+    rows, penalised = (roll_out(setup, setup.model, False, penalty_coef) for penalty_coef in (0.0, 0.7))
+    valid = penalised.valid
+    assert_close(rows.reward[valid], (penalised.reward + 0.7 * penalised.uncertainty)[valid], 1e-4)
+    assert not rows.uncertainty.any()
+    np.testing.assert_array_equal(rows.next_obs[valid], penalised.next_obs[valid])
 
 
 def test_chunks_change_the_draws_alone(setup):

@@ -43,8 +43,10 @@ def assert_mlp_close(module, params, index=None, tolerance=2e-5):
             np.testing.assert_allclose(theirs.detach().numpy(), ours, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("deterministic_backup", [False, True])
-def test_losses_and_updates_equal_the_librarys(monkeypatch, deterministic_backup):
+@pytest.mark.parametrize(
+    ("deterministic_backup", "auto_entropy"), [(False, False), (True, False), (False, True)]
+)
+def test_losses_and_updates_equal_the_librarys(monkeypatch, deterministic_backup, auto_entropy):
     config = SACConfig(
         policy_hidden_dim=16,
         policy_hidden_layers=2,
@@ -52,6 +54,8 @@ def test_losses_and_updates_equal_the_librarys(monkeypatch, deterministic_backup
         actor_lr=3e-3,
         critic_lr=1e-2,
         tau=0.05,
+        auto_entropy=auto_entropy,
+        **({"entropy_lr": 1e-2, "target_entropy": -1.0} if auto_entropy else {}),
         entropy_weight=0.3,
         gamma=0.9,
         deterministic_backup=deterministic_backup,
@@ -82,6 +86,8 @@ def test_losses_and_updates_equal_the_librarys(monkeypatch, deterministic_backup
         losses = theirs.update([torch.from_numpy(x) for x in batch], *map(torch.from_numpy, noise))
         assert float(losses["critic"]) == pytest.approx(float(metrics["critic/loss"]), rel=2e-5)
         assert float(losses["actor"]) == pytest.approx(float(metrics["actor/loss"]), rel=2e-5)
+    assert theirs.log_alpha.item() == pytest.approx(float(state.log_alpha), rel=1e-5)
+    assert (theirs.log_alpha.item() != pytest.approx(np.log(0.3))) == auto_entropy
     assert_mlp_close(theirs.actor, state.actor_params)
     for i in range(2):
         assert_mlp_close(theirs.critics[i], state.critic_params, i)

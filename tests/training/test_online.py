@@ -187,8 +187,25 @@ def test_a_member_that_breaks_rests_and_the_others_go_on():
 def test_data_that_cannot_be_split_are_refused_in_one_line():
     config = tiny(holdout_fraction=0.01)
     message = r"^warmup_steps: after 60 steps seed0 has no segment of 1 to hold out; take more, or"
-    with pytest.raises(InputError, match=message):
-        finished(config)
+    with pytest.raises(InputError, match=message):  # before anything is compiled
+        OnlineLoop(config, get_task(config.task), all_members(config))
+    message = r"^warmup_steps: after 60 steps seed0 has no segment of 32 to train on; take more, or"
+    with pytest.raises(InputError, match=message):  # its episodes are shorter
+        finished(tiny(max_backtrack=32))
+
+
+def test_real_transitions_stand_in_for_a_model_that_predicts_nothing():
+    config = tiny()
+    before = finished(config).saved[80]
+    loop = OnlineLoop(config, get_task(config.task), all_members(config))
+    state = jax.tree.map(np.array, before.state)
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan) if x.dtype == np.float32 else x, state.buffer)
+    empty = state._replace(buffer=broken._replace(size=np.zeros_like(broken.size)))
+    loop.restore(before._replace(state=empty), 80)
+    loop.iterate()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loop.actor_params))
+    assert not np.isnan(loop.metrics()["critic/q"]).any()
+    loop.close()
 
 
 def test_a_warm_fit_goes_on_and_one_from_scratch_does_not():
@@ -231,11 +248,19 @@ def test_warm_fits_have_a_rate_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("dynamics", "num_envs", "stop"),
-    [("adm", 1, 40), ("adm", 1, 100), ("ensemble", 2, 100), ("none", 2, 100)],
+    ("dynamics", "num_envs", "stop", "others"),
+    [
+        ("adm", 1, 40, {}),
+        ("adm", 1, 100, {}),
+        # more than one action, a part of the observation, MuJoCo stepped in a batch, an actor that waits
+        ("adm", 1, 100, {"task": "humanoid", "actor_every": 5}),
+        ("ensemble", 2, 100, {}),
+        ("none", 2, 100, {}),
+    ],
+    ids=lambda value: value.get("task", "") if isinstance(value, dict) else None,
 )
-def test_restored_a_loop_goes_on_as_if_never_stopped(dynamics, num_envs, stop):
-    config = tiny(dynamics, num_envs=num_envs, steps_per_iteration=num_envs)
+def test_restored_a_loop_goes_on_as_if_never_stopped(dynamics, num_envs, stop, others):
+    config = tiny(dynamics, num_envs=num_envs, steps_per_iteration=num_envs, **others)
     whole = finished(config)
     loop = OnlineLoop(config, get_task(config.task), all_members(config))
     assert jax.tree.structure(whole.saved[stop]) == jax.tree.structure(loop.abstract_saved(stop))
