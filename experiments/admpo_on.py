@@ -6,7 +6,7 @@ python -m experiments.admpo_on --task=hopper --dynamics=none --updates_per_step=
 python -m experiments.admpo_on --resume=runs/admpo_on/hopper/<run_id>
 
 Tasks with published settings: hopper, walker2d, ant, humanoid (the last two observe positions and velocities
-alone), and halfcheetah for MBPO; without flags it solves the inverted pendulum. With an ensemble as dynamics
+alone), and halfcheetah for MBPO; without flags it learns the inverted pendulum. With an ensemble as dynamics
 model the same loop is MBPO, without one it is SAC. A flag that is not given takes the task's published
 setting, and where there is none, the default shown here.
 """
