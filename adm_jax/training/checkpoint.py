@@ -9,6 +9,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -58,6 +59,28 @@ class Checkpointer:
         self._keep = keep
         if not read_only:
             self._recover()
+
+    def require_room(self, state: Any) -> None:
+        """Sees that the disk has room for the checkpoints that are kept and the one that is being written.
+
+        Asked before a run begins: hours later it would be stopped by it.
+
+        Args:
+          state: pytree of (abstract) arrays, the largest that will be saved.
+
+        Raises:
+          InputError: it has not; the message says how much is needed.
+        """
+        num_bytes = sum(_num_bytes(leaf) for leaf in jax.tree.leaves(state))
+        present = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+        disk = next(path for path in (self._folder, *self._folder.parents) if path.exists())
+        room = shutil.disk_usage(disk).free + present
+        number = self._keep + 1
+        if room < number * _with_margin(num_bytes):
+            raise InputError(
+                f"workdir: {number} checkpoints of {num_bytes / 2**20:.1f} MiB, {self._keep} that are kept "
+                f"and the next, do not fit into the {room / 2**20:.1f} MiB that {disk} has left"
+            )
 
     def save(self, phase: str, epoch: int, state: Any, extra: Mapping[str, Any] | None = None) -> None:
         """Writes the state and returns when it is safe on disk.
@@ -232,9 +255,20 @@ def _stored(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _require_room(folder: Path, num_bytes: int) -> None:
     # Asked beforehand: a disk that fills up under orbax's threads ends in pages of logged tracebacks.
     free = shutil.disk_usage(folder).free
-    if free < 1.02 * num_bytes + 2**20:
+    if free < _with_margin(num_bytes):
         message = f"a checkpoint of {num_bytes / 2**20:.1f} MiB does not fit into {free / 2**20:.1f} MiB"
         raise OSError(errno.ENOSPC, message, str(folder))
+
+
+def _with_margin(num_bytes: int) -> float:
+    return 1.02 * num_bytes + 2**20
+
+
+def _num_bytes(leaf: Any) -> int:
+    """Bytes of an (abstract) array, of all devices."""
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
 
 
 def _seal(record: Mapping[str, Any]) -> str:

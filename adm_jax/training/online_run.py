@@ -130,6 +130,8 @@ def _open(config: OnlineConfig, task: Task, folder: RunFolder) -> _Session:
     progress.note(f"run folder: {folder.path}\ncompiling ...")
     loop = OnlineLoop(config, task, folder.members, clock)
     progress.note(loop.memory.line())
+    checkpointer = Checkpointer(folder.checkpoints)
+    checkpointer.require_room(loop.abstract_saved(config.num_steps))
     seeds = [member.seed for member in folder.members]
     on_host = partial(jax.ShapeDtypeStruct, sharding=policy_sharding())
     shapes = (loop.actor_params, np.zeros((len(seeds), config.eval_episodes, task.obs_dim), np.float32))
@@ -147,7 +149,6 @@ def _open(config: OnlineConfig, task: Task, folder: RunFolder) -> _Session:
         act=act,
         draw=partial(folder.draw_curves, warmup_steps=config.warmup_steps),
     )
-    checkpointer = Checkpointer(folder.checkpoints)
     return _Session(config, task, loop, folder, checkpointer, clock, progress, evaluations)
 
 

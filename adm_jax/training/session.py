@@ -298,6 +298,7 @@ def _compile(session: Session) -> None:
         histories=histories,
         resident=(dataset, session.holdout, session.long_holdout),
     )
+    session.checkpointer.require_room(train)
     # The arrays alone, before the programs: compiling them takes a while.
     memory.require(estimate({}), config.memory_limit_gib)
     compiled = {}

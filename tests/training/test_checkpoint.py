@@ -189,6 +189,28 @@ def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
     assert checkpointer.latest() == ("train", 1)
 
 
+def test_a_disk_too_small_for_a_whole_run_is_named_before_it_begins(tmp_path, monkeypatch):
+    state = {
+        "x": jax.ShapeDtypeStruct((1000, 256), jnp.float32),
+        "key": jax.random.split(jax.random.key(0), 3),
+    }
+    one = 1.02 * (1000 * 256 * 4 + 3 * 8) + 2**20
+    free = {"bytes": 3 * one}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free["bytes"]))
+    folder = tmp_path / "run" / "checkpoints"  # made when the first one is saved
+    checkpointer = Checkpointer(folder)
+    checkpointer.require_room(state)
+    free["bytes"] -= 1000
+    message = (
+        r"^workdir: 3 checkpoints of 1\.0 MiB, 2 that are kept and the next, do not fit into the 6\.0 MiB"
+    )
+    with pytest.raises(InputError, match=message):
+        checkpointer.require_room(state)
+    assert not folder.exists()
+    checkpointer.save("train", 1, {"x": jnp.zeros((1000, 256))})  # what is there counts as room
+    checkpointer.require_room(state)
+
+
 def test_what_is_no_array_is_refused(tmp_path):
     with pytest.raises(TypeError, match="extra"):
         Checkpointer(tmp_path).save("train", 1, {"best": 1.0})

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -327,6 +328,16 @@ def test_memory_that_does_not_suffice_is_told_before_it_is_used(tiny_config: Off
     with pytest.raises(InputError, match="lower") as error:
         offline.run(config)
     assert "\n" not in str(error.value)
+
+
+def test_a_disk_too_small_for_its_checkpoints_is_told_before_anything_is_compiled(
+    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(session_module, "compile_program", None)
+    with pytest.raises(InputError, match=r"^workdir: 3 checkpoints of .* do not fit into the 0.0 MiB"):
+        offline.run(tiny_config)
+    assert not list(Path(tiny_config.workdir).iterdir())
 
 
 def test_member_that_is_not_finite_leaves_the_others_alive(

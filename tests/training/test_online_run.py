@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -171,10 +173,16 @@ def test_the_baselines_run_in_the_same_loop(dynamics: str, name: str, tmp_path: 
     assert ("model/holdout_nll" in metrics[-1]) == (dynamics != "none")
 
 
-def test_nothing_is_left_of_a_run_that_could_not_begin(tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_run_that_could_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny(workdir=str(tmp_path / "runs"), memory_limit_gib=1e-6)
     with pytest.raises(InputError, match=r"memory: about .* memory_limit_gib is 1e-06"):
         online_run.run(config)
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match=r"workdir: 3 checkpoints of .* do not fit into the 0.0 MiB"):
+        online_run.run(tiny("none", workdir=str(tmp_path / "runs")))
     assert not (tmp_path / "runs").exists()
 
 
