@@ -1,10 +1,11 @@
 """Counts what a JAX program multiplies: floating-point operations and bytes of its products, shape by shape.
 
 The program's jaxpr is walked, so the counts are of the mathematics as it is written, before XLA optimises
-it: every ``dot_general`` times the trip counts of the scans around it (``lax.map`` and ``fori_loop`` with
-static bounds are scans too; what ``vmap`` adds is in the shapes). Elementwise work counts as nothing. Bytes
-are those of a product's operands and result as if each were read from and written to memory: an upper bound
-of the products' own traffic that fusion and caches undercut, and without that of anything elementwise.
+it, but without what no result depends on: every ``dot_general`` times the trip counts of the scans around it
+(``lax.map`` and ``fori_loop`` with static bounds are scans too; what ``vmap`` adds is in the shapes).
+Elementwise work counts as nothing. Bytes are those of a product's operands and result as if each were read
+from and written to memory: an upper bound of the products' own traffic that fusion and caches undercut, and
+without that of anything elementwise.
 """
 
 import math
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 class Product(NamedTuple):
@@ -68,7 +70,9 @@ def count(fn: Callable[..., Any], *args: Any) -> Counts:
     Raises:
       ValueError: a loop without a static trip count, or a hand-written kernel, holds products.
     """
-    return Counts(_walk(jax.make_jaxpr(fn)(*args).jaxpr))
+    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    needed, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return Counts(_walk(needed))
 
 
 def _walk(jaxpr: Jaxpr) -> Counter[Product]:

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 import typing
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -129,7 +130,7 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
     """What the command line asks for.
 
     Raises:
-      InputError: a value is out of its range.
+      InputError: a value is out of its range, or a file that is asked for cannot be written.
     """
     values = {}
     for leaf in leaves(Options):
@@ -138,7 +139,13 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
         if typing.get_origin(kind) is tuple and value is not None:
             value = tuple(_item(leaf.name, typing.get_args(kind)[0], item) for item in value)
         values[leaf.name] = value
-    return by_device(Options(**values))
+    options = by_device(Options(**values))
+    for name in ("json", "png"):  # a mistyped folder is told before anything is measured
+        path = getattr(options, name)
+        folder = path and Path(path).absolute().parent
+        if folder and not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise InputError(f"{name}: {path} cannot be written: {folder} is no folder one may write in")
+    return options
 
 
 def _item(name: str, kind: Any, text: str) -> Any:

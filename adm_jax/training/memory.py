@@ -1,7 +1,7 @@
 """How much memory a run needs on each of its devices, known before it is allocated."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +63,11 @@ class MemoryEstimate(NamedTuple):
 
 
 def estimate(
-    compiled: Mapping[str, Any], state: Any, resident: Any = (), histories: Any = ()
+    compiled: Mapping[str, Any],
+    state: Any,
+    resident: Any = (),
+    histories: Any = (),
+    kept: Collection[str] = (),
 ) -> MemoryEstimate:
     """Adds up what a run's programs and arrays take.
 
@@ -72,18 +76,23 @@ def estimate(
       state: pytree of (abstract) arrays that live as long as the run and go into the checkpoint.
       resident: pytree of arrays that are on the device already.
       histories: pytree of (abstract) arrays that live as long as roll-outs are made, in no checkpoint.
+      kept: names of the programs whose results are part of ``state`` or ``histories``: counted there.
     """
-    temporaries = {name: temporary_bytes(program) for name, program in compiled.items()}
+    temporaries = {
+        name: temporary_bytes(program, with_results=name not in kept) for name, program in compiled.items()
+    }
     size = tree_bytes(state)
     checkpoint = size if jax.default_backend() == "cpu" else 0
     return MemoryEstimate(size, tree_bytes(resident), checkpoint, temporaries, tree_bytes(histories))
 
 
-def temporary_bytes(program: Any) -> int:
+def temporary_bytes(program: Any, with_results: bool = True) -> int:
     """Bytes a compiled program takes beside its arguments: temporaries, and results that reuse none."""
     analysis = program.memory_analysis()
     if analysis is None:
         return 0
+    if not with_results:
+        return analysis.temp_size_in_bytes
     results = max(analysis.output_size_in_bytes - analysis.alias_size_in_bytes, 0)
     return analysis.temp_size_in_bytes + results
 
@@ -96,33 +105,40 @@ def tree_bytes(tree: Any) -> int:
     return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def require(need: MemoryEstimate, limit_gib: float | None = None, device: Any = None) -> None:
+def require(
+    need: MemoryEstimate, limit_gib: float | None = None, device: Any = None, num_devices: int = 1
+) -> None:
     """Refuses a run that does not fit, before anything of it is allocated.
 
     Args:
-      need: what the run needs.
-      limit_gib: what it may use in all; what is free where None.
-      device: a JAX device, the default one where None.
+      need: what the run needs on each of its devices.
+      limit_gib: what it may use on each accelerator, or in all on a CPU, whose devices share one memory;
+        what is free where None.
+      device: one of the run's JAX devices, the default one where None.
+      num_devices: how many of them it runs on; the dataset is on the first one alone until then.
 
     Raises:
       DoesNotFit: the message says what to lower.
     """
+    device = device or jax.devices()[0]
+    sharing = num_devices if device.platform == "cpu" else 1
+    others = sharing - 1 if device.platform == "cpu" else min(num_devices - 1, 1)
+    total, to_allocate = need.total * sharing, need.to_allocate * sharing + need.data * others
     lower = _LOWER.get(need.largest(), "the number of seeds")
-    if limit_gib is not None and need.total > limit_gib * _GIB:
-        needed = f"about {_gib(need.total)} GiB are needed"
+    if limit_gib is not None and total > limit_gib * _GIB:
+        needed = f"about {_gib(total)} GiB are needed"
         raise DoesNotFit(f"memory: {needed} and memory_limit_gib is {limit_gib:g}; lower {lower}")
     free = free_bytes(device)
-    if limit_gib is None and free is not None and need.to_allocate > free:
-        needed = f"about {_gib(need.to_allocate)} GiB more are needed"
+    if limit_gib is None and free is not None and to_allocate > free:
+        needed = f"about {_gib(to_allocate)} GiB more are needed"
         raise DoesNotFit(f"memory: {needed} and {_gib(free)} GiB are free; lower {lower}")
 
 
 def free_bytes(device: Any = None) -> int | None:
-    """Bytes that can still be allocated on a device; None where its backend does not tell."""
+    """Bytes that can still be allocated on a device (a CPU's share them); None if its backend is silent."""
     device = device or jax.devices()[0]
     if device.platform == "cpu":
-        free = min(psutil.virtual_memory().available, *cgroup_free_bytes(_CGROUP, _own_cgroup()))
-        return free // jax.local_device_count("cpu")
+        return min(psutil.virtual_memory().available, *cgroup_free_bytes(_CGROUP, _own_cgroup()))
     stats = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         return None

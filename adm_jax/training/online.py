@@ -112,7 +112,7 @@ class OnlineLoop:
         roots = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3), out_axes=1)
         self._init_keys, self._act_keys, self._update_keys = roots(jnp.asarray(seeds, jnp.uint32))
         self._hyper = member_hyper(config, self.members)
-        self._mesh = choose_devices(len(seeds), config.num_devices)
+        self.mesh = choose_devices(len(seeds), config.num_devices)
         with self.clock.phase("compile"), matmul_precision(config.matmul_precision):
             self.memory = self._compile()
         agent, self._lanes, buffer = self._programs["init"](self._init_keys, self._hyper)
@@ -337,9 +337,9 @@ class OnlineLoop:
         config, parts = self.config, self.parts
         num_members, num_envs = len(self.members), config.num_envs
         keys, hyper, number = self._init_keys, self._hyper, np.int32(0)
-        compile = partial(compile_program, mesh=self._mesh)
+        compile = partial(compile_program, mesh=self.mesh)
         init = programs.init_program(parts, config)
-        agent, lanes, buffer = place(jax.eval_shape(init, keys, hyper), self._mesh)
+        agent, lanes, buffer = place(jax.eval_shape(init, keys, hyper), self.mesh)
         shape = (num_members, num_envs, config.steps_per_iteration // num_envs)
         block = lanes_module.abstract_block(shape, parts.obs_dim, parts.action_dim)
         obs = jax.ShapeDtypeStruct((num_members, num_envs, parts.obs_dim), jnp.float32)
@@ -359,9 +359,11 @@ class OnlineLoop:
             state = self._compile_model(compiled, agent, lanes, buffer, keys)
         self._programs, self._abstract = compiled, state
         need = memory.estimate(
-            {name: program.compiled for name, program in compiled.items()}, state=(state, lanes)
+            {name: program.compiled for name, program in compiled.items()},
+            state=(state, lanes),
+            kept=("init",),
         )
-        memory.require(need, config.memory_limit_gib)
+        memory.require(need, config.memory_limit_gib, num_devices=self.mesh.size)
         return need
 
     def _compile_model(
@@ -369,10 +371,10 @@ class OnlineLoop:
     ) -> State:
         """Adds the programs of the dynamics models; shapes of the whole state."""
         config, parts = self.config, self.parts
-        compile = partial(compile_program, mesh=self._mesh)
+        compile = partial(compile_program, mesh=self.mesh)
         index = self._abstract_index()
         init_fit = programs.init_fit_program(parts)
-        fit = place(jax.eval_shape(init_fit, keys, lanes, index), self._mesh)
+        fit = place(jax.eval_shape(init_fit, keys, lanes, index), self.mesh)
         compiled["init_fit"] = compile(init_fit, (keys, lanes, index))
         for name, first in (("fit", True), ("refit", False)):
             if name == "refit" and config.refit == "scratch":
@@ -384,7 +386,7 @@ class OnlineLoop:
                 donate=(0,),
             )
         best = programs.best_program(parts, config.fit)
-        model = place(jax.eval_shape(best, fit, keys, lanes, index), self._mesh)
+        model = place(jax.eval_shape(best, fit, keys, lanes, index), self.mesh)
         compiled["best"] = compile(best, (fit, keys, lanes, index))
         compiled["rollout"] = compile(
             programs.rollout_program(parts, config),

@@ -29,6 +29,7 @@ from adm_jax.training.population import (
     choose_devices,
     compile_program,
     devices_left,
+    idle_devices,
     with_chunk,
 )
 from adm_jax.training.programs import mode_program
@@ -130,6 +131,8 @@ def _open(config: OnlineConfig, task: Task, folder: RunFolder) -> _Session:
     progress.note(f"run folder: {folder.path}\ncompiling ...")
     loop = OnlineLoop(config, task, folder.members, clock)
     progress.note(loop.memory.line())
+    if config.num_devices is None and (idle := idle_devices(loop.mesh)):
+        progress.note(idle)
     checkpointer = Checkpointer(folder.checkpoints)
     checkpointer.require_room(loop.abstract_saved(config.num_steps))
     seeds = [member.seed for member in folder.members]

@@ -131,6 +131,14 @@ def choose_devices(num_members: int, num_devices: int | None = None) -> Mesh:
     return Mesh(devices[:num_devices], (_AXIS,))
 
 
+def idle_devices(mesh: Mesh) -> str | None:
+    """What to say where some of this machine's devices do nothing, as they do not divide the members."""
+    here = len(jax.local_devices())
+    if mesh.size == here:
+        return None
+    return f"{mesh.size} of {here} devices are used: the number of members is no multiple of more of them"
+
+
 def devices_left(num_devices: int | None) -> int | None:
     """``num_devices`` of a run that is resumed: where this machine has fewer, as many as serve."""
     here = len(jax.local_devices())

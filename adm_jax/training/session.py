@@ -37,6 +37,7 @@ from adm_jax.training.population import (
     choose_devices,
     compile_program,
     fold_keys,
+    idle_devices,
     member_hyper,
     member_keys,
     place,
@@ -297,10 +298,12 @@ def _compile(session: Session) -> None:
         state=(fit, train),
         histories=histories,
         resident=(dataset, session.holdout, session.long_holdout),
+        kept=("init_train", "init_envs", "histories"),
     )
+    require = partial(memory.require, limit_gib=config.memory_limit_gib, num_devices=mesh.size)
     session.checkpointer.require_room(train)
     # The arrays alone, before the programs: compiling them takes a while.
-    memory.require(estimate({}), config.memory_limit_gib)
+    require(estimate({}))
     compiled = {}
     for num_members, jobs in (
         (len(session.seeds), _jobs_of_seeds(session, fit)),
@@ -320,7 +323,9 @@ def _compile(session: Session) -> None:
     session.compiled.update(compiled)
     need = estimate({name: program.compiled for name, program in compiled.items()})
     session.progress.note(need.line())
-    memory.require(need, config.memory_limit_gib)
+    if config.num_devices is None and (idle := idle_devices(mesh)):
+        session.progress.note(idle)
+    require(need)
 
 
 def _jobs_of_seeds(session: Session, fit: fitting.FitState) -> dict[str, _Job]:

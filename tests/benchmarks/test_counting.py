@@ -58,9 +58,9 @@ def test_gradients_are_three_products_of_the_same_size():
     def loss(w, x):
         return jnp.sum(jnp.tanh(x @ w))
 
-    assert count(jax.grad(loss), W, X).flops == 2 * ONE  # forward, and for the weights
-    assert count(jax.grad(loss, argnums=(0, 1)), W, X).flops == 3 * ONE
-    rematerialised = count(jax.grad(jax.checkpoint(loss), argnums=(0, 1)), W, X)
+    assert count(jax.value_and_grad(loss), W, X).flops == 2 * ONE  # forward, and for the weights
+    assert count(jax.value_and_grad(loss, argnums=(0, 1)), W, X).flops == 3 * ONE
+    rematerialised = count(jax.value_and_grad(jax.checkpoint(loss), argnums=(0, 1)), W, X)
     assert rematerialised.flops == 4 * ONE
 
 
@@ -96,4 +96,15 @@ def test_custom_derivatives_are_counted_once():
 
     double.defvjp(lambda x, w: (double(x, w), (x, w)), lambda kept, g: (g @ kept[1].T, kept[0].T @ g))
     assert count(double, X, W).flops == ONE
-    assert count(jax.grad(lambda w, x: double(x, w).sum(), argnums=(0, 1)), W, X).flops == 3 * ONE
+    assert count(jax.value_and_grad(lambda w, x: double(x, w).sum(), argnums=(0, 1)), W, X).flops == 3 * ONE
+
+
+def test_a_derivative_that_nobody_needs_is_not_counted():
+    @jax.custom_vjp
+    def product(x, w):
+        return x @ w
+
+    product.defvjp(lambda x, w: (x @ w, (x, w)), lambda saved, g: (g @ saved[1].T, saved[0].T @ g))
+    assert count(jax.grad(lambda x, w: product(x, w).sum(), argnums=(0, 1)), X, W).flops == 2 * ONE
+    assert count(jax.grad(lambda x, w: product(x, w).sum()), X, W).flops == ONE
+    assert count(lambda x, w: jax.lax.scan(lambda c, _: (c, c @ w), x, None, length=7)[0], X, W).flops == 0

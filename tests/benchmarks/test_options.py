@@ -47,6 +47,8 @@ def test_quick_leaves_what_is_given():
         ("--num_seeds=0", "num_seeds: 0"),
         ("--population=1,0", "population: 0"),
         ("--population=x", "population"),
+        ("--json=absent/x.json", "json: absent/x.json cannot be written: .*/absent is no folder"),
+        ("--png=absent/x.png", "png: absent/x.png cannot be written"),
     ],
 )
 def test_values_out_of_range_are_refused(argument, message):

@@ -83,6 +83,11 @@ def assert_one_line(error: str, message: str) -> None:
         ([*TINY, "--holdout_fraction=0.9"], "at most 0.5"),
         ([*TINY, "--workdir="], "workdir: empty; give a folder"),
         ([*TINY, "--workdir=~no_such_user/x"], "workdir: ~no_such_user/x: there is no such user"),
+        ([*TINY, "--members_per_batch=2"], "members_per_batch: 2 does not divide the 3 members"),
+        ([*TINY, "--num_devices=2"], "num_devices: 2 does not divide the 3 members"),
+        ([*TINY, "--num_devices=3"], "num_devices: 3, but this machine has 1"),
+        ([*TINY, "--matmul_precision=half"], "matmul_precision"),
+        ([*TINY, "--matmul_precision=tensorfloat32"], "matmul_precision: tensorfloat32 is what GPUs have"),
         ([*TINY, "--epochs=3"], "Unknown command line flag 'epochs'"),
     ],
 )

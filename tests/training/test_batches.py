@@ -143,9 +143,9 @@ def test_memory_chooses_the_batch(
     needs: list[int] = []
     require = memory.require
 
-    def note(need, *rest) -> None:
+    def note(need, **rest) -> None:
         needs.append(need.total)
-        require(need, *rest)
+        require(need, **rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(memory, "require", note)

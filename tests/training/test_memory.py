@@ -47,6 +47,35 @@ def test_estimate_counts_the_hungriest_moment_and_says_so():
     assert "rollout 14.00" in need.line()
 
 
+def test_results_that_are_kept_count_once():
+    compiled = jax.jit(lambda x: x + 1.0).lower(jax.ShapeDtypeStruct((2**18,), jnp.float32)).compile()
+    histories = jax.ShapeDtypeStruct((2**18,), jnp.float32)
+    need = memory.estimate({"encode": compiled}, state=(), histories=histories, kept=("encode",))
+    assert (need.histories, need.total) == (2**20, 2**20 + need.temporaries["encode"])
+    assert need.temporaries["encode"] < 2**20
+    twice = memory.estimate({"encode": compiled}, state=(), histories=histories)
+    assert twice.total >= 2 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("platform", "num_devices", "needed"),
+    # the data are on the first device: what the others need, and on a CPU in one memory
+    [("gpu", 1, 3), ("gpu", 4, 5), ("cpu", 1, 3), ("cpu", 4, 18)],
+)
+def test_devices_of_a_cpu_share_its_memory(monkeypatch, platform, num_devices, needed):
+    need = memory.MemoryEstimate(GIB, 2 * GIB, 0, {"rollout": 2 * GIB})
+    device = SimpleNamespace(platform=platform)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: needed * GIB)
+    memory.require(need, None, device, num_devices)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: needed * GIB - 1)
+    with pytest.raises(InputError, match=f"about {needed}.00 GiB more are needed"):
+        memory.require(need, None, device, num_devices)
+    total = 5 * num_devices if platform == "cpu" else 5
+    memory.require(need, total, device, num_devices)
+    with pytest.raises(InputError, match=f"about {total}.00 GiB are needed"):
+        memory.require(need, total - 0.5, device, num_devices)
+
+
 @pytest.mark.parametrize(
     ("temporaries", "state", "what"),
     [

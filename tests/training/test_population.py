@@ -21,6 +21,7 @@ from adm_jax.training.population import (
     all_members,
     choose_devices,
     fold_keys,
+    idle_devices,
     member_hyper,
     member_keys,
     over_members,
@@ -184,6 +185,15 @@ def test_devices_that_do_not_serve_are_refused() -> None:
     with pytest.raises(InputError, match="num_devices: 4, but this machine has 1"):
         choose_devices(8, 4)
     assert choose_devices(7).size == 1
+
+
+def test_idle_devices_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = choose_devices(7)
+    assert idle_devices(mesh) is None
+    monkeypatch.setattr(jax, "local_devices", lambda: [None] * 8)
+    assert idle_devices(mesh) == (
+        "1 of 8 devices are used: the number of members is no multiple of more of them"
+    )
 
 
 def test_same_seeds_twice_are_bitwise_equal(config: OfflineConfig) -> None:
