@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adm_jax.training import memory
-from adm_jax.training.batches import batch_sizes
+from adm_jax.training.batches import batch_sizes, first_that_fits
 from adm_jax.types import InputError
 from benchmarks import measure, report, workload
 from benchmarks.counting import Counts, count
@@ -104,13 +104,7 @@ class _Built(NamedTuple):
 
 def _build(options: Options, num_seeds: int) -> _Built:
     """The programs of all the seeds, or of the largest batch that fits into memory, as a run chooses it."""
-    *larger, last = batch_sizes(num_seeds, None, None)
-    for size in larger:
-        try:
-            return _build_batch(options, size)
-        except memory.DoesNotFit:
-            continue
-    return _build_batch(options, last)
+    return first_that_fits(batch_sizes(num_seeds, None, None), lambda size: _build_batch(options, size))
 
 
 def _build_batch(options: Options, num_seeds: int) -> _Built:

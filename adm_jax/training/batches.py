@@ -6,17 +6,19 @@ in the run's folder, as if all members had been trained side by side.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from adm_jax.training.checkpoint import PHASES
+from adm_jax.training.memory import DoesNotFit
 from adm_jax.training.metrics import RunFolder, to_json
 from adm_jax.training.population import Member, seeds_of
 from adm_jax.training.results import setting_results
 from adm_jax.types import InputError
 
 Rows = Sequence[Mapping[str, Any]]
+T = TypeVar("T")
 
 
 def batch_sizes(num_members: int, members_per_batch: int | None, num_devices: int | None) -> list[int]:
@@ -34,6 +36,21 @@ def batch_sizes(num_members: int, members_per_batch: int | None, num_devices: in
         return [members_per_batch]
     sizes = [size for size in range(num_members, 0, -1) if num_members % size == 0]
     return [size for size in sizes if size % (num_devices or 1) == 0]
+
+
+def first_that_fits(sizes: Sequence[int], build: Callable[[int], T]) -> T:
+    """What ``build`` makes of the first size that fits into memory; why the larger ones do not is printed.
+
+    Raises:
+      DoesNotFit: not even the last one does.
+    """
+    *larger, last = sizes
+    for size in larger:
+        try:
+            return build(size)
+        except DoesNotFit as error:
+            print(f"{size} members at a time: {error}")
+    return build(last)
 
 
 def run_batches(

@@ -9,7 +9,6 @@ import errno
 import functools
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from adm_jax.training.memory import tree_bytes
 from adm_jax.types import InputError
 
 PHASES = ("fit", "model", "bc", "train")  # in the order a run goes through them
@@ -71,7 +71,7 @@ class Checkpointer:
         Raises:
           InputError: it has not; the message says how much is needed.
         """
-        num_bytes = sum(_num_bytes(leaf) for leaf in jax.tree.leaves(state))
+        num_bytes = tree_bytes(state, whole=True)
         present = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
         disk = next(path for path in (self._folder, *self._folder.parents) if path.exists())
         room = shutil.disk_usage(disk).free + present
@@ -262,13 +262,6 @@ def _require_room(folder: Path, num_bytes: int) -> None:
 
 def _with_margin(num_bytes: int) -> float:
     return 1.02 * num_bytes + 2**20
-
-
-def _num_bytes(leaf: Any) -> int:
-    """Bytes of an (abstract) array, of all devices."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
 
 
 def _seal(record: Mapping[str, Any]) -> str:

@@ -97,12 +97,12 @@ def temporary_bytes(program: Any, with_results: bool = True) -> int:
     return analysis.temp_size_in_bytes + results
 
 
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all (abstract) arrays of a pytree, on one device if they are spread over several.
+def tree_bytes(tree: Any, whole: bool = False) -> int:
+    """Bytes of all (abstract) arrays of a pytree, on one device if they are spread unless ``whole``.
 
     Typed keys count as their data.
     """
-    return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
+    return sum(_leaf_bytes(leaf, whole) for leaf in jax.tree.leaves(tree))
 
 
 def require(
@@ -193,11 +193,11 @@ def _reclaimable(path: Path) -> int:
     return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
-def _leaf_bytes(leaf: Any) -> int:
+def _leaf_bytes(leaf: Any, whole: bool = False) -> int:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     sharding = getattr(leaf, "sharding", None)
-    shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+    shape = leaf.shape if whole or sharding is None else sharding.shard_shape(leaf.shape)
     return math.prod(shape) * np.dtype(leaf.dtype).itemsize
 
 

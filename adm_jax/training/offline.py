@@ -25,10 +25,9 @@ from adm_jax.models import get_model
 from adm_jax.settings import to_flat
 from adm_jax.tasks import Task
 from adm_jax.training import programs, results
-from adm_jax.training.batches import batch_sizes, run_batches
+from adm_jax.training.batches import batch_sizes, first_that_fits, run_batches
 from adm_jax.training.checkpoint import Checkpointer, Restored
 from adm_jax.training.evaluating import Evaluations
-from adm_jax.training.memory import DoesNotFit
 from adm_jax.training.metrics import RunFolder, require_writable
 from adm_jax.training.population import (
     Member,
@@ -114,12 +113,7 @@ def _open(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolde
     """A session of all members, or of the first of them that are to be trained, or fit, at a time."""
     members = folder.members
     sizes = batch_sizes(len(members), config.members_per_batch, config.num_devices)
-    for size in sizes[:-1]:
-        try:
-            return open_session(config, members[:size], task, data, folder)
-        except DoesNotFit as error:
-            print(f"{size} members at a time: {error}")
-    return open_session(config, members[: sizes[-1]], task, data, folder)
+    return first_that_fits(sizes, lambda size: open_session(config, members[:size], task, data, folder))
 
 
 def _start(session: Session, folder: RunFolder) -> dict[str, Any]:
