@@ -3,7 +3,7 @@
     python -m benchmarks.bench_fit --json=FILE [--only=torch_authors,ours_tuned]
 
 The goal is the held-out NLL that the authors' settings have in PyTorch after ``--epochs`` epochs of theirs
-(floor(N / 256) * m steps each). Rows:
+(floor(N / 256) * m steps each), the median of the evaluations in the last of them. Rows:
 
 - ``torch_authors``: batches of 256, rate 3e-4, dropout 0.1, their held-out evaluation after each epoch;
 - ``torch_tuned``: the same code with the library's settings (smaller batches, larger, decaying rate, no
@@ -106,7 +106,7 @@ def run(options: Options) -> dict[str, Any]:
     runners: dict[str, Runner] = {**torch, **library}
     baseline = next((name for name in runners if name.endswith("_authors")), next(iter(runners)))
     curves = fit_race.race(runners, _holdout_nll(work), options.max_seconds)
-    outcome = fit_race.compare(curves, baseline)
+    outcome = fit_race.compare(curves, baseline, epoch_steps)
     for name, fit in library.items():
         outcome["rows"].get(name, {})["compile_seconds"] = fit.compile_seconds
     return {

@@ -5,11 +5,14 @@
 ``seconds_per_seed`` falls where seeds share what is fixed; ``over_first`` is the time over that of the
 smallest population. A population that doesn't fit into memory is trained as a run trains it, a batch of
 ``members_per_batch`` after the other: its time is that of an epoch of each. One whose epoch would take longer
-than ``--max_seconds``, in proportion to the one before, is left out, and so is one of which not even a single
-seed fits. PyTorch trains seeds one after the other: its line is one seed's measured epoch times their number.
+than ``--max_seconds``, in proportion to the one before, is left out, and so is one of which not even a
+single seed fits. PyTorch trains seeds one after the other: its line is one seed's epoch times their number.
+That epoch alternates ``--repeats`` times with the smallest population's, whose ratios are reported; larger
+populations, of minutes each, are timed ``--population_repeats`` times.
 """
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +26,12 @@ from benchmarks.options import Options
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Times an epoch for each number of seeds, smallest first."""
+    """Times an epoch for each number of seeds, smallest first, that one beside PyTorch."""
     rows: dict[str, dict[str, Any]] = {}
+    torch_rows = _torch_rows(options)
+    beside = {other: run for other, (run, _) in torch_rows.items()}
+    others = {other: {"left_out": "no population to alternate with"} for other in beside}
+    ratios: dict[str, Any] = {}
     first = previous = None
     for num_seeds in sorted(set(options.population)):
         name = f"ours, {num_seeds} seeds"
@@ -36,22 +43,40 @@ def run(options: Options) -> dict[str, Any]:
                 }
                 continue
         try:
-            row = measure_population(options, num_seeds)
+            if first is None:
+                row, timings = measure_population(options, num_seeds, options.repeats, beside)
+                ratios[name] = {
+                    other: measure.ratio(timings[other], timings["ours"], num_seeds) for other in beside
+                }
+                others = _report_torch(options, torch_rows, timings)
+                first = row
+            else:
+                row, _ = measure_population(options, num_seeds, options.population_repeats)
         except InputError as error:
             rows[name] = {"left_out": str(error)}
             continue
-        first = first or row
         row["over_first"] = row["seconds_median"] / first["seconds_median"]
         rows[name] = previous = row
-    rows |= _torch_rows(options)
-    result = {"shapes": workload.shapes(workload.prepare(options, 1)), "rows": rows}
+    result = {
+        "shapes": workload.shapes(workload.prepare(options, 1)),
+        "rows": rows | (others or {other: dict(report.ABSENT) for other in report.TORCH_ROWS}),
+        "ratios": ratios,
+    }
     if options.png:
         draw(result, options.png)
     return result
 
 
-def measure_population(options: Options, num_seeds: int) -> dict[str, Any]:
-    """One population's row.
+def measure_population(
+    options: Options, num_seeds: int, repeats: int, beside: Mapping[str, Callable[[], Any]] | None = None
+) -> tuple[dict[str, Any], dict[str, measure.Timing]]:
+    """One population's row, and the timings of its epoch (``ours``) and of what alternates with it.
+
+    Args:
+      options: sizes of the epoch.
+      num_seeds: P.
+      repeats: timed epochs, after one of a batch to warm up.
+      beside: name -> a run of something else.
 
     Raises:
       InputError: not even one seed fits into memory.
@@ -65,13 +90,15 @@ def measure_population(options: Options, num_seeds: int) -> dict[str, Any]:
             epoch()
 
     top = measure.make_ceilings(options.matmul_size or 1, options.copy_mib)
-    timings = measure.alternate({"ours": epoch_of_each_batch, **top.ways}, options.repeats)
+    others = {**(beside or {}), **top.ways}
+    measure.alternate({"ours": epoch, **others}, repeats=0)  # to warm up: every batch is the same program's
+    timings = measure.alternate({"ours": epoch_of_each_batch, **others}, repeats, warmups=0)
     row = measure.summarize(
         timings["ours"], num_seeds * options.updates, "seed-updates/s, roll-outs included"
     )
     parts = {
         f"{name}_seconds_median": float(
-            np.median(np.sum(np.reshape(seconds, (-1, num_batches))[-options.repeats :], axis=1))
+            np.median(np.sum(np.reshape(seconds[1:], (-1, num_batches)), axis=1))  # but the one to warm up
         )
         for name, seconds in epoch.seconds.items()
     }
@@ -87,7 +114,7 @@ def measure_population(options: Options, num_seeds: int) -> dict[str, Any]:
         "memory_gib": built.need.total / 2**30,
         "histories_gib": built.need.histories / 2**30,
         "ceilings": top.report(timings),
-    }
+    }, timings
 
 
 class _Built(NamedTuple):
@@ -121,15 +148,19 @@ def _build_batch(options: Options, num_seeds: int) -> _Built:
     return _Built(num_seeds, work, rollout, update, rollout_seconds + update_seconds, products, need)
 
 
-def _torch_rows(options: Options) -> dict[str, dict[str, Any]]:
-    """One seed's epoch in PyTorch."""
+def _torch_rows(options: Options) -> dict[str, tuple[Callable[[], Any], dict[str, Any]]]:
+    """PyTorch's epochs of one seed, and what there is to know about them; none without PyTorch."""
     if not options.with_torch:
-        return {name: dict(report.ABSENT) for name in report.TORCH_ROWS}
+        return {}
     from benchmarks import torch_rows
 
     work = workload.prepare(options, 1)
-    rows = torch_rows.epochs(options, work, workload.initial_state(work))
-    timings = measure.alternate({name: run for name, (run, _) in rows.items()}, options.repeats)
+    return torch_rows.epochs(options, work, workload.initial_state(work))
+
+
+def _report_torch(
+    options: Options, rows: Mapping[str, tuple[Any, dict[str, Any]]], timings: Mapping[str, measure.Timing]
+) -> dict[str, dict[str, Any]]:
     unit = "seed-updates/s, roll-outs included"
     return {
         name: {"num_seeds": 1, **measure.summarize(timings[name], options.updates, unit), **detail}

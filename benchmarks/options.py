@@ -65,6 +65,7 @@ class Options:
     updates: int = setting(1000, "SAC updates of an epoch", low=1)
     num_seeds: int = setting(5, "seeds of the end-to-end comparison", low=1)
     population: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32, 64), "numbers of seeds (population)", low=1)
+    population_repeats: int = setting(1, "timed runs of all populations but the smallest", low=1)
     sac_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (SAC): 1 on CPU, else 1,16,32", low=1)
     fit_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (fit): 1 on CPU, else 1,16", low=1)
     online_seeds: tuple[int, ...] = setting((1, 8), "numbers of seeds (online)", low=1)

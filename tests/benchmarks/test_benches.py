@@ -1,6 +1,7 @@
 """Every benchmark from end to end at tiny sizes: what it reports is whole, and can be written as JSON."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -176,9 +177,10 @@ def test_a_population_that_does_not_fit_is_timed_a_batch_after_the_other(tiny, m
             raise memory.DoesNotFit("memory: too little")
 
     one = bench_population._build_batch(tiny, 1).need
-    together = bench_population.measure_population(tiny, 2)
+    together, _ = bench_population.measure_population(tiny, 2, 2)
     monkeypatch.setattr(memory, "require", require)
-    row = bench_population.measure_population(tiny, 2)
+    row, timings = bench_population.measure_population(tiny, 2, 2)
+    assert len(timings["ours"].wall) == 2
     assert (together["members_per_batch"], row["members_per_batch"], row["num_seeds"]) == (2, 1, 2)
     assert (row["flops"], row["memory_gib"]) == (together["flops"], one.total / 2**30)
     parts = row["rollout_seconds_median"] + row["update_seconds_median"]
@@ -186,18 +188,24 @@ def test_a_population_that_does_not_fit_is_timed_a_batch_after_the_other(tiny, m
 
 
 def test_a_population_that_takes_too_long_or_too_much_memory_is_left_out(tiny, monkeypatch):
-    def pretend(options, num_seeds):
+    asked = {}
+
+    def pretend(options, num_seeds, repeats, beside=None):
+        asked[num_seeds] = repeats
         if num_seeds == 2:
             raise InputError("memory: too little")
-        return {"num_seeds": num_seeds, "seconds_median": 10.0 * num_seeds}
+        return {"num_seeds": num_seeds, "seconds_median": 10.0 * num_seeds}, {}
 
     monkeypatch.setattr(bench_population, "measure_population", pretend)
-    options = dataclasses.replace(tiny, population=(4, 1, 8, 2), max_seconds=50.0)
+    options = dataclasses.replace(
+        tiny, population=(4, 1, 8, 2), repeats=3, population_repeats=1, max_seconds=50.0
+    )
     rows = bench_population.run(options)["rows"]
     assert rows["ours, 1 seeds"] == {"num_seeds": 1, "seconds_median": 10.0, "over_first": 1.0}
     assert rows["ours, 2 seeds"] == {"left_out": "memory: too little"}
     assert rows["ours, 4 seeds"]["over_first"] == 4.0
     assert rows["ours, 8 seeds"] == {"left_out": "an epoch of about 80 s; max_seconds is 50"}
+    assert asked == {1: 3, 2: 1, 4: 1}
 
 
 def test_fit(tiny):
@@ -205,7 +213,7 @@ def test_fit(tiny):
     json.dumps(result, allow_nan=False)
     assert result["shapes"]["epoch_steps"] == result["shapes"]["num_train"] // 256 * 2
     assert result["goal_of"] == "ours_authors"  # without PyTorch
-    assert result["rows"]["ours_authors"]["final_nll"] == result["goal_nll"]
+    assert result["rows"]["ours_authors"]["final_nll"] == result["evaluations_of_the_goal"][-1]
     row = result["rows"]["ours_tuned, 2 seeds"]
     assert (row["steps"], row["stopped"]) == (300, "done")
     assert [steps for _, steps, _ in row["curve"]] == [100, 200, 300]
@@ -273,6 +281,35 @@ def test_epochs_of_every_seed_beside_pytorch(tiny):
         run()
         assert name in report.TORCH_ROWS
         assert details["rollout_threads"] == details["update_threads"] == 1
+
+
+@needs_torch
+def test_the_smallest_population_alternates_with_pytorch(tiny, monkeypatch):
+    from benchmarks import torch_rows
+
+    order = []
+
+    def epochs(options, work, state):
+        return {name: (functools.partial(order.append, name), {}) for name in report.TORCH_ROWS}
+
+    alternate, timings = bench_population.measure.alternate, []
+
+    def watched(ways, *args, **kwargs):
+        own = ways["ours"]
+        timings.append(alternate({**ways, "ours": lambda: (order.append("ours"), own())}, *args, **kwargs))
+        return timings[-1]
+
+    monkeypatch.setattr(torch_rows, "epochs", epochs)
+    monkeypatch.setattr(bench_population.measure, "alternate", watched)
+    result = bench_population.run(dataclasses.replace(tiny, torch=True, population=(2, 4)))
+    together = ["ours", *report.TORCH_ROWS]
+    assert order == 3 * together + 2 * ["ours"]  # each once to warm up
+    assert set(result["ratios"]) == {"ours, 2 seeds"}
+    assert result["rows"]["torch_fair"]["num_seeds"] == 1
+    timed = timings[1]  # after the warm-up
+    expected = [2 * one / two for one, two in zip(timed["torch_fair"].wall, timed["ours"].wall, strict=True)]
+    found = result["ratios"]["ours, 2 seeds"]["torch_fair"]["median"]
+    assert found == pytest.approx(sum(expected) / 2)
 
 
 @needs_torch

@@ -66,7 +66,7 @@ def test_outcome_by_hand():
         "torch_tuned": curve((3.0, 10, [-1.5]), (6.0, 20, [-4.0])),
         "ours_tuned, 2 seeds": curve((2.0, 10, [-1.0, -3.5]), (9.0, 20, [-5.0, -7.0])),
     }
-    outcome = fit_race.compare(curves, "torch_authors")
+    outcome = fit_race.compare(curves, "torch_authors", 5)
     assert outcome["goal_nll"] == -2.0
     rows, ours = outcome["rows"], outcome["rows"]["ours_tuned, 2 seeds"]
     assert rows["torch_authors"]["seconds_to_goal"] == 8.0
@@ -81,15 +81,26 @@ def test_outcome_by_hand():
     }
 
 
+def test_the_goal_is_the_median_of_the_last_epoch():
+    """The baseline's last evaluation fell by chance: it alone would ask too much of the others."""
+    points = [(1.0, 10, [-9.0]), (2.0, 20, [-2.0]), (3.0, 30, [-3.0]), (4.0, 40, [-8.0])]
+    outcome = fit_race.compare(
+        {"torch_authors": curve(*points[1:]), "ours_tuned, 1": curve(*points)}, "torch_authors", 30
+    )
+    assert (outcome["goal_nll"], outcome["evaluations_of_the_goal"]) == (-3.0, [-2.0, -3.0, -8.0])
+    assert outcome["ratios"]["ours_tuned, 1"]["torch_authors"]["median"] == 3.0
+    assert fit_race.compare({"a": curve(*points)}, "a", 10)["goal_nll"] == -8.0
+
+
 def test_a_goal_that_is_not_reached_has_no_ratio():
     curves = {
         "torch_authors": curve((1.0, 10, [-3.0])),
         "ours_tuned, 1 seeds": curve((1.0, 10, [float("nan")])),
     }
-    outcome = fit_race.compare(curves, "torch_authors")
+    outcome = fit_race.compare(curves, "torch_authors", 5)
     assert outcome["rows"]["ours_tuned, 1 seeds"]["seconds_to_goal"] is None
     assert outcome["ratios"] == {}
-    assert fit_race.compare({"torch_authors": Curve([], "interrupted")}, "torch_authors")["rows"] == {}
+    assert fit_race.compare({"torch_authors": Curve([], "interrupted")}, "torch_authors", 5)["rows"] == {}
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.5, None), (1.0, -1.0), (2.5, -2.0)])
