@@ -40,6 +40,8 @@ def matmul(x: Array, w: Array) -> Array:
     XLA for CPU takes a precision of bfloat16 for granted and computes in float32; rounded here, products cost
     half as much on processors that have them.
     """
+    if w.ndim == 2 and x.ndim > 2:  # a product of matrices: its gradient needs no transposed copy of x
+        return matmul(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
     if jax.config.jax_default_matmul_precision == _BFLOAT16:  # pyright: ignore[reportAttributeAccessIssue]
         return _bfloat16_matmul(x, w)
     return x @ w
@@ -63,8 +65,6 @@ def _backward(rounded: tuple[Array, Array], gradient: Array) -> tuple[Array, Arr
     x, w = rounded
     gradient = gradient.astype(jnp.bfloat16)
     of_x = _product(gradient, jnp.swapaxes(w, -1, -2))
-    if w.ndim == 2:
-        x, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     if jax.default_backend() == "cpu":
         # XLA for CPU may have no kernel for x.T @ gradient of bfloat16 numbers where x is narrow; the numbers
         # stay rounded, and this product alone has float32's speed
