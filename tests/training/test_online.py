@@ -189,9 +189,10 @@ def test_data_that_cannot_be_split_are_refused_in_one_line():
     message = r"^warmup_steps: after 60 steps seed0 has no segment of 1 to hold out; take more, or"
     with pytest.raises(InputError, match=message):  # before anything is compiled
         OnlineLoop(config, get_task(config.task), all_members(config))
-    message = r"^warmup_steps: after 60 steps seed0 has no segment of 32 to train on; take more, or"
-    with pytest.raises(InputError, match=message):  # its episodes are shorter
-        finished(tiny(max_backtrack=32))
+    # only the last three steps are trained on, and there an episode ends: that is known once it is gone through
+    message = r"^warmup_steps: after 53 steps seed4 has no segment of 3 to train on; take more, or"
+    with pytest.raises(InputError, match=message):
+        finished(tiny(seeds=(4,), warmup_steps=53, split_seed=8))
 
 
 def test_real_transitions_stand_in_for_a_model_that_predicts_nothing():
