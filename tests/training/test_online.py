@@ -189,7 +189,7 @@ def test_data_that_cannot_be_split_are_refused_in_one_line():
     message = r"^warmup_steps: after 60 steps seed0 has no segment of 1 to hold out; take more, or"
     with pytest.raises(InputError, match=message):  # before anything is compiled
         OnlineLoop(config, get_task(config.task), all_members(config))
-    # only the last three steps are trained on, and there an episode ends: that is known once it is gone through
+    # only the last three steps are trained on, and an episode ends in them: known once they are gone through
     message = r"^warmup_steps: after 53 steps seed4 has no segment of 3 to train on; take more, or"
     with pytest.raises(InputError, match=message):
         finished(tiny(seeds=(4,), warmup_steps=53, split_seed=8))
