@@ -8,7 +8,7 @@ smallest population. A population that doesn't fit into memory is trained as a r
 than ``--max_seconds``, in proportion to the one before, is left out, and so is one of which not even a
 single seed fits. PyTorch trains seeds one after the other: its line is one seed's epoch times their number.
 That epoch alternates ``--repeats`` times with the smallest population's, whose ratios are reported; larger
-populations, of minutes each, are timed ``--population_repeats`` times.
+populations, of up to minutes each, are timed ``--population_repeats`` times.
 """
 
 from collections import Counter
@@ -50,6 +50,8 @@ def run(options: Options) -> dict[str, Any]:
                 }
                 others = _report_torch(options, torch_rows, timings)
                 first = row
+                beside.clear()  # what is timed alone shall have the memory
+                torch_rows.clear()
             else:
                 row, _ = measure_population(options, num_seeds, options.population_repeats)
         except InputError as error:

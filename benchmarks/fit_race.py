@@ -1,5 +1,6 @@
 """Fits racing to the same held-out error: whoever has used the least time goes on."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -89,14 +90,14 @@ def race(
 def compare(curves: Mapping[str, Curve], baseline: str, epoch_steps: int) -> dict[str, Any]:
     """Times to the goal, final values, and values after the baseline's time.
 
-    The goal is the median of the baseline's held-out NLLs in its last epoch: a single one jumps from
-    evaluation to evaluation. A fit is there, the baseline like all others, at its first evaluation that is
-    no worse.
+    The goal is the median of the baseline's held-out NLLs in its last ``epoch_steps``: a single one jumps
+    from evaluation to evaluation. A fit is there, the baseline like all others, at its first evaluation that
+    is no worse. There is no goal, and no ratio, where one of them is not a number.
 
     Args:
       curves: of the fits.
       baseline: the name of the one that sets the goal.
-      epoch_steps: optimiser steps of the baseline's epoch.
+      epoch_steps: optimiser steps.
 
     ``ratios`` says how many times as long each other fit takes to the goal as the library's tuned ones
     (names that begin with ``ours_tuned``), for one seed: where several are fitted together their time is
@@ -107,7 +108,7 @@ def compare(curves: Mapping[str, Curve], baseline: str, epoch_steps: int) -> dic
         return {"rows": {}, "ratios": {}}
     end = curves[baseline].points[-1]
     last_epoch = [point.mean for point in curves[baseline].points if point.steps > end.steps - epoch_steps]
-    goal = statistics.median(last_epoch)
+    goal = math.nan if any(map(math.isnan, last_epoch)) else statistics.median(last_epoch)
     rows = {name: _row(curve, goal, end.seconds) for name, curve in curves.items()}
     ratios: dict[str, dict[str, Any]] = {}
     for own in (name for name in rows if name.startswith("ours_tuned")):

@@ -48,7 +48,9 @@ class Options:
     json: str | None = setting(None, "file the result is written to")
     png: str | None = setting(None, "file for the plot of wall-clock against seeds (population)")
     only: tuple[str, ...] = setting((), "benchmarks to run (run_all), or rows to fit (fit); all when empty")
-    repeats: int = setting(5, "timed runs of each way, after one to warm up", low=1)
+    repeats: int = setting(
+        5, "timed runs of each way, after one to warm up; of the smallest (population)", low=1
+    )
     seed: int = setting(0, "seed of parameters, windows and minibatches", low=0)
     members: str = setting("auto", "how seeds share a program: auto, map or vmap")
     matmul_precision: MatmulPrecision = setting(
@@ -65,7 +67,7 @@ class Options:
     updates: int = setting(1000, "SAC updates of an epoch", low=1)
     num_seeds: int = setting(5, "seeds of the end-to-end comparison", low=1)
     population: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32, 64), "numbers of seeds (population)", low=1)
-    population_repeats: int = setting(1, "timed runs of all populations but the smallest", low=1)
+    population_repeats: int = setting(1, "timed runs of all but the smallest (population)", low=1)
     sac_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (SAC): 1 on CPU, else 1,16,32", low=1)
     fit_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (fit): 1 on CPU, else 1,16", low=1)
     online_seeds: tuple[int, ...] = setting((1, 8), "numbers of seeds (online)", low=1)

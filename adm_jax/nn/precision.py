@@ -40,7 +40,7 @@ def matmul(x: Array, w: Array) -> Array:
     XLA for CPU takes a precision of bfloat16 for granted and computes in float32; rounded here, products cost
     half as much on processors that have them.
     """
-    if w.ndim == 2 and x.ndim > 2:  # a product of matrices: its gradient needs no transposed copy of x
+    if w.ndim == 2 and x.ndim != 2:  # a product of matrices: its gradient needs no transposed copy of x
         return matmul(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
     if jax.config.jax_default_matmul_precision == _BFLOAT16:  # pyright: ignore[reportAttributeAccessIssue]
         return _bfloat16_matmul(x, w)

@@ -90,6 +90,11 @@ def test_the_goal_is_the_median_of_the_last_epoch():
     assert (outcome["goal_nll"], outcome["evaluations_of_the_goal"]) == (-3.0, [-2.0, -3.0, -8.0])
     assert outcome["ratios"]["ours_tuned, 1"]["torch_authors"]["median"] == 3.0
     assert fit_race.compare({"a": curve(*points)}, "a", 10)["goal_nll"] == -8.0
+    broken = curve(*points[:3], (4.0, 40, [float("nan")]))
+    outcome = fit_race.compare(
+        {"torch_authors": broken, "ours_tuned, 1": curve(*points)}, "torch_authors", 30
+    )
+    assert outcome["ratios"] == {}
 
 
 def test_a_goal_that_is_not_reached_has_no_ratio():

@@ -10,7 +10,7 @@ from adm_jax.nn import gru
 from adm_jax.nn.precision import matmul, matmul_precision
 from adm_jax.types import InputError
 
-SHAPES = [((7, 5), (5, 3)), ((2, 7, 5), (5, 3)), ((4, 7, 5), (4, 5, 3))]
+SHAPES = [((7, 5), (5, 3)), ((5,), (5, 3)), ((2, 7, 5), (5, 3)), ((4, 7, 5), (4, 5, 3))]
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
