@@ -29,6 +29,7 @@ from benchmarks.workload import ACTION_DIM, ACTION_SCALE, OBS_DIM, Workload
 
 AUTHORS_DROPOUT = 0.1
 ENV_ID = "Hopper-v4"
+_TRIAL_UPDATES = 200  # at least: fewer say little about which number of threads is faster
 ONLINE_PARTS = ("environment", "fit", "rollout", "update")
 
 Run = Callable[[], Any]
@@ -163,7 +164,8 @@ def _best_update(options: Options, work: Workload, state: TrainState, *, fair: b
     learner = make_learner(work, state, fair=fair)
     learner.fill_buffer()
     ways = {threads: _threaded(threads, learner.update) for threads in _numbers_of_threads(options)}
-    chosen = fastest(ways)
+    times = -(-_TRIAL_UPDATES // options.updates)
+    chosen = fastest({threads: _repeated(times, run) for threads, run in ways.items()})
     return ways[chosen], chosen
 
 
@@ -178,6 +180,14 @@ def _threaded(num_threads: int, run: Run) -> Run:
         run()
 
     return threaded
+
+
+def _repeated(times: int, run: Run) -> Run:
+    def repeated() -> None:
+        for _ in range(times):
+            run()
+
+    return repeated
 
 
 class OnlineInterval:
