@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from adm_jax.types import Array, InputError, MatmulPrecision
 
-_BFLOAT16 = "BF16_BF16_F32"
 _JAX_NAMES: Mapping[MatmulPrecision, str | None] = {  # setting -> JAX's name
     "default": None,
     "float32": "float32",
     "tensorfloat32": "tensorfloat32",
-    "bfloat16": _BFLOAT16,
+    # `matmul` below rounds; to XLA this name is the device's default. JAX's BF16_BF16_F32 is one that XLA for
+    # CPU computes in float32 for some shapes and refuses for others, a single row among them.
+    "bfloat16": "bfloat16",
 }
 
 
@@ -21,8 +22,9 @@ def matmul_precision(name: MatmulPrecision) -> contextlib.AbstractContextManager
     """A context in which programs are traced with products of that precision.
 
     Args:
-      name: ``float32``; ``tensorfloat32`` (11 bits of mantissa) or ``bfloat16`` (8 bits) for the products'
-        inputs; ``default`` for what JAX takes on the device: tensorfloat32 on NVIDIA's GPUs, else float32.
+      name: ``float32``; ``tensorfloat32`` (11 bits of mantissa) for the products' inputs; ``bfloat16`` (8
+        bits) for those of `matmul`, all others as in ``default``: what JAX takes on the device,
+        tensorfloat32 on NVIDIA's GPUs, else float32.
 
     Raises:
       InputError: the device doesn't have it.
@@ -37,12 +39,12 @@ def matmul_precision(name: MatmulPrecision) -> contextlib.AbstractContextManager
 def matmul(x: Array, w: Array) -> Array:
     """``x @ w`` in float32: x [..., I] and w [I, O], or both with the same axes in front.
 
-    XLA for CPU takes a precision of bfloat16 for granted and computes in float32; rounded here, products cost
-    half as much on processors that have them.
+    Rounded to bfloat16 here where that is asked for: products cost half as much on processors that have them.
     """
     if w.ndim == 2 and x.ndim != 2:  # a product of matrices: its gradient needs no transposed copy of x
         return matmul(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
-    if jax.config.jax_default_matmul_precision == _BFLOAT16:  # pyright: ignore[reportAttributeAccessIssue]
+    asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if asked == _JAX_NAMES["bfloat16"]:
         return _bfloat16_matmul(x, w)
     return x @ w
 

@@ -10,7 +10,14 @@ from adm_jax.nn import gru
 from adm_jax.nn.precision import matmul, matmul_precision
 from adm_jax.types import InputError
 
-SHAPES = [((7, 5), (5, 3)), ((5,), (5, 3)), ((2, 7, 5), (5, 3)), ((4, 7, 5), (4, 5, 3))]
+SHAPES = [
+    ((7, 5), (5, 3)),
+    ((5,), (5, 3)),
+    ((1, 5), (5, 3)),
+    ((5, 1), (1, 3)),
+    ((2, 7, 5), (5, 3)),
+    ((4, 7, 5), (4, 5, 3)),
+]
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
@@ -40,9 +47,20 @@ def test_gradients_are_products_of_rounded_inputs_too(shapes: tuple) -> None:
         of_x, of_w = jax.jit(jax.grad(lambda x, w: (matmul(x, w) * factor).sum(), argnums=(0, 1)))(x, w)
     g = rounded(factor)
     np.testing.assert_allclose(of_x, g @ rounded(np.swapaxes(w, -1, -2)), rtol=1e-5, atol=1e-5)
-    expected = np.einsum("...bi,...bo->...io", rounded(x), g)
+    rows, of_rows = np.atleast_2d(rounded(x)), np.atleast_2d(g)
+    expected = np.einsum("...bi,...bo->...io", rows, of_rows)
     expected = expected.reshape(-1, *w.shape).sum(axis=0) if w.ndim == 2 else expected
     np.testing.assert_allclose(of_w, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_other_products_are_left_alone() -> None:
+    """A policy of the user's has its own ``x @ w``, of any shape; a single row too."""
+    for shapes in SHAPES:
+        x, w = arrays(shapes)
+        with matmul_precision("bfloat16"):
+            ours = jax.jit(jnp.matmul)(x, w)
+        tolerance = 1e-5 if jax.default_backend() == "cpu" else 1e-2
+        np.testing.assert_allclose(ours, x @ w, rtol=tolerance, atol=tolerance)
 
 
 def test_other_precisions_are_plain_products() -> None:
