@@ -12,13 +12,17 @@ _HOME = tempfile.mkdtemp(prefix="adm_jax-tests-")
 os.environ["MINARI_DATASETS_PATH"] = os.path.join(_HOME, "minari")
 os.environ["XDG_CACHE_HOME"] = os.path.join(_HOME, "cache")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Most of the suite's time is compilation: a program that was compiled once is read back, in subprocesses and
-# in pytest-xdist's workers, which inherit the folder's name from the process that starts them.
+# Most of the suite's time is compilation, and a third of that LLVM's optimisation of loops that run for
+# milliseconds here. XLA's own passes are those that users have; XLA_FLAGS="" in front of pytest: all are.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# A program that was compiled once is read back, in subprocesses and in pytest-xdist's workers, which inherit
+# the folder's name from the process that starts them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_HOME, "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import shutil  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -32,6 +36,19 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first: at the end one worker would be left alone with them."""
     items.sort(key=lambda item: "training" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_registrations() -> Iterator[None]:
+    """A file's models and tasks are its own: which files a worker runs before is pytest-xdist's choice."""
+    from adm_jax import models
+    from adm_jax.tasks import registry
+
+    before = [(names, dict(names)) for names in (models._MODELS, registry._TASKS)]
+    yield
+    for names, entries in before:
+        names.clear()
+        names.update(entries)
 
 
 @pytest.fixture(scope="session")

@@ -226,7 +226,7 @@ def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
     many = dataclasses.replace(spread, workdir=str(tmp_path / "many"), num_devices=8, checkpoint_every=1)
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     command = [sys.executable, "-W", "ignore", "-c", _ON_EIGHT, json.dumps(to_flat(many))]

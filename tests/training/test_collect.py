@@ -8,7 +8,7 @@ import pytest
 from adm_jax.config import ReplayConfig
 from adm_jax.envs import environment
 from adm_jax.settings import replace_flat
-from adm_jax.tasks import get_task, register_task, registry
+from adm_jax.tasks import get_task, register_task
 from adm_jax.training import collect
 from adm_jax.training.collect import CollectConfig, medium_return
 from adm_jax.training.progress import Progress
@@ -24,11 +24,7 @@ TASK = {"env_id": "InvertedPendulum-v4", "obs_dim": 4, "action_dim": 1, "termina
 
 @pytest.fixture(scope="module", autouse=True)
 def _pendulum():
-    before = dict(registry._TASKS)
     register_task(name="pendulum", **TASK)
-    yield
-    registry._TASKS.clear()
-    registry._TASKS.update(before)
 
 
 def run(wanted, config=CONFIG):
