@@ -1,4 +1,4 @@
-"""Learning at full length: minutes to an hour on two CPU cores, run by hand with ``pytest -m slow``."""
+"""Learning at full length: minutes to an hour on two CPU cores, by hand: ``XLA_FLAGS= pytest -m slow``."""
 
 from pathlib import Path
 
