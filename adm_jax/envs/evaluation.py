@@ -84,7 +84,8 @@ class Evaluator:
           max_steps: of an episode; the environment's own limit when None.
 
         Raises:
-          ValueError: an action has the wrong shape or is not finite; the member is named.
+          ValueError: the actions have the wrong shape.
+          InputError: the policy or the environment gave a number that is not finite; the member is named.
         """
         shape = (len(self.member_seeds), self.num_episodes)
         seeds = [
@@ -94,6 +95,7 @@ class Evaluator:
         ]
         obs = self._batch.reset(seeds).astype(np.float32).reshape(*shape, self.obs_dim)
         returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
+        self._check_outcome(obs, returns, lengths)
         discounted, discount = np.zeros((*shape, len(gammas))), np.ones(len(gammas))
         after = np.zeros((*shape, len(marks)))
         running = np.ones(shape, bool)
@@ -109,6 +111,7 @@ class Evaluator:
             discount *= gammas
             after[running] += step.reward[:, None] * (lengths[running][:, None] < marks)
             lengths[running] += 1
+            self._check_outcome(obs, returns, lengths)
             running[running] = ~(step.terminated | step.truncated)
             running &= lengths < (max_steps or self.step_limit)
         return EvaluationResult(returns, lengths, discounted, after)
@@ -117,14 +120,26 @@ class Evaluator:
         expected = (*running.shape, *self.action_low.shape)
         if action.shape != expected:
             raise ValueError(
-                f"{self.env_id}: the policy gave actions of shape {action.shape}, not {expected}"
+                f"environment {self.env_id}: the policy gave actions of shape {action.shape}, not {expected}"
             )
         broken = running & ~np.isfinite(action).all(axis=-1)
         if broken.any():
             member, episode = np.argwhere(broken)[0]
             seed = self.member_seeds[member]
-            raise ValueError(
-                f"{self.env_id}: the policy of member {member} (seed {seed}) gave {action[member, episode]}"
+            raise InputError(
+                f"environment {self.env_id}: the policy of member {member} (seed {seed}) gave the action "
+                f"{action[member, episode]}; must be finite"
+            )
+
+    def _check_outcome(self, obs: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> None:
+        broken = ~(np.isfinite(obs).all(axis=-1) & np.isfinite(returns))
+        if broken.any():
+            member, episode = np.argwhere(broken)[0]
+            steps, seed = lengths[member, episode], self.member_seeds[member]
+            raise InputError(
+                f"environment {self.env_id}: after {steps} steps of episode {episode} of member {member} "
+                f"(seed {seed}) the return is {returns[member, episode]} and the observation "
+                f"{obs[member, episode]}; must be finite"
             )
 
     def close(self) -> None:

@@ -68,14 +68,22 @@ class Evaluations:
             self.background.wait()
 
     def _run(self, line: Mapping[str, Any], policies: Params, finite: np.ndarray) -> None:
-        """Real episodes of every member's policy; one whose parameters were not finite [P] scores NaN."""
+        """Real episodes of every member's policy.
 
-        def act(obs: np.ndarray) -> Array:
+        One whose parameters were not finite [P], or are so large that an action is not, scores NaN.
+        """
+        sound = finite.copy()
+
+        def act(obs: np.ndarray) -> np.ndarray:
             self.background.raise_if_stopped()
-            return self.act(policies, obs)
+            action = np.array(self.act(policies, obs))
+            broken = ~np.isfinite(action).all(axis=-1)
+            action[broken] = 0.0
+            sound[broken.any(axis=-1)] = False
+            return action
 
         outcome = self.evaluator.evaluate(act, evaluation=line["epoch"])
-        returns = np.where(finite[:, None], outcome.returns, np.nan)
+        returns = np.where(sound[:, None], outcome.returns, np.nan)
         self.folder.log_eval(
             {
                 **line,
@@ -88,4 +96,5 @@ class Evaluations:
         self.draw()
         means = zip(self.members, returns.mean(axis=1), strict=True)
         text = ", ".join(f"{member.tag} {mean:.1f}" for member, mean in means)
-        self.progress.note(f"{line['phase']} epoch {line['epoch']}: mean returns {text}")
+        where = f"step {line['steps']}" if "steps" in line else f"{line['phase']} epoch {line['epoch']}"
+        self.progress.note(f"{where}: mean returns {text}")

@@ -121,8 +121,45 @@ def test_an_action_that_is_not_finite_names_the_member():
             action[1, 0, 2] = np.nan
         return action
 
-    with pytest.raises(ValueError, match=r"Hopper-v4: the policy of member 1 \(seed 9\) gave"):
+    with pytest.raises(
+        InputError, match=r"Hopper-v4: the policy of member 1 \(seed 9\) gave .*must be finite"
+    ):
         Evaluator("Hopper-v4", [4, 9], 2).evaluate(act)
+
+
+class _Breaking(gymnasium.Env):
+    """Gives what is not finite in the third step, or at once."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, part: str):
+        self._part = part
+
+    def reset(self, *, seed=None, options=None):
+        self._steps = 0
+        return np.full(2, np.nan if self._part == "start" else 0.0, np.float32), {}
+
+    def step(self, action):
+        self._steps += 1
+        broken = self._steps == 3
+        obs = np.array([0.0, np.inf if broken and self._part == "obs" else 0.0], np.float32)
+        return obs, np.nan if broken and self._part == "reward" else 1.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ("start", r"after 0 steps .*the return is 0.0 and the observation \[nan nan\]"),
+        ("obs", r"after 3 steps .*the return is 3.0 and the observation \[ ?0. inf\]"),
+        ("reward", r"after 3 steps .*the return is nan and the observation \[0. 0.\]"),
+    ],
+)
+def test_an_environment_that_is_not_finite_is_told_and_no_policy_blamed(monkeypatch, part, told):
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    gymnasium.register("Breaking-v0", _Breaking, max_episode_steps=5, kwargs={"part": part})
+    with pytest.raises(InputError, match=rf"^environment Breaking-v0: {told}; must be finite"):
+        Evaluator("Breaking-v0", [7], 2).evaluate(lambda obs: np.zeros((1, 2, 1), np.float32))
 
 
 def test_wrong_shapes_and_empty_evaluations_are_refused():
