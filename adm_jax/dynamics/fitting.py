@@ -6,6 +6,7 @@ under vmap.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -52,6 +53,40 @@ def init(dynamics: Dynamics, dataset: Dataset, key: Key) -> FitState:
         epochs_since_best=jnp.zeros((), jnp.int32),
         epoch=jnp.zeros((), jnp.int32),
         active=jnp.ones((), bool),
+    )
+
+
+def epoch_unless_stopped(
+    epoch: Callable[[FitState], tuple[FitState, dict[str, Array]]], state: FitState
+) -> tuple[FitState, dict[str, Array]]:
+    """``epoch(state)``, which is not computed where the fit has stopped: it stays, and its metrics are NaN.
+
+    For members one after the other. Side by side all of them would be computed anyway, and the minibatches'
+    lengths would be a member's own: see fit_epoch.
+    """
+
+    def rest(state: FitState) -> tuple[FitState, dict[str, Array]]:
+        shapes = jax.eval_shape(epoch, state)[1]
+        return state, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+
+    return jax.lax.cond(state.active, epoch, rest, state)
+
+
+def continued(state: FitState) -> FitState:
+    """A fit that goes on from its best parameters on other data: best is what comes from now on.
+
+    Adam's moments begin anew where they are not finite, which would spoil whatever is added to them.
+    """
+    finite = jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(state.opt_state)]))
+    fresh = _ADAM.init(state.best)
+    return FitState(
+        learned=state.best,
+        opt_state=jax.tree.map(lambda old, new: jnp.where(finite, old, new), state.opt_state, fresh),
+        best=jax.tree.map(jnp.copy, state.best),
+        best_error=jnp.full_like(state.best_error, jnp.inf),
+        epochs_since_best=jnp.zeros_like(state.epochs_since_best),
+        epoch=jnp.zeros_like(state.epoch),
+        active=jnp.ones_like(state.active),
     )
 
 

@@ -303,17 +303,7 @@ def _record(
     tags = [f"seed{seed}" for seed in session.seeds]
     if phase == "train":
         tags = [member.tag for member in session.members]
-    running = np.ones(len(tags), bool) if running is None else running
-    for name, values in metrics.items():
-        if "_per_" in name:  # a length without held-out segments has no error
-            continue
-        finite = np.isfinite(np.asarray(values))
-        for member in np.flatnonzero(running & ~finite):
-            if tags[member] not in session.reported:
-                session.reported.add(tags[member])
-                session.progress.note(
-                    f"warning: {name} of {tags[member]} is not finite in {phase} epoch {epoch}"
-                )
+    session.progress.warn_not_finite(f"{phase} epoch {epoch}", tags, metrics, running)
 
 
 def _show(session: Session, phase: str, metrics: dict[str, Any]) -> None:

@@ -182,8 +182,9 @@ class OnlineLoop:
             rows = jax.device_get(self._metrics)
             for name in rows[0]:
                 values = np.stack([row[name] for row in rows])
-                # the actor's are NaN where no update moved it
-                known = np.isfinite(values) if name.startswith("actor/") else np.ones_like(values, bool)
+                # the actor's are NaN where it waited
+                waits = self.config.actor_every > 1 and name.startswith("actor/")
+                known = np.isfinite(values) if waits else np.ones_like(values, bool)
                 count = known.sum(axis=0)
                 total = np.where(known, values, 0.0).sum(axis=0) if not known.all() else values.sum(axis=0)
                 updates[name] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
@@ -247,7 +248,7 @@ class OnlineLoop:
                 state = self._programs["init_fit"](self._keys(Stream.INIT_FIT), self._lanes, self._index)
             else:
                 assert self.state.fit is not None
-                state = programs.continue_fit(self.state.fit)
+                state = self._programs["continue_fit"](self.state.fit)
             bootstrap, holdout = self._keys(Stream.BOOTSTRAP), self._keys(Stream.HOLDOUT)
             fit = self._programs["fit" if first or config.refit == "scratch" else "refit"]
             epoch, keys, metrics = 0, self._keys(Stream.FIT), {}
@@ -264,11 +265,8 @@ class OnlineLoop:
                 }
                 epoch += 1
             model = self._programs["best"](state, holdout, self._lanes, self._index)
-            # a warm fit goes on from the best parameters, not from the last ones
             epochs = np.asarray(state.epoch)
-            kept = None
-            if config.refit == "warm":
-                kept = state._replace(learned=jax.tree.map(jnp.copy, state.best))
+            kept = state if config.refit == "warm" else None
             self.state = jax.block_until_ready(self.state._replace(fit=kept, model=model))
         self._model_metrics.append({**metrics, "model/epochs": epochs})
 
@@ -360,7 +358,8 @@ class OnlineLoop:
         self._programs, self._abstract = compiled, state
         need = memory.estimate(
             {name: program.compiled for name, program in compiled.items()},
-            state=(state, lanes),
+            # on a CPU what the environments gave is in the same memory once more, as it is recorded
+            state=(state, lanes, lanes if self.mesh.devices.flat[0].platform == "cpu" else ()),
             kept=("init",),
         )
         memory.require(need, config.memory_limit_gib, num_devices=self.mesh.size)
@@ -385,6 +384,9 @@ class OnlineLoop:
                 (shared_key(0, 0),),
                 donate=(0,),
             )
+        if config.refit == "warm":
+            continue_fit = programs.continue_fit_program(parts)
+            compiled["continue_fit"] = compile(continue_fit, (fit,), donate=(0,))
         best = programs.best_program(parts, config.fit)
         model = place(jax.eval_shape(best, fit, keys, lanes, index), self.mesh)
         compiled["best"] = compile(best, (fit, keys, lanes, index))

@@ -143,7 +143,13 @@ def update_program(parts: OnlineParts, config: OnlineConfig) -> Callable[..., An
             return parts.agent.update(state, batch, key, hyper, with_actor)
 
         state, metrics = jax.lax.scan(step, state, (drawn, keys, first + jnp.arange(num_updates)))
-        return state, jax.tree.map(jnp.nanmean, metrics)
+        # an actor that waits has no metrics; whatever else is not finite shall be seen
+        waits = config.actor_every > 1
+        means = {
+            name: jnp.nanmean(x) if waits and name.startswith("actor/") else jnp.mean(x)
+            for name, x in metrics.items()
+        }
+        return state, means
 
     mapped = over_members(update_member, parts.members)
 
@@ -183,15 +189,9 @@ def init_fit_program(parts: OnlineParts) -> Callable[..., fitting.FitState]:
     return lambda keys, lanes, index: mapped((keys, lanes, index))
 
 
-def continue_fit(state: fitting.FitState) -> fitting.FitState:
-    """A fit that goes on from where the one before ended, on new data: best is what comes from now on."""
-    return state._replace(
-        best=jax.tree.map(jnp.copy, state.learned),
-        best_error=jnp.full_like(state.best_error, jnp.inf),
-        epochs_since_best=jnp.zeros_like(state.epochs_since_best),
-        epoch=jnp.zeros_like(state.epoch),
-        active=jnp.ones_like(state.active),
-    )
+def continue_fit_program(parts: OnlineParts) -> Callable[..., fitting.FitState]:
+    """``FitState [P] -> FitState [P]``: fits that go on from where they ended."""
+    return over_members(fitting.continued, parts.members)
 
 
 def fit_program(parts: OnlineParts, fit: FitConfig) -> Callable[..., Any]:
@@ -211,7 +211,11 @@ def fit_program(parts: OnlineParts, fit: FitConfig) -> Callable[..., Any]:
             dataset, dataset.holdout, holdout_key, fit.holdout_batch_size, dynamics.max_backtrack, 1
         )
         keys = fitting.FitKeys(key, bootstrap_key, shared_key)
-        return fitting.fit_epoch(dynamics, fit, state, dataset, holdout, keys)
+
+        def epoch(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
+            return fitting.fit_epoch(dynamics, fit, state, dataset, holdout, keys)
+
+        return fitting.epoch_unless_stopped(epoch, state) if parts.members == "map" else epoch(state)
 
     mapped = over_members(fit_member, parts.members)
     return lambda state, keys, bootstrap_keys, holdout_keys, lanes, index, shared_key: mapped(

@@ -192,8 +192,13 @@ def _position(loop: OnlineLoop) -> dict[str, int]:
 
 def _record(session: _Session) -> None:
     loop = session.loop
-    line = {"phase": _PHASE, "epoch": loop.num_steps, **_position(loop), **loop.metrics()}
+    metrics = loop.metrics()
+    line = {"phase": _PHASE, "epoch": loop.num_steps, **_position(loop), **metrics}
     session.folder.log_metrics({**line, "time": session.clock.to_dict()})
+    # no return before an episode has ended, no actor's metrics where it waits: NaN means nothing there
+    learned = {name: x for name, x in metrics.items() if name.startswith(("critic/", "model/", "rollout/"))}
+    tags = [member.tag for member in loop.members]
+    session.progress.warn_not_finite(f"step {loop.num_steps}", tags, learned)
 
 
 def _is_evaluated(config: OnlineConfig, steps: int) -> bool:

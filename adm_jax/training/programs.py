@@ -134,15 +134,10 @@ def fit_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any
         state, key, bootstrap_key = member
         fit_keys = fitting.FitKeys(key, bootstrap_key, shared_key)
 
-        def fit(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
+        def epoch(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
             return fitting.fit_epoch(parts.dynamics, config.fit, state, dataset, holdout, fit_keys)
 
-        def rest(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
-            shapes = jax.eval_shape(fit, state)[1]
-            return state, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
-
-        # one after the other, a member that has stopped need not compute; side by side it would anyway
-        return jax.lax.cond(state.active, fit, rest, state) if parts.members == "map" else fit(state)
+        return fitting.epoch_unless_stopped(epoch, state) if parts.members == "map" else epoch(state)
 
     mapped = over_members(fit_member, parts.members)
     return lambda state, keys, bootstrap_keys, dataset, holdout, shared_key: mapped(

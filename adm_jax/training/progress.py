@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich import progress as rich_progress
 from rich.console import Console
 from rich.table import Table
@@ -42,6 +43,7 @@ class Progress:
         self._phase, self._total, self._done = "", 0, 0
         self._steps: deque[tuple[float, Mapping[str, float]]] = deque(maxlen=_WINDOW)
         self._last_time = self._last_line = 0.0
+        self._warned: set[str] = set()  # of whom a number was said to be not finite
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -104,6 +106,27 @@ class Progress:
     def note(self, line: str) -> None:
         """Prints a line, above the bar if there is one."""
         self._print(line)
+
+    def warn_not_finite(
+        self, where: str, tags: Sequence[str], metrics: Mapping[str, Any], counted: np.ndarray | None = None
+    ) -> None:
+        """Prints a line for a member's first number that is not finite, and none for its later ones.
+
+        Args:
+          where: the phase and how far it is.
+          tags: the members' names, P of them.
+          metrics: [P] each; those per backtracking length are passed over, as a length without held-out
+            segments has no error.
+          counted: whose numbers count [P] bool; everyone's when None.
+        """
+        for name, values in metrics.items():
+            if "_per_" in name:
+                continue
+            broken = ~np.isfinite(np.asarray(values, np.float64))
+            for member in np.flatnonzero(broken if counted is None else broken & counted):
+                if tags[member] not in self._warned:
+                    self._warned.add(tags[member])
+                    self._print(f"warning: {name} of {tags[member]} is not finite in {where}")
 
     def rates(self) -> dict[str, float]:
         """``{count: per second}`` over the last epochs; empty before the first one."""

@@ -99,7 +99,6 @@ class Session:
     evaluator: Evaluator
     background: Background  # what evaluations run on
     compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    reported: set[str] = field(default_factory=set)  # members whose numbers were said to be not finite
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -210,6 +210,19 @@ def test_a_fit_that_diverges_keeps_its_best_parameters(problem, fitted, short_ep
     assert after.epochs_since_best == 1
 
 
+def test_a_fit_goes_on_from_its_best_and_not_from_what_broke(fitted, short_epoch, problem):
+    _, dataset, holdout, _ = problem
+    state = fitted[0][2]
+    again = fitting.continued(state)
+    assert trees_equal((again.learned, again.opt_state), (state.best, state.opt_state))
+    assert (again.active, again.epoch, again.best_error) == (True, 0, np.inf)
+
+    spoilt = state._replace(opt_state=jax.tree.map(lambda x: x * jnp.nan, state.opt_state))
+    for state, goes_on in ((fitting.continued(spoilt), True), (spoilt._replace(best_error=jnp.inf), False)):
+        after, _ = short_epoch(state, dataset, holdout, keys_of(1))
+        assert np.isfinite(after.best_error) == goes_on
+
+
 def test_learning_rate_schedules():
     total = CONFIG.fit_max_epochs * CONFIG.fit_steps_per_epoch
     cosine = dataclasses.replace(CONFIG, fit_lr_decay="cosine")

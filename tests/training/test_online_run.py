@@ -173,6 +173,21 @@ def test_the_baselines_run_in_the_same_loop(dynamics: str, name: str, tmp_path: 
     assert ("model/holdout_nll" in metrics[-1]) == (dynamics != "none")
 
 
+def test_a_member_that_breaks_is_told_and_scores_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny("none", workdir=str(tmp_path), seeds=(0,), critic_lr=(1e-3, 1e30), num_steps=100)
+    result = online_run.run(config)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("of seed0,critic_lr=1e+30 is not finite in step 60")
+    assert [np.isfinite(member["return_mean"]) for member in result["members"]] == [True, False]
+    scored = [
+        np.isfinite(np.array(row["eval/return"], float)) for row in lines(run_folder(config) / "eval.jsonl")
+    ]
+    assert np.all(scored, axis=(0, 2)).tolist() == [True, False]
+
+
 def test_nothing_is_left_of_a_run_that_could_not_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

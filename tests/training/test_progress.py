@@ -1,6 +1,7 @@
 import contextlib
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -52,6 +53,23 @@ def test_a_terminal_gets_a_bar():
     assert "10/10" in out.getvalue()
     assert "25,000 imagined transitions/s" in out.getvalue()
     assert "a note [with brackets]" in out.getvalue()
+
+
+def test_a_member_s_first_number_that_is_not_finite_is_told_once():
+    out = io.StringIO()
+    with Progress(Console(file=out, width=80)) as progress:
+        tags = ["seed0", "seed1", "seed2"]
+        metrics = {
+            "model/error_per_k": np.full((3, 2), np.nan),
+            "critic/q": np.array([1.0, np.nan, np.inf]),
+            "critic/loss": np.array([1.0, np.nan, 0.0]),
+        }
+        progress.warn_not_finite("step 20", tags, metrics, np.array([True, True, False]))
+        progress.warn_not_finite("step 30", tags, metrics)
+    assert out.getvalue().splitlines() == [
+        "warning: critic/q of seed1 is not finite in step 20",
+        "warning: critic/q of seed2 is not finite in step 30",
+    ]
 
 
 def test_the_table_has_a_row_per_seed():
