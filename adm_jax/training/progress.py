@@ -123,10 +123,10 @@ class Progress:
             if "_per_" in name:
                 continue
             broken = ~np.isfinite(np.asarray(values, np.float64))
-            for member in np.flatnonzero(broken if counted is None else broken & counted):
-                if tags[member] not in self._warned:
-                    self._warned.add(tags[member])
-                    self._print(f"warning: {name} of {tags[member]} is not finite in {where}")
+            for tag in np.array(tags)[broken if counted is None else broken & counted].tolist():
+                if tag not in self._warned:
+                    self._warned.add(tag)
+                    self._print(f"warning: {name} of {tag} is not finite in {where}")
 
     def rates(self) -> dict[str, float]:
         """``{count: per second}`` over the last epochs; empty before the first one."""
