@@ -75,7 +75,7 @@ def epoch_unless_stopped(
 def continued(state: FitState) -> FitState:
     """A fit that goes on from its best parameters on other data: best is what comes from now on.
 
-    Adam's moments begin anew where they are not finite, which would spoil whatever is added to them.
+    Adam's moments, of all networks, begin anew if any is not finite: it would stay so.
     """
     finite = jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(state.opt_state)]))
     fresh = _ADAM.init(state.best)

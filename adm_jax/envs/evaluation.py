@@ -111,9 +111,10 @@ class Evaluator:
             discount *= gammas
             after[running] += step.reward[:, None] * (lengths[running][:, None] < marks)
             lengths[running] += 1
-            self._check_outcome(obs, returns, lengths)
             running[running] = ~(step.terminated | step.truncated)
             running &= lengths < (max_steps or self.step_limit)
+            obs[~running & ~np.isfinite(obs).all(axis=-1)] = 0.0  # some environments end an episode so
+            self._check_outcome(obs, returns, lengths)
         return EvaluationResult(returns, lengths, discounted, after)
 
     def _check(self, action: np.ndarray, running: np.ndarray) -> None:

@@ -31,7 +31,7 @@ class DoesNotFit(InputError):
 class MemoryEstimate(NamedTuple):
     """Bytes a run needs; programs run one after the other, so only the hungriest one's temporaries count."""
 
-    state: int  # learned arrays, optimisers, buffers
+    state: int  # learned arrays, optimisers, buffers, and what is recorded beside them
     data: int  # the dataset; on the device already when the estimate is made
     checkpoint: int  # the copy that is written; 0 on an accelerator, where it is made in the host's memory
     temporaries: Mapping[str, int]  # program -> temporaries and results that reuse no argument
@@ -68,6 +68,7 @@ def estimate(
     resident: Any = (),
     histories: Any = (),
     kept: Collection[str] = (),
+    recorded: Any = (),
 ) -> MemoryEstimate:
     """Adds up what a run's programs and arrays take.
 
@@ -77,13 +78,14 @@ def estimate(
       resident: pytree of arrays that are on the device already.
       histories: pytree of (abstract) arrays that live as long as roll-outs are made, in no checkpoint.
       kept: names of the programs whose results are part of ``state`` or ``histories``: counted there.
+      recorded: pytree of (abstract) arrays in the host's memory, which is counted on a CPU alone.
     """
     temporaries = {
         name: temporary_bytes(program, with_results=name not in kept) for name, program in compiled.items()
     }
     size = tree_bytes(state)
-    checkpoint = size if jax.default_backend() == "cpu" else 0
-    return MemoryEstimate(size, tree_bytes(resident), checkpoint, temporaries, tree_bytes(histories))
+    checkpoint, host = (size, tree_bytes(recorded)) if jax.default_backend() == "cpu" else (0, 0)
+    return MemoryEstimate(size + host, tree_bytes(resident), checkpoint, temporaries, tree_bytes(histories))
 
 
 def temporary_bytes(program: Any, with_results: bool = True) -> int:

@@ -58,7 +58,7 @@ def run(config: OfflineConfig) -> dict[str, Any]:
 
     Raises:
       InputError: the configuration, the dataset, the folder or the memory does not serve; nothing
-        has been computed then.
+        has been computed then. Later: the environment gave a number that is not finite.
     """
     require_writable("workdir", config.workdir)
     config = with_chunk(config)

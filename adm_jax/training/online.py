@@ -182,9 +182,8 @@ class OnlineLoop:
             rows = jax.device_get(self._metrics)
             for name in rows[0]:
                 values = np.stack([row[name] for row in rows])
-                # the actor's are NaN where it waited
-                waits = self.config.actor_every > 1 and name.startswith("actor/")
-                known = np.isfinite(values) if waits else np.ones_like(values, bool)
+                lacks = programs.may_lack(self.config, name)
+                known = ~np.isnan(values) if lacks else np.ones_like(values, bool)
                 count = known.sum(axis=0)
                 total = np.where(known, values, 0.0).sum(axis=0) if not known.all() else values.sum(axis=0)
                 updates[name] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
@@ -358,9 +357,9 @@ class OnlineLoop:
         self._programs, self._abstract = compiled, state
         need = memory.estimate(
             {name: program.compiled for name, program in compiled.items()},
-            # on a CPU what the environments gave is in the same memory once more, as it is recorded
-            state=(state, lanes, lanes if self.mesh.devices.flat[0].platform == "cpu" else ()),
+            state=(state, lanes),
             kept=("init",),
+            recorded=lanes,  # by the experience, in arrays like these
         )
         memory.require(need, config.memory_limit_gib, num_devices=self.mesh.size)
         return need

@@ -143,13 +143,9 @@ def update_program(parts: OnlineParts, config: OnlineConfig) -> Callable[..., An
             return parts.agent.update(state, batch, key, hyper, with_actor)
 
         state, metrics = jax.lax.scan(step, state, (drawn, keys, first + jnp.arange(num_updates)))
-        # an actor that waits has no metrics; whatever else is not finite shall be seen
-        waits = config.actor_every > 1
-        means = {
-            name: jnp.nanmean(x) if waits and name.startswith("actor/") else jnp.mean(x)
-            for name, x in metrics.items()
+        return state, {
+            name: jnp.nanmean(x) if may_lack(config, name) else jnp.mean(x) for name, x in metrics.items()
         }
-        return state, means
 
     mapped = over_members(update_member, parts.members)
 
@@ -189,8 +185,13 @@ def init_fit_program(parts: OnlineParts) -> Callable[..., fitting.FitState]:
     return lambda keys, lanes, index: mapped((keys, lanes, index))
 
 
+def may_lack(config: OnlineConfig, metric: str) -> bool:
+    """Whether an update may be without a metric, which is NaN then: the actor's are, where it waits."""
+    return config.actor_every > 1 and metric.startswith("actor/")
+
+
 def continue_fit_program(parts: OnlineParts) -> Callable[..., fitting.FitState]:
-    """``FitState [P] -> FitState [P]``: fits that go on from where they ended."""
+    """``FitState [P] -> FitState [P]``: fits that go on from their best parameters."""
     return over_members(fitting.continued, parts.members)
 
 

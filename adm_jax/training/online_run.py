@@ -24,6 +24,7 @@ from adm_jax.training.checkpoint import Checkpointer
 from adm_jax.training.evaluating import Evaluations, policy_sharding
 from adm_jax.training.metrics import RunFolder, require_writable
 from adm_jax.training.online import OnlineLoop
+from adm_jax.training.online_programs import may_lack
 from adm_jax.training.population import (
     all_members,
     choose_devices,
@@ -195,8 +196,12 @@ def _record(session: _Session) -> None:
     metrics = loop.metrics()
     line = {"phase": _PHASE, "epoch": loop.num_steps, **_position(loop), **metrics}
     session.folder.log_metrics({**line, "time": session.clock.to_dict()})
-    # no return before an episode has ended, no actor's metrics where it waits: NaN means nothing there
-    learned = {name: x for name, x in metrics.items() if name.startswith(("critic/", "model/", "rollout/"))}
+    # NaN means nothing where no episode has ended yet, or the actor waited
+    learned = {
+        name: values
+        for name, values in metrics.items()
+        if not (name.startswith("collect/") or may_lack(session.config, name))
+    }
     tags = [member.tag for member in loop.members]
     session.progress.warn_not_finite(f"step {loop.num_steps}", tags, learned)
 

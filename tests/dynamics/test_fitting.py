@@ -185,6 +185,30 @@ def test_a_stopped_member_no_longer_changes(problem, short_epoch, members):
     assert all(np.isnan(value).all() for value in metrics.values())
 
 
+def test_one_after_the_other_a_stopped_member_rests_and_the_others_are_what_they_are_alone(
+    problem, short_epoch, members
+):
+    _, dataset, holdout, _ = problem
+    before, _, metrics, keys = members
+
+    def one(member):
+        state, key = member
+        fit = functools.partial(short_epoch, dataset=dataset, holdout=holdout, keys=keys._replace(epoch=key))
+        return fitting.epoch_unless_stopped(fit, state)
+
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *before)
+    mapped, told = jax.jit(lambda members: jax.lax.map(one, members))((stacked, keys.epoch))
+    assert trees_equal(jax.tree.map(lambda x: x[2], mapped), before[2])
+    for name, values in told.items():
+        np.testing.assert_allclose(values, metrics[name], rtol=1e-4, err_msg=name)  # the third's are NaN
+    # nothing of an epoch stands outside the branch of those that go on
+    outermost = {
+        equation.primitive.name for equation in jax.make_jaxpr(one)((before[0], keys.epoch[0])).jaxpr.eqns
+    }
+    assert "cond" in outermost
+    assert not outermost & {"jit", "pjit", "scan", "dot_general"}
+
+
 def test_stops_when_patience_is_out(problem, fitted, short_epoch):
     _, dataset, holdout, _ = problem
     # an error that no epoch reaches
@@ -212,13 +236,20 @@ def test_a_fit_that_diverges_keeps_its_best_parameters(problem, fitted, short_ep
 
 def test_a_fit_goes_on_from_its_best_and_not_from_what_broke(fitted, short_epoch, problem):
     _, dataset, holdout, _ = problem
+
+    def broken(tree):
+        return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if x.dtype == jnp.float32 else x, tree)
+
     state = fitted[0][2]
+    state = state._replace(learned=broken(state.learned))
     again = fitting.continued(state)
-    assert trees_equal((again.learned, again.opt_state), (state.best, state.opt_state))
+    assert trees_equal(
+        (again.learned, again.best, again.opt_state), (state.best, state.best, state.opt_state)
+    )
     assert (again.active, again.epoch, again.best_error) == (True, 0, np.inf)
 
-    spoilt = state._replace(opt_state=jax.tree.map(lambda x: x * jnp.nan, state.opt_state))
-    for state, goes_on in ((fitting.continued(spoilt), True), (spoilt._replace(best_error=jnp.inf), False)):
+    spoilt = again._replace(opt_state=broken(again.opt_state))
+    for state, goes_on in ((fitting.continued(spoilt), True), (spoilt, False)):
         after, _ = short_epoch(state, dataset, holdout, keys_of(1))
         assert np.isfinite(after.best_error) == goes_on
 

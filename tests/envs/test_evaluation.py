@@ -144,7 +144,9 @@ class _Breaking(gymnasium.Env):
         self._steps += 1
         broken = self._steps == 3
         obs = np.array([0.0, np.inf if broken and self._part == "obs" else 0.0], np.float32)
-        return obs, np.nan if broken and self._part == "reward" else 1.0, False, False, {}
+        ends = broken and self._part == "end"
+        obs = np.full(2, np.nan, np.float32) if ends else obs
+        return obs, np.nan if broken and self._part == "reward" else 1.0, ends, False, {}
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,19 @@ def test_an_environment_that_is_not_finite_is_told_and_no_policy_blamed(monkeypa
     gymnasium.register("Breaking-v0", _Breaking, max_episode_steps=5, kwargs={"part": part})
     with pytest.raises(InputError, match=rf"^environment Breaking-v0: {told}; must be finite"):
         Evaluator("Breaking-v0", [7], 2).evaluate(lambda obs: np.zeros((1, 2, 1), np.float32))
+
+
+def test_an_episode_may_end_in_an_observation_that_is_not_finite(monkeypatch):
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    gymnasium.register("Breaking-v0", _Breaking, max_episode_steps=5, kwargs={"part": "end"})
+    seen = []
+
+    def act(obs):
+        seen.append(obs)
+        return np.zeros((1, 2, 1), np.float32)
+
+    np.testing.assert_array_equal(Evaluator("Breaking-v0", [7], 2).evaluate(act).returns, 3.0)
+    assert np.isfinite(seen).all()
 
 
 def test_wrong_shapes_and_empty_evaluations_are_refused():

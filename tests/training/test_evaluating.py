@@ -30,9 +30,9 @@ def test_a_policy_that_is_not_finite_or_overflows_scores_nan_and_the_others_are_
     )
     with evaluations.background:
         # the second's is finite, its square is not
-        evaluations.begin("train", 1, {"steps": 50}, jnp.array([0.1, 1e38, jnp.nan]))
+        evaluations.begin("train", 1, {"steps": 50}, jnp.array([0.5, 1e38, jnp.nan]))
     (line,) = lines
     assert np.isfinite(line["eval/return"]).all(axis=1).tolist() == [True, False, False]
-    alone = Evaluator("Hopper-v4", [0], 2).evaluate(lambda obs: obs[..., :3] * np.float32(0.01), evaluation=1)
+    alone = Evaluator("Hopper-v4", [0], 2).evaluate(lambda obs: obs[..., :3] * np.float32(0.25), evaluation=1)
     np.testing.assert_allclose(line["eval/return"][0], alone.returns[0], rtol=1e-4)
     assert shown.getvalue().startswith("step 50: mean returns seed0 ")

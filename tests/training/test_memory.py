@@ -40,6 +40,8 @@ def test_estimate_counts_the_hungriest_moment_and_says_so():
     assert (need.state, need.data, need.checkpoint) == (400, 40, 400)
     assert need.temporaries["fit"] >= 1000
     assert need.total == 400 + 40 + need.temporaries["fit"]
+    beside = memory.estimate({"fit": compiled}, state=jnp.zeros(100), recorded=jnp.zeros(50))
+    assert (beside.state, beside.checkpoint) == (600, 400)
     need = memory.MemoryEstimate(2 * GIB, GIB, 2 * GIB, {"fit": GIB, "rollout": 14 * GIB})
     assert need.total == 17 * GIB
     assert need.to_allocate == 16 * GIB

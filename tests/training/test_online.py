@@ -217,6 +217,20 @@ def test_a_warm_fit_goes_on_and_one_from_scratch_does_not():
     assert warm.state.fit.opt_state.count.tolist() == [15 + 4 * 10] * 2
 
 
+def test_a_warm_fit_goes_on_behind_one_that_diverged():
+    config = tiny()
+    before = finished(config).saved[80]
+    fit = before.state.fit
+    spoilt = jax.tree.map(lambda x: np.full_like(x, np.nan) if x.dtype == np.float32 else x, fit)
+    spoilt = spoilt._replace(best=fit.best)  # all that a fit keeps which has become NaN
+    loop = OnlineLoop(config, get_task(config.task), all_members(config))
+    loop.restore(before._replace(state=before.state._replace(fit=spoilt)), 80)
+    while loop.num_steps < 100:
+        loop.iterate()
+    assert np.isfinite(loop.metrics()["model/best_error"]).all()
+    loop.close()
+
+
 def test_warm_fits_do_not_undo_what_the_first_has_learned():
     sizes = {"policy_hidden_dim": 8, "batch_size": 32, "updates_per_step": 1, "rollout_batch_size": 250}
     config = online_config_for_task("inverted_pendulum", seeds=(0, 1), num_steps=1_000, **sizes)
