@@ -4,14 +4,13 @@
 
 A run is one interval: ``--model_every`` environment steps with ``--updates_per_step`` updates each, one warm
 fit of as many optimiser steps, and one time rolling out, without a penalty. ``ours`` does it for all of
-``--online_seeds`` seeds side by side, behind its warm-up and its first fit; PyTorch for one seed, on the
-built-in data and the steps it takes. Ratios are of one seed's share.
+``--online_seeds`` seeds side by side, behind its warm-up, its first fit and one interval more; PyTorch for
+one seed after the other, on the built-in data and the steps it takes, behind the trials of its threads.
 """
 
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from adm_jax.config import online_config_for_task
@@ -29,7 +28,7 @@ class Interval:
     """The library's interval, of all its seeds."""
 
     def __init__(self, options: Options, num_seeds: int):
-        intervals = options.repeats + 2  # the first fit, one to warm up
+        intervals = options.repeats + 2  # behind the first fit, and one to warm up
         config = online_config_for_task(
             "hopper",
             seeds=tuple(range(options.seed, options.seed + num_seeds)),
@@ -52,10 +51,11 @@ class Interval:
         )
         self.config, self._every = config, options.model_every
         self._loop = OnlineLoop(config, get_task("hopper"), all_members(config))
-        self.compile_seconds = self._loop.clock.to_dict()["compile"]
+        self.details = {"compile_seconds": self._loop.clock.to_dict()["compile"]}
         self.seconds: dict[str, list[float]] = {name: [] for name in PARTS}
         while self._loop.num_steps < _WARMUP_STEPS + 1:
             self._loop.iterate()
+        self()
 
     def __call__(self) -> None:
         """Runs the interval to its end, and notes the seconds of its parts."""
@@ -68,37 +68,31 @@ class Interval:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Times intervals of each number of seeds, alternating with PyTorch's."""
+    """Times intervals of each number of seeds, alternating with PyTorch's of as many."""
     ways: dict[str, Any] = {}
-    amounts: dict[str, float] = {}
-    details: dict[str, dict[str, Any]] = {}
+    seeds: dict[str, int] = {}
     for num_seeds in options.online_seeds:
-        name = f"ours, {num_seeds} seeds"
-        ways[name] = Interval(options, num_seeds)
-        amounts[name] = num_seeds * options.model_every
-        details[name] = {"num_seeds": num_seeds, "compile_seconds": ways[name].compile_seconds}
-    own = list(ways)
-    if options.with_torch:
-        for name, way in _torch_ways(options).items():
-            ways[name], amounts[name], details[name] = way, options.model_every, {"num_seeds": 1}
-    timings = measure.alternate(ways, options.repeats)
+        ours = {"ours": Interval(options, num_seeds)}
+        theirs = _torch_ways(options, num_seeds) if options.with_torch else {}
+        named = {_row(name, num_seeds): way for name, way in {**ours, **theirs}.items()}
+        ways |= named
+        seeds |= dict.fromkeys(named, num_seeds)
+    timings = measure.alternate(ways, options.repeats, warmups=0)  # each is warm when it is made
     rows: dict[str, Any] = {}
     for name, way in ways.items():
-        row = measure.summarize(timings[name], amounts[name], "environment steps/s of all seeds")
+        work = seeds[name] * options.model_every
+        row = measure.summarize(timings[name], work, "environment steps/s of all seeds")
         parts = {
             f"{part}_seconds_median": float(np.median(x[-options.repeats :]))
             for part, x in way.seconds.items()
         }
-        rows[name] = {**row, **parts, **details[name]}
-    others = [name for name in ways if name not in own]
-    ratios = {
-        name: {
-            other: measure.ratio(timings[other], timings[name], amounts[name] / amounts[other])
-            for other in others
-        }
-        for name in own
-    }
-    rows |= {} if others else {name: dict(report.ABSENT) for name in report.TORCH_ROWS}
+        rows[name] = {**row, **parts, "num_seeds": seeds[name], **way.details}
+    ratios: dict[str, Any] = {}
+    for num_seeds in options.online_seeds:
+        own = _row("ours", num_seeds)
+        others = [_row(name, num_seeds) for name in report.TORCH_ROWS]
+        ratios[own] = {name: measure.ratio(timings[name], timings[own]) for name in others if name in ways}
+        rows |= {name: dict(report.ABSENT) for name in others if name not in ways}
     shapes = {
         name: getattr(options, name)
         for name in (
@@ -112,22 +106,21 @@ def run(options: Options) -> dict[str, Any]:
     return {"shapes": {"task": "hopper", **shapes}, "rows": rows, "ratios": ratios}
 
 
-def _torch_ways(options: Options) -> dict[str, Any]:
+def _row(name: str, num_seeds: int) -> str:
+    return f"{name}, {num_seeds} seeds"
+
+
+def _torch_ways(options: Options, num_seeds: int) -> dict[str, Any]:
     from benchmarks import torch_rows
 
     per_step = dataclasses.replace(options, updates=options.updates_per_step, eval_steps=options.model_every)
-    work = workload.prepare(per_step, 1, real_ratio=0.05, penalty_coef=0.0, auto_entropy=True)
+    work = workload.prepare(per_step, num_seeds, real_ratio=0.05, penalty_coef=0.0, auto_entropy=True)
     state = workload.initial_state(work)
-    ways = {}
-    for name in report.TORCH_ROWS:
-        fair = name == "torch_fair"
-        settings = bench_fit.TUNED if fair else bench_fit.AUTHORS
-        learned = jax.tree.map(lambda x: x[0], state.model.learned)
-        fit = torch_rows.TorchFit(
-            per_step, work, learned, settings, options.model_every, 10 * options.model_every
-        )
-        ways[name] = torch_rows.OnlineInterval(per_step, work, state, fit, fair=fair)
-    return ways
+    settings = {"torch_authors": bench_fit.AUTHORS, "torch_fair": bench_fit.TUNED}
+    return {
+        name: torch_rows.OnlineInterval(per_step, work, state, settings[name], fair=name == "torch_fair")
+        for name in report.TORCH_ROWS
+    }
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ and on an accelerator the precision that JAX's products have by default (TF32).
 
 # pyright: reportMissingImports=false
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from benchmarks.workload import ACTION_DIM, ACTION_SCALE, OBS_DIM, Workload
 AUTHORS_DROPOUT = 0.1
 ENV_ID = "Hopper-v4"
 _TRIAL_UPDATES = 200  # at least: fewer say little about which number of threads is faster
-ONLINE_PARTS = ("environment", "fit", "rollout", "update")
+ONLINE_PARTS: tuple[str, ...] = ("environment", "fit", "rollout", "update")
 
 Run = Callable[[], Any]
 Row = tuple[Run, dict[str, Any]]  # what is timed, and what there is to know about it
@@ -79,8 +80,7 @@ def make_learner(
     work: Workload, state: TrainState, *, fair: bool, chunk: int | None = None, member: int = 0
 ) -> Learner:
     """One seed's learner with its member's parameters."""
-    own = jax.tree.map(lambda x: np.asarray(x[member]), (state.agent, state.model.learned, work.hyper))
-    agent_state, learned, hyper = own
+    agent_state, learned, hyper = _member((state.agent, state.model.learned, work.hyper), member)
     agent = SAC(OBS_DIM, ACTION_DIM, ACTION_SCALE, work.config.sac, hyper, device())
     agent.load(agent_state.actor_params, agent_state.critic_params, agent_state.target_critic_params)
     return Learner(
@@ -93,6 +93,10 @@ def make_learner(
         fair=fair,
         chunk=chunk,
     )
+
+
+def _member(tree: Any, member: int) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x[member]), tree)
 
 
 def rollouts(options: Options, work: Workload, state: TrainState) -> dict[str, Row]:
@@ -191,28 +195,59 @@ def _repeated(times: int, run: Run) -> Run:
 
 
 class OnlineInterval:
-    """One seed's interval of the online loop: environment steps with their updates, a fit, roll-outs.
+    """An interval of the online loop, one seed after the other: steps with their updates, a fit, roll-outs.
 
-    The environment is Gymnasium's alone. Fits, roll-outs and updates are on the built-in dataset, whose size
-    changes nothing about their cost; a step's transition is written where the next updates draw from.
+    The environments are Gymnasium's alone. Fits, roll-outs and updates are on the built-in dataset, whose
+    size changes nothing about their cost; a step's transition is written where the next updates draw from.
     """
 
-    def __init__(self, options: Options, work: Workload, state: TrainState, fit: "TorchFit", *, fair: bool):
-        _, chunk, self._rollout_threads = _best_rollout(options, work, state, fair=fair)
-        _, self._update_threads = _best_update(options, work, state, fair=fair)
-        self._learner = make_learner(work, state, fair=fair, chunk=chunk)
-        self._learner.roll_out()
-        self._fit, self._steps, self._fair = fit, options.model_every, fair
-        self._env = make_env(ENV_ID)
-        self._obs, _ = self._env.reset(seed=options.seed)
+    def __init__(
+        self,
+        options: Options,
+        work: Workload,
+        state: TrainState,
+        fit_settings: dict[str, Any],
+        *,
+        fair: bool,
+    ):
+        _, chunk, rollout_threads = _best_rollout(options, work, state, fair=fair)
+        _, update_threads = _best_update(options, work, state, fair=fair)
+        every = options.model_every
+        self._seeds: list[_OnlineSeed] = []
+        for member, seed in enumerate(work.config.seeds):
+            learned = _member(state.model.learned, member)
+            fit = TorchFit(options, work, learned, fit_settings, every, 10 * every)
+            options = dataclasses.replace(options, torch_threads=fit.details["threads"])  # one trial will do
+            learner = make_learner(work, state, fair=fair, chunk=chunk, member=member)
+            self._seeds.append(_OnlineSeed(learner, fit, seed, every))
+        self._threads = {"rollout_threads": rollout_threads, "update_threads": update_threads}
+        self.details = {"fit_threads": options.torch_threads, **self._threads, **environment()}
         self.seconds: dict[str, list[float]] = {name: [] for name in ONLINE_PARTS}
 
     def __call__(self) -> None:
-        """Runs the interval, and notes the seconds of its parts."""
+        """Runs every seed's interval, and notes the seconds of the parts."""
+        for name in ONLINE_PARTS:
+            self.seconds[name].append(0.0)
+        for one in self._seeds:
+            for name, seconds in one.interval(**self._threads).items():
+                self.seconds[name][-1] += seconds
+
+
+class _OnlineSeed:
+    """One seed's interval of ``num_steps`` environment steps."""
+
+    def __init__(self, learner: Learner, fit: "TorchFit", seed: int, num_steps: int):
+        self._learner, self._fit, self._num_steps = learner, fit, num_steps
+        self._learner.roll_out()
+        self._env = make_env(ENV_ID)
+        self._obs, _ = self._env.reset(seed=seed)
+
+    def interval(self, rollout_threads: int, update_threads: int) -> dict[str, float]:
+        """Runs it; the seconds of the parts."""
         seconds = dict.fromkeys(ONLINE_PARTS, 0.0)
         clock = time.perf_counter
-        torch.set_num_threads(self._update_threads)
-        for _ in range(self._steps):
+        torch.set_num_threads(update_threads)
+        for _ in range(self._num_steps):
             start = clock()
             self._step()
             stepped = clock()
@@ -221,12 +256,11 @@ class OnlineInterval:
             seconds["update"] += clock() - stepped
         start = clock()
         self._fit.repeat()
-        torch.set_num_threads(self._rollout_threads)
+        torch.set_num_threads(rollout_threads)
         fitted = clock()
         self._learner.roll_out()
         seconds["fit"], seconds["rollout"] = fitted - start, clock() - fitted
-        for name, value in seconds.items():
-            self.seconds[name].append(value)
+        return seconds
 
     def _step(self) -> None:
         obs = torch.from_numpy(self._obs[None].astype(np.float32)).to(device())

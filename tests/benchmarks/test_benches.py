@@ -262,13 +262,17 @@ def test_rollout_and_sac_beside_pytorch(tiny):
 
 @needs_torch
 def test_an_online_interval_beside_pytorch(tiny):
-    options = dataclasses.replace(tiny, torch=True, online_seeds=(1,), updates_per_step=2, model_every=10)
+    options = dataclasses.replace(tiny, torch=True, online_seeds=(1, 2), updates_per_step=2, model_every=10)
     result = bench_online.run(dataclasses.replace(options, batch_size=32))  # of which 1 in 20 is real
-    for name in report.TORCH_ROWS:
-        row = result["rows"][name]
-        assert work_done(row) == pytest.approx(10)
-        assert all(row[f"{part}_seconds_median"] > 0 for part in bench_online.PARTS)
-    assert set(result["ratios"]["ours, 1 seeds"]) == set(report.TORCH_ROWS)
+    for seeds in options.online_seeds:
+        names = {f"{name}, {seeds} seeds" for name in report.TORCH_ROWS}
+        for name in names:
+            row = result["rows"][name]
+            assert work_done(row) == pytest.approx(seeds * 10)
+            parts = [row[f"{part}_seconds_median"] for part in bench_online.PARTS]
+            assert all(seconds > 0 for seconds in parts)
+            assert sum(parts) <= row["seconds_median"]
+        assert set(result["ratios"][f"ours, {seeds} seeds"]) == names
 
 
 @needs_torch
