@@ -53,26 +53,22 @@ class Evaluations:
           position: further entries of the line: how far the run was.
           actor_params: [P]; copied, as the next update reuses their memory.
         """
-        finite = jax.vmap(lambda p: jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(p)])))(
-            actor_params
-        )
-        # a broken policy must not take the others down: it acts zero, and its returns are struck out
-        safe = jax.tree.map(lambda x: jnp.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), actor_params)
-        policies = jax.block_until_ready(jax.device_put(safe, policy_sharding()))
+        own = jax.tree.map(jnp.copy, actor_params)
+        policies = jax.block_until_ready(jax.device_put(own, policy_sharding()))
         line = {"phase": phase, "epoch": epoch, **position}
-        self.background.start((phase, epoch), partial(self._run, line, policies, np.asarray(finite)))
+        self.background.start((phase, epoch), partial(self._run, line, policies))
 
     def wait_for_earlier(self, phase: str, epoch: int) -> None:
         """Returns when no other evaluation than this one is under way: what a checkpoint may leave out."""
         if self.background.name != (phase, epoch):
             self.background.wait()
 
-    def _run(self, line: Mapping[str, Any], policies: Params, finite: np.ndarray) -> None:
+    def _run(self, line: Mapping[str, Any], policies: Params) -> None:
         """Real episodes of every member's policy.
 
-        One whose parameters were not finite [P], or are so large that an action is not, scores NaN.
+        One that gives an action that is not finite takes no other down: it acts zero there, and scores NaN.
         """
-        sound = finite.copy()
+        sound = np.ones(len(self.members), bool)
 
         def act(obs: np.ndarray) -> np.ndarray:
             self.background.raise_if_stopped()
