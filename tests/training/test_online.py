@@ -14,7 +14,7 @@ from adm_jax.settings import replace_flat, to_flat
 from adm_jax.tasks import get_task
 from adm_jax.training import online_programs
 from adm_jax.training.online import OnlineLoop, Saved
-from adm_jax.training.population import all_members
+from adm_jax.training.population import all_members, member_keys, shared_key
 from adm_jax.types import InputError
 
 TINY = {
@@ -229,6 +229,22 @@ def test_a_warm_fit_goes_on_behind_one_that_diverged():
         loop.iterate()
     assert np.isfinite(loop.metrics()["model/best_error"]).all()
     loop.close()
+
+
+def test_a_member_whose_fit_has_stopped_is_not_fitted():
+    config = tiny(members="map")
+    before = finished(config).saved[80]
+    loop = OnlineLoop(config, get_task(config.task), all_members(config))
+    loop.restore(before, 80)
+    assert before.state.fit is not None
+    fit = before.state.fit._replace(active=np.array([True, False]))
+    keys, index = member_keys(config.seeds, 0), loop._make_index()
+    program = jax.jit(online_programs.fit_program(loop.parts, config.fit))
+    after, metrics = program(fit, keys, keys, keys, loop._lanes, index, shared_key(0, 0))
+    loop.close()
+    # one that is fitted, and whose result is thrown away, has a loss
+    assert np.isnan(metrics["model/train_nll"]).tolist() == [False, True]
+    assert (after.opt_state.count - fit.opt_state.count).tolist() == [5, 0]
 
 
 def test_warm_fits_do_not_undo_what_the_first_has_learned():
