@@ -11,12 +11,17 @@ from absl import app, flags
 
 from adm_jax.statistics import mean_interval
 
+ONLINE_METRICS = ("critic/q", "model/best_error")  # what critics expect, and the models' held-out NLL
+
 
 def summarize(folder: Path) -> dict[str, Any]:
-    """The run's command, surroundings, evaluations and result; intervals are Student's t over seeds, 95 %."""
+    """The run's command, surroundings, evaluations and result; intervals are Student's t over seeds, 95 %.
+
+    Of an online run also each seed's ``ONLINE_METRICS``.
+    """
     config = json.loads((folder / "config.json").read_text())
     result = json.loads((folder / "result.json").read_text())
-    rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    rows, metrics = _rows(folder / "eval.jsonl"), _rows(folder / "metrics.jsonl")
     kinds = [kind for kind in ("members", "bc") if kind in result]  # nothing is cloned in an online run
     return {
         **surroundings(config),
@@ -25,8 +30,17 @@ def summarize(folder: Path) -> dict[str, Any]:
             {name: row[name] for name in ("phase", "steps", "updates", "eval/return") if name in row}
             for row in rows
         ],
+        "metrics": [
+            {name: row[name] for name in ("steps", "updates", *ONLINE_METRICS) if name in row}
+            for row in metrics
+            if "steps" in row
+        ],
         "result": result,
     }
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def surroundings(config: dict[str, Any]) -> dict[str, Any]:

@@ -156,6 +156,8 @@ def test_a_run_is_summarized_and_drawn_beside_others(uninterrupted, tmp_path: Pa
     assert summary["command"].startswith("python ")
     means = [member["return_mean"] for member in result["members"]]
     assert summary["returns"]["members"]["mean"] == pytest.approx(np.mean(means))
+    assert [row["steps"] for row in summary["metrics"]] == list(range(20, 141, 20))
+    assert {len(row["model/best_error"]) for row in summary["metrics"][2:]} == {2}
     curve = draw_runs.curve(summary)
     assert curve["at"].tolist() == [80, 120, 140]
     assert curve["mean"][-1] == pytest.approx(np.mean(means))
