@@ -24,6 +24,8 @@ def test_differences_at_common_steps_after_warm_up():
         (3 - 3.7994 * (14 / 3) ** 0.5, 3 + 3.7994 * (14 / 3) ** 0.5), rel=1e-3
     )
     # differences 1, 2, 6: variance 7, two degrees of freedom, 4.3027
+    with_one_less = compare(ours, run({20: [1.0, 2.0, 3.0], 30: [9.0] * 3}), until=29)
+    assert (with_one_less[0], with_one_less[1].mean) == (1, 2.0)
     assert paired.high == pytest.approx(3 + 4.3027 * (7 / 3) ** 0.5, rel=1e-4)
 
 
