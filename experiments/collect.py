@@ -24,6 +24,7 @@ from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs import environment
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import collect, compilation_cache
+from adm_jax.training.metrics import require_writable, resolve_path
 from adm_jax.training.policy_file import save_policy
 from adm_jax.training.progress import Progress
 from adm_jax.types import InputError
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     task = get_task(config.task)
     wanted = _wanted()
     ids = _dataset_ids(FLAGS.dataset or f"{task.name}/sac-seed{config.seed}", wanted.kinds)
-    policy_dir = Path(FLAGS.policy_dir or f"policies/{task.name}-seed{config.seed}")
+    policy_dir = resolve_path("policy_dir", FLAGS.policy_dir or f"policies/{task.name}-seed{config.seed}")
     _check_targets(ids, policy_dir, wanted.kinds)
     compilation_cache.enable(FLAGS.compilation_cache)
     scale = environment.action_scale(task.env)
@@ -139,9 +140,7 @@ def _check_policy_dir(path: Path) -> None:
     for kind in ("medium", "expert"):
         if (path / f"{kind}.npz").exists():
             raise InputError(f"policy_dir: {path / kind}.npz exists; remove it or choose another folder")
-    existing = next(folder for folder in [path, *path.absolute().parents] if folder.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise InputError(f"policy_dir: {path}: {existing} is no folder that can be written")
+    require_writable("policy_dir", path)
 
 
 def _save(task: Task, data: EpisodeData, dataset_id: str, scale: float) -> None:

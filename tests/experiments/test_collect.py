@@ -148,8 +148,9 @@ BAD_INPUT = [
     (["--builtin_file=replay.npz"], "must end in .xz"),
     (["--builtin_file=absent/replay.xz"], "no folder that can be written"),
     (["--builtin_file=replay.xz", "--kinds=random"], "builtin_file: holds a full-replay"),
-    (["--policy_dir=kept"], "policy_dir: kept/expert.npz exists; remove it"),
-    (["--policy_dir=kept/expert.npz"], "kept/expert.npz is no folder that can be written"),
+    (["--policy_dir=kept"], "kept/expert.npz exists; remove it"),
+    (["--policy_dir=kept/expert.npz"], "kept/expert.npz is not a folder"),
+    (["--policy_dir=~nobody_of_tests/x"], "there is no such user"),
     (["hopper"], "is not a flag"),
 ]
 
