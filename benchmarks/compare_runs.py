@@ -1,21 +1,22 @@
-"""How far one online run's returns lie above another's at equal environment steps.
+"""Online runs' returns in a table, and how far the first one's lie above each other's at equal steps.
 
-python -m benchmarks.compare_runs RUN.json OTHER.json ... [--until=STEPS]   (files of summarize_run)
+python -m benchmarks.compare_runs RUN.json OTHER.json ... [--until=STEPS] [--at=STEPS,...]
 
-A seed's value is the mean of its evaluations after warm-up at the steps that both runs were evaluated at. The
-difference of the means over seeds has two 95 % intervals: Welch's, seeds as independent draws, and Student's
-over the differences of equal seeds.
+The files are summarize_run's. A seed's value is the mean of its evaluations after warm-up, in a comparison at
+the steps that both runs were evaluated at. Means over seeds have Student's 95 % interval; their difference
+has two, Welch's, seeds as independent draws, and Student's over the differences of equal seeds.
 """
 
-import json
 import statistics
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from scipy import stats
 
 from adm_jax.statistics import Interval, mean_interval
+from adm_jax.types import InputError
+from benchmarks import report, summarize_run
 
 
 def compare(
@@ -29,18 +30,32 @@ def compare(
       until: later evaluations than after so many environment steps are left out.
 
     Raises:
-      ValueError: the runs have no evaluation after warm-up in common, or not the same seeds, two at least.
+      InputError: the runs have no evaluation after warm-up in common, or not the same seeds, two at least.
     """
     if run["config"]["seeds"] != other["config"]["seeds"]:
-        raise ValueError(f"seeds: {run['config']['seeds']} and {other['config']['seeds']}; must be the same")
+        raise InputError(f"seeds: {run['config']['seeds']} and {other['config']['seeds']}; must be the same")
     ours, others = _returns(run), _returns(other)
     steps = sorted(step for step in set(ours) & set(others) if until is None or step <= until)
     if not steps:
-        raise ValueError("evaluations: none after warm-up at the same number of environment steps")
+        raise InputError("evaluations: none after warm-up at the same number of environment steps")
     a, b = ([statistics.mean(row) for row in zip(*map(of.get, steps), strict=True)] for of in (ours, others))
     paired = mean_interval([x - y for x, y in zip(a, b, strict=True)])
     welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     return len(steps), Interval(paired.mean, float(welch.low), float(welch.high)), paired
+
+
+def row(run: dict[str, Any], at: Sequence[int], until: int | None = None) -> list[str]:
+    """Means over seeds with intervals ``at`` each number of steps, and over all ``until`` one.
+
+    Empty where there was no evaluation.
+    """
+    returns = {step: values for step, values in _returns(run).items() if until is None or step <= until}
+    columns = [*map(returns.get, at), [statistics.mean(seed) for seed in zip(*returns.values(), strict=True)]]
+    return [_text(mean_interval(values)) if values else "" for values in columns]
+
+
+def _text(value: Interval) -> str:
+    return f"{value.mean:.0f} [{value.low:.0f}, {value.high:.0f}]"
 
 
 def _returns(run: dict[str, Any]) -> dict[int, list[float]]:
@@ -51,19 +66,23 @@ def _returns(run: dict[str, Any]) -> dict[int, list[float]]:
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line for each other run."""
+    """Prints a row of a table for each run, and a line for each but the first."""
     if len(argv) < 3:
-        raise app.UsageError("two files at least")
+        raise InputError("give two files at least, as in RUN.json OTHER.json")
     given = flags.FLAGS
-    run, *others = (json.loads(Path(path).read_text()) for path in argv[1:])
+    run, *others = runs = [summarize_run.read(files) for files in argv[1:]]
+    at = [int(steps) for steps in given.at]
+    print("|", " | ".join(["steps", *given.at, "mean of all after warm-up"]), "|")
+    print("|---" * (len(at) + 2) + "|")
+    for path, columns in zip(argv[1:], (row(of, at, given.until) for of in runs), strict=True):
+        print("|", " | ".join([path, *columns]), "|")
     for path, other in zip(argv[2:], others, strict=True):
         evaluations, welch, paired = compare(run, other, given.until)
-        print(
-            f"above {path} by {welch.mean:.0f} [{welch.low:.0f}, {welch.high:.0f}], "
-            f"paired [{paired.low:.0f}, {paired.high:.0f}], over {evaluations} evaluations"
-        )
+        among_equals = f"[{paired.low:.0f}, {paired.high:.0f}]"
+        print(f"above {path} by {_text(welch)}, paired {among_equals}, over {evaluations} evaluations")
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("until", None, "environment steps, with warm-up, of the last evaluation that counts")
-    app.run(main)
+    flags.DEFINE_list("at", [], "environment steps, with warm-up, of the evaluations that have a column")
+    report.start(main)

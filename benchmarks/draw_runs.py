@@ -3,14 +3,13 @@
 python -m benchmarks.draw_runs --runs=a.json,b.json --names=ADMPO-ON,SAC --png=FILE
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from benchmarks.summarize_run import over_seeds
+from benchmarks import report
+from benchmarks.summarize_run import over_seeds, read
 
 
 def curve(summary: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> None:
     """Draws the plot."""
     del argv
     given = flags.FLAGS
-    summaries = [json.loads(Path(path).read_text()) for path in given.runs]
+    summaries = [read(files) for files in given.runs]
     draw(dict(zip(given.names, summaries, strict=True)), given.png)
 
 
@@ -58,4 +57,4 @@ if __name__ == "__main__":
     flags.DEFINE_list("runs", None, "files that benchmarks.summarize_run has written", required=True)
     flags.DEFINE_list("names", None, "what each is called in the plot", required=True)
     flags.DEFINE_string("png", None, "file the plot is written to", required=True)
-    app.run(main)
+    report.start(main)

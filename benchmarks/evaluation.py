@@ -32,11 +32,12 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from adm_jax.envs import batch as batch_module
 from adm_jax.envs import environment, evaluation
 from adm_jax.envs.batch import EnvBatch, GymnasiumBatch, make_batch
+from benchmarks import report
 
 _ENVS = flags.DEFINE_list("envs", ["Hopper-v4", "Walker2d-v4", "HalfCheetah-v4", "Ant-v4"], "environments")
 _NUM_ENVS = flags.DEFINE_integer("num_envs", 30, "environments side by side", lower_bound=1)
@@ -176,4 +177,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    report.start(main)

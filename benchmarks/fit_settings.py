@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
 import adm_jax
 from adm_jax.config import OfflineConfig
@@ -27,6 +27,7 @@ from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import make_dynamics
 from adm_jax.models import RecurrentConfig
 from adm_jax.settings import replace_flat
+from benchmarks import report
 
 _DATASET = flags.DEFINE_string("dataset", "adm_jax/hopper-replay-v0", "Minari dataset id")
 _SECONDS = flags.DEFINE_float("seconds", 150.0, "processor seconds per setting")
@@ -141,4 +142,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    report.start(main)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from benchmarks import measure, workload
+from benchmarks import measure, report, workload
 from benchmarks.options import Options, by_device
 from benchmarks.workload import Loop
 
@@ -71,4 +71,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    report.start(main)

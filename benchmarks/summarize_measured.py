@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from adm_jax.evaluation.config import REGRET_AT
 from adm_jax.evaluation.rank_metrics import compare_over
 from adm_jax.training.metrics import to_json
+from benchmarks import report
 from benchmarks.summarize_run import surroundings
 
 
@@ -68,4 +69,4 @@ def _rounded(content: Any) -> Any:
 if __name__ == "__main__":
     flags.DEFINE_list("runs", None, "the runs' folders", required=True)
     flags.DEFINE_string("json", None, "file the summary is written to", required=True)
-    app.run(main)
+    report.start(main)

@@ -1,15 +1,20 @@
 """One JSON of a run's folder, with means over seeds and their intervals: where README's figures come from.
 
 python -m benchmarks.summarize_run --run=runs/admpo_off/<task>/<run_id> --json=FILE
+
+Seeds of one setting may be spread over runs: where such a file is read, ``a.json+b.json`` stands for the run
+of all their seeds.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from adm_jax.statistics import mean_interval
+from adm_jax.types import InputError
+from benchmarks import report
 
 ONLINE_METRICS = ("critic/q", "model/best_error")  # what critics expect, and the models' held-out NLL
 
@@ -37,6 +42,51 @@ def summarize(folder: Path) -> dict[str, Any]:
         ],
         "result": result,
     }
+
+
+def read(files: str) -> dict[str, Any]:
+    """Reads a summary; of several, joined by ``+``, the seeds of all at the evaluations that all have.
+
+    Raises:
+      InputError: a file is no summary; they share a seed, or differ in more than seeds and number of steps.
+    """
+    summary, *others = map(_summary, files.split("+"))
+    for other in others:
+        summary = _joined(summary, other, files)
+    return summary
+
+
+def _summary(file: str) -> dict[str, Any]:
+    try:
+        summary = json.loads(Path(file).read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON file: {error}") from error
+    if not isinstance(summary, dict) or "evaluations" not in summary:
+        raise InputError(f"{file} holds no evaluations; benchmarks.summarize_run writes such files")
+    return summary
+
+
+def _joined(run: dict[str, Any], other: dict[str, Any], files: str) -> dict[str, Any]:
+    a, b = run["config"], other["config"]
+    differing = {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} - {"seeds", "num_steps"}
+    if differing:
+        raise InputError(f"{files}: not of one setting: {', '.join(sorted(differing))}")
+    if set(a["seeds"]) & set(b["seeds"]):
+        raise InputError(f"{files}: seeds {a['seeds']} and {b['seeds']}; must be others in each")
+    rows = {_when(row): row for row in other["evaluations"]}
+    return {
+        "config": {**a, "seeds": [*a["seeds"], *b["seeds"]]},
+        "result": run["result"],
+        "evaluations": [
+            {**row, "eval/return": row["eval/return"] + rows[_when(row)]["eval/return"]}
+            for row in run["evaluations"]
+            if _when(row) in rows
+        ],
+    }
+
+
+def _when(row: dict[str, Any]) -> tuple[str, int]:
+    return row["phase"], row["steps"] if "steps" in row else row["updates"]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -84,4 +134,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("run", None, "the run's folder", required=True)
     flags.DEFINE_string("json", None, "file the summary is written to", required=True)
-    app.run(main)
+    report.start(main)

@@ -1,8 +1,12 @@
 """Differences of runs against their formulas written out."""
 
+import json
+
 import pytest
 
-from benchmarks.compare_runs import compare
+from adm_jax.types import InputError
+from benchmarks.compare_runs import compare, row
+from benchmarks.summarize_run import read
 
 
 def run(returns, seeds=(0, 1, 2)):
@@ -30,7 +34,36 @@ def test_differences_at_common_steps_after_warm_up():
 
 
 def test_runs_that_have_nothing_in_common_are_refused():
-    with pytest.raises(ValueError, match="evaluations: none after warm-up at the same number"):
+    with pytest.raises(InputError, match="evaluations: none after warm-up at the same number"):
         compare(run({20: [1.0] * 3}), run({30: [1.0] * 3}))
-    with pytest.raises(ValueError, match=r"seeds: \[0, 1, 2\] and \[0, 1, 3\]; must be the same"):
+    with pytest.raises(InputError, match=r"seeds: \[0, 1, 2\] and \[0, 1, 3\]; must be the same"):
         compare(run({20: [1.0] * 3}), run({20: [1.0] * 3}, seeds=(0, 1, 3)))
+
+
+def test_a_row_has_means_and_intervals_over_seeds():
+    # half the intervals' width: 4.3027 (13 / 3)^0.5 of 1, 3, 8; of 2, 4, 9, the seeds' own means, as much
+    ours = run({10: [99.0] * 3, 20: [1.0, 3.0, 8.0], 30: [3.0, 5.0, 10.0], 40: [0.0] * 3})
+    assert row(ours, at=(20, 25), until=30) == ["4 [-5, 13]", "", "5 [-4, 14]"]
+
+
+def test_seeds_of_several_runs_are_read_as_one_run(tmp_path):
+    summaries = {
+        "a": run({20: [1.0, 2.0, 3.0], 30: [9.0] * 3}),
+        "b": run({20: [4.0, 5.0], 40: [9.0] * 2}, seeds=(3, 4)),
+        "others": run({20: [0.0] * 5}, seeds=range(5)),
+        "other_rate": run({20: [4.0]}, seeds=[5]),
+    }
+    summaries["other_rate"]["config"]["tau"] = 0.02
+    files = {name: str(tmp_path / f"{name}.json") for name in summaries}
+    for name, summary in summaries.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({**summary, "result": {"warmup_steps": 10}}))
+    joined = read(f"{files['a']}+{files['b']}")
+    number, welch, paired = compare(joined, read(files["others"]))
+    assert (number, welch.mean, paired.mean) == (1, 3.0, 3.0)
+    with pytest.raises(InputError, match=r"seeds \[0, 1, 2\] and \[0, 1, 2, 3, 4\]; must be others"):
+        read(f"{files['a']}+{files['others']}")
+    (tmp_path / "bench.json").write_text("{}")
+    with pytest.raises(InputError, match=r"bench\.json holds no evaluations"):
+        read(str(tmp_path / "bench.json"))
+    with pytest.raises(InputError, match="not of one setting: tau"):
+        read(f"{files['a']}+{files['other_rate']}")
