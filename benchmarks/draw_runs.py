@@ -27,7 +27,7 @@ def draw(summaries: dict[str, dict[str, Any]], path: str) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    figure, axes = pyplot.subplots(figsize=(9, 4))
     for name, summary in summaries.items():
         values = curve(summary)
         (line,) = axes.plot(values["at"], values["mean"], label=name)
@@ -39,7 +39,7 @@ def draw(summaries: dict[str, dict[str, Any]], path: str) -> None:
         axes.axvspan(0, warmup, color="gray", alpha=0.15, lw=0, label="warm-up")
     axes.set(xlabel="environment steps" if warmup else "updates", ylabel="return", ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves: bands fill the axes
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
