@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adm_jax.training.memory import temporary_bytes, tree_bytes
+from adm_jax.population.memory import temporary_bytes, tree_bytes
 from benchmarks import report, workload
 from benchmarks.counting import Counts, count
 from benchmarks.options import Options

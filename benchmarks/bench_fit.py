@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax.dynamics.interface import ModelParams
-from adm_jax.training.population import fold_keys, member_keys, shared_key
+from adm_jax.population.members import fold_keys, member_keys, shared_key
 from adm_jax.types import InputError
 from benchmarks import fit_race, report, workload
 from benchmarks.counting import count

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from adm_jax.config import online_config_for_task
+from adm_jax.population.members import all_members
 from adm_jax.tasks import get_task
 from adm_jax.training.online import OnlineLoop
-from adm_jax.training.population import all_members
 from benchmarks import bench_fit, measure, report, workload
 from benchmarks.options import Options
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adm_jax.training import memory
-from adm_jax.training.batches import batch_sizes, first_that_fits
+from adm_jax.population import memory
+from adm_jax.runs.batches import batch_sizes, first_that_fits
 from adm_jax.types import InputError
 from benchmarks import measure, report, workload
 from benchmarks.counting import Counts, count

@@ -35,7 +35,8 @@ import numpy as np
 from absl import flags
 
 from adm_jax.envs import batch as batch_module
-from adm_jax.envs import environment, evaluation
+from adm_jax.envs import environment
+from adm_jax.envs import evaluator as evaluator_module
 from adm_jax.envs.batch import EnvBatch, GymnasiumBatch, make_batch
 from benchmarks import report
 
@@ -105,11 +106,11 @@ def step_batch(batch: EnvBatch, actions: np.ndarray) -> Callable[[], int]:
 
 def evaluate(env_id: str, num_envs: int, make: Callable[..., EnvBatch]) -> Callable[[], int]:
     """A run of a whole evaluation on the batches that ``make`` makes."""
-    evaluation.make_batch = make
+    evaluator_module.make_batch = make
     try:
-        evaluator = evaluation.Evaluator(env_id, [0], num_envs)
+        evaluator = evaluator_module.Evaluator(env_id, [0], num_envs)
     finally:
-        evaluation.make_batch = batch_module.make_batch
+        evaluator_module.make_batch = batch_module.make_batch
     sizes = (evaluator.obs_dim, 256, 256, len(evaluator.action_low))
     rng = np.random.default_rng(0)
     weights = [rng.normal(0, n**-0.5, (n, m)).astype(np.float32) for n, m in itertools.pairwise(sizes)]

@@ -21,12 +21,12 @@ from absl import flags
 
 import adm_jax
 from adm_jax.config import OfflineConfig
-from adm_jax.data import minari_io
+from adm_jax.config.models import RecurrentConfig
+from adm_jax.config.settings import replace_flat
 from adm_jax.data.dataset import Dataset, make_dataset
+from adm_jax.data.formats import minari_io
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import make_dynamics
-from adm_jax.models import RecurrentConfig
-from adm_jax.settings import replace_flat
 from benchmarks import report
 
 _DATASET = flags.DEFINE_string("dataset", "adm_jax/hopper-replay-v0", "Minari dataset id")

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from adm_jax.settings import base_type, check, leaves, setting
+from adm_jax.config.settings import base_type, check, leaves, setting
 from adm_jax.types import InputError, MatmulPrecision
 
 QUICK = {  # a smoke run: every part once, at sizes whose figures mean nothing

@@ -13,9 +13,9 @@ from typing import Any
 
 from absl import flags
 
-from adm_jax.evaluation.config import REGRET_AT
+from adm_jax.config.evaluation import REGRET_AT
 from adm_jax.evaluation.rank_metrics import compare_over
-from adm_jax.training.metrics import to_json
+from adm_jax.runs.folder import to_json
 from benchmarks import report
 from benchmarks.summarize_run import surroundings
 

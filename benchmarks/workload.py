@@ -10,23 +10,18 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
 from adm_jax.config import Hyper, OfflineConfig, config_for_task
-from adm_jax.data import builtin, minari_io
+from adm_jax.data import builtin
 from adm_jax.data.dataset import Dataset, make_dataset
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_io
 from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Carry
 from adm_jax.envs.termination import get_termination
+from adm_jax.population.compiling import compile_program
+from adm_jax.population.members import all_members, member_hyper, member_keys, resolve_members, shared_key
 from adm_jax.rollout import chunk_size
 from adm_jax.training import programs
-from adm_jax.training.population import (
-    all_members,
-    compile_program,
-    member_hyper,
-    member_keys,
-    resolve_members,
-    shared_key,
-)
 from adm_jax.types import Key, Segment
 from benchmarks.options import Options
 

@@ -35,7 +35,8 @@ def main(argv: list[str]) -> None:
         )
     config = online_config_for_task(**given)
     # Imported here, as it takes seconds: a mistyped flag is told at once.
-    from adm_jax.training import compilation_cache, online_run
+    from adm_jax.population import compilation_cache
+    from adm_jax.training import online_run
 
     compilation_cache.enable(FLAGS.compilation_cache)
     if FLAGS.resume is not None:

@@ -19,14 +19,17 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from adm_jax.config import ReplayConfig
-from adm_jax.data import builtin, minari_files, minari_io, minari_write
+from adm_jax.config.collect import DEFAULT_KINDS, KINDS, CollectConfig
+from adm_jax.data import builtin
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_files, minari_io, minari_write
 from adm_jax.envs import environment
+from adm_jax.population import compilation_cache
+from adm_jax.runs.folder import require_writable, resolve_path
+from adm_jax.runs.policy_file import save_policy
+from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task, get_task
-from adm_jax.training import collect, compilation_cache
-from adm_jax.training.metrics import require_writable, resolve_path
-from adm_jax.training.policy_file import save_policy
-from adm_jax.training.progress import Progress
+from adm_jax.training import collect
 from adm_jax.types import InputError
 from experiments import app, flags
 
@@ -36,7 +39,7 @@ flags.define_compilation_cache()
 absl_flags.DEFINE_list(
     "kinds",
     None,
-    f"what to collect, of {', '.join(collect.KINDS)}; when empty the first five, or full-replay alone where "
+    f"what to collect, of {', '.join(KINDS)}; when empty the first five, or full-replay alone where "
     "--builtin_file is given",
 )
 absl_flags.DEFINE_integer("num_transitions", 100_000, "transitions of random, medium and expert each")
@@ -94,15 +97,13 @@ def main(argv: list[str]) -> None:
         raise InputError(collected.missing)
 
 
-def _wanted() -> collect.CollectConfig:
+def _wanted() -> CollectConfig:
     kinds = FLAGS.kinds
     if kinds is None:
-        kinds = ["full-replay"] if FLAGS.builtin_file else collect.DEFAULT_KINDS
+        kinds = ["full-replay"] if FLAGS.builtin_file else DEFAULT_KINDS
     if FLAGS.builtin_file and "full-replay" not in kinds:
         raise InputError(f"builtin_file: holds a full-replay, which is not among kinds {','.join(kinds)}")
-    return collect.CollectConfig(
-        tuple(kinds), FLAGS.num_transitions, FLAGS.medium_return, FLAGS.deterministic
-    )
+    return CollectConfig(tuple(kinds), FLAGS.num_transitions, FLAGS.medium_return, FLAGS.deterministic)
 
 
 def _dataset_ids(dataset: str, kinds: tuple[str, ...]) -> dict[str, str]:

@@ -8,20 +8,20 @@ Fits each of --dynamics to the dataset and draws the error after 1..1000 predict
 
 from absl import flags as absl_flags
 
-from adm_jax.evaluation.config import CompoundingErrorConfig
-from experiments import app, measured_models
+from adm_jax.config.evaluation import CompoundingErrorConfig
+from experiments import app, evaluation_app
 
 FLAGS = absl_flags.FLAGS
-measured_models.define(CompoundingErrorConfig, "termination")
+evaluation_app.define(CompoundingErrorConfig, "termination")
 
 
 def main(argv: list[str]) -> None:
     """Measures, and prints the medians after some numbers of steps."""
     del argv
-    config, fits = measured_models.configurations(CompoundingErrorConfig)
+    config, fits = evaluation_app.configurations(CompoundingErrorConfig)
     # Imported here, as it takes seconds: a mistyped flag is told at once.
     from adm_jax.evaluation import compounding_error
-    from adm_jax.training import compilation_cache
+    from adm_jax.population import compilation_cache
 
     compilation_cache.enable(FLAGS.compilation_cache)
     compounding_error.run(config, fits)

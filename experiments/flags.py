@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from adm_jax.config import all_leaves
-from adm_jax.settings import Leaf, Swept, base_type, check_leaf, range_text, replace_flat
+from adm_jax.config.settings import Leaf, Swept, base_type, check_leaf, range_text, replace_flat
 from adm_jax.types import InputError
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def define(
 
 
 def define_compilation_cache(flag_values: flags.FlagValues = flags.FLAGS, command: str | None = None) -> None:
-    """Defines ``--compilation_cache``, whose value goes to ``adm_jax.training.compilation_cache.enable``."""
+    """Defines ``--compilation_cache``: what ``adm_jax.population.compilation_cache.enable`` is given."""
     text = "folder that keeps compiled programs for later runs, or off; the user's cache folder when empty"
     parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
     flag: flags.Flag = flags.Flag(parser, serializer, "compilation_cache", None, text)

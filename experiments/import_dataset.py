@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from adm_jax.data import d4rl, minari_files, minari_io, neorl
+from adm_jax.data.formats import d4rl, minari_files, minari_io, neorl
 from adm_jax.types import InputError
 from experiments import app
 

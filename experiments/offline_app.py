@@ -39,7 +39,8 @@ def run(**defaults: Any) -> None:
         )
     config = config_for_task(**{**defaults, **given})
     # Imported here, as it takes seconds: a mistyped flag is told at once.
-    from adm_jax.training import compilation_cache, offline
+    from adm_jax.population import compilation_cache
+    from adm_jax.training import offline
 
     compilation_cache.enable(FLAGS.compilation_cache)
     if FLAGS.resume is not None:

@@ -12,20 +12,20 @@ plot. Policies are this library's own (experiments.collect keeps them), plain np
 
 from absl import flags as absl_flags
 
-from adm_jax.evaluation.config import OPEConfig
-from experiments import app, measured_models
+from adm_jax.config.evaluation import OPEConfig
+from experiments import app, evaluation_app
 
 FLAGS = absl_flags.FLAGS
-measured_models.define(OPEConfig, "termination", "reward")
+evaluation_app.define(OPEConfig, "termination", "reward")
 
 
 def main(argv: list[str]) -> None:
     """Evaluates, and prints a table of the estimators."""
     del argv
-    config, fits = measured_models.configurations(OPEConfig)
+    config, fits = evaluation_app.configurations(OPEConfig)
     # Imported here, as it takes seconds: a mistyped flag is told at once.
     from adm_jax.evaluation import ope
-    from adm_jax.training import compilation_cache
+    from adm_jax.population import compilation_cache
 
     compilation_cache.enable(FLAGS.compilation_cache)
     ope.run(config, fits)

@@ -23,9 +23,16 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import shutil  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+from tests.tiny import TINY  # noqa: E402
+
+if TYPE_CHECKING:
+    from adm_jax.config import OfflineConfig
 
 
 def pytest_unconfigure() -> None:
@@ -35,13 +42,13 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first: at the end one worker would be left alone with them."""
-    items.sort(key=lambda item: "training" not in item.path.parts)
+    items.sort(key=lambda item: {"training", "population", "runs"}.isdisjoint(item.path.parts))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_registrations() -> Iterator[None]:
     """A file's models and tasks are its own: which files a worker runs before is pytest-xdist's choice."""
-    from adm_jax import models
+    from adm_jax.config import models
     from adm_jax.tasks import registry
 
     before = [(names, dict(names)) for names in (models._MODELS, registry._TASKS)]
@@ -54,8 +61,8 @@ def _own_registrations() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_dataset() -> str:
     """1,000 random steps of the real Hopper, saved as a Minari dataset; its id."""
-    from adm_jax.data import minari_io
-    from adm_jax.envs.collection import Experience
+    from adm_jax.data.formats import minari_io
+    from adm_jax.envs.experience import Experience
 
     experience = Experience("Hopper-v4", [0], num_steps=1_000)
     rng = np.random.default_rng(0)
@@ -64,6 +71,15 @@ def tiny_dataset() -> str:
     minari_io.save(experience.episodes(), "tests/tiny-hopper-v0", env_id="Hopper-v4")
     experience.close()
     return "tests/tiny-hopper-v0"
+
+
+@pytest.fixture
+def tiny_config(tiny_dataset: str, tmp_path: Path) -> "OfflineConfig":
+    """A configuration that runs through everything in seconds."""
+    from adm_jax.config import OfflineConfig
+    from adm_jax.config.settings import replace_flat
+
+    return replace_flat(OfflineConfig(), {**TINY, "dataset": tiny_dataset, "workdir": str(tmp_path)})
 
 
 @pytest.fixture(autouse=True)

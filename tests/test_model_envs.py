@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from adm_jax import model_envs
+from adm_jax.config.models import AnyStepV2Config
 from adm_jax.data.dataset import make_dataset
 from adm_jax.dynamics.adm_v2 import make_adm_v2
 from adm_jax.dynamics.uncertainty import std_of_means
-from adm_jax.models import AnyStepV2Config
 from adm_jax.rollout import Simulation
 from tests.dynamics import by_hand
 from tests.dynamics.test_adm_v2 import Schedule

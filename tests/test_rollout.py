@@ -11,13 +11,13 @@ import pytest
 
 from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
+from adm_jax.config.models import RecurrentConfig
 from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import make_dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import Dynamics, make_dynamics
 from adm_jax.dynamics.uncertainty import std_of_means
-from adm_jax.models import RecurrentConfig
 from adm_jax.rollout import (
     Simulation,
     encode_histories,

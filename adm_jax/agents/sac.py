@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from adm_jax.config import SWEPT, Hyper, SACConfig
+from adm_jax.config.settings import only_value
 from adm_jax.nn import squashed_gaussian
 from adm_jax.nn.layers import MLP, apply
-from adm_jax.settings import only_value
 from adm_jax.types import Array, Key, Params, Transition
 
 Metrics = dict[str, Array]

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from adm_jax.config.models import get_model, registered
 from adm_jax.config.offline import OfflineConfig
 from adm_jax.config.online import MODEL_FREE, OnlineConfig
-from adm_jax.models import get_model, registered
-from adm_jax.settings import Leaf, leaves, replace_flat, to_flat
+from adm_jax.config.settings import Leaf, leaves, replace_flat, to_flat
 from adm_jax.tasks import Task, get_task, presets
 from adm_jax.tasks.task import Family, OnlineFamily
 from adm_jax.types import InputError

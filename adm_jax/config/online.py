@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from adm_jax.config.models import ModelConfig, RecurrentConfig
 from adm_jax.config.parts import (
     MAX_ROWS,
     MAX_SEED,
@@ -13,8 +14,7 @@ from adm_jax.config.parts import (
     check_model_config,
     check_seeds,
 )
-from adm_jax.models import ModelConfig, RecurrentConfig
-from adm_jax.settings import check, only_value, setting
+from adm_jax.config.settings import check, only_value, setting
 from adm_jax.types import InputError, MatmulPrecision
 
 MODEL_FREE = "none"  # in place of a dynamics model's name

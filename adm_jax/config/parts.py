@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from adm_jax.models import ModelConfig, get_model
-from adm_jax.settings import setting
+from adm_jax.config.models import ModelConfig, get_model
+from adm_jax.config.settings import setting
 from adm_jax.types import InputError
 
 MAX_SEED = 2**32 - 1

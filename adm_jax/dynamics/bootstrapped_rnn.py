@@ -14,11 +14,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from adm_jax.config.models import RecurrentConfig
 from adm_jax.dynamics import recurrent
 from adm_jax.dynamics.interface import Dynamics, ModelParams
 from adm_jax.dynamics.prediction import normalize_action, normalize_obs
 from adm_jax.dynamics.recurrent import Spec
-from adm_jax.models import RecurrentConfig
 from adm_jax.nn import gru
 from adm_jax.types import Array, Key, Prediction, Segment, Window
 

@@ -17,6 +17,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from adm_jax.config.models import EnsembleConfig
 from adm_jax.dynamics.interface import Dynamics, HoldoutErrors, ModelParams
 from adm_jax.dynamics.prediction import (
     holdout_errors,
@@ -25,7 +26,6 @@ from adm_jax.dynamics.prediction import (
     normalize_obs,
     predict,
 )
-from adm_jax.models import EnsembleConfig
 from adm_jax.nn import gaussian
 from adm_jax.nn.layers import truncated_normal_init
 from adm_jax.nn.precision import matmul

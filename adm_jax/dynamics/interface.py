@@ -6,7 +6,7 @@ Fitting, roll-outs, policy optimisation and every measurement are written once a
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from adm_jax.models import ModelConfig, get_model
+from adm_jax.config.models import ModelConfig, get_model
 from adm_jax.tasks.references import import_function
 from adm_jax.types import Array, InputError, Key, Normalizer, Params, Prediction, Segment, Window
 

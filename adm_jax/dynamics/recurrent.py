@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from adm_jax.config.models import RecurrentConfig
 from adm_jax.dynamics.interface import Carry, Dynamics, HoldoutErrors, ModelParams
 from adm_jax.dynamics.prediction import holdout_errors, masked_mean, predict
-from adm_jax.models import RecurrentConfig
 from adm_jax.nn import gaussian, gru
 from adm_jax.nn.layers import ResidualHead, apply
 from adm_jax.types import Array, Key, Normalizer, Params, Prediction, Segment, Window

@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.config import OfflineConfig
+from adm_jax.config.evaluation import CompoundingErrorConfig
 from adm_jax.data.dataset import Dataset, gather_segments
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.evaluation import plots
-from adm_jax.evaluation.config import CompoundingErrorConfig
 from adm_jax.evaluation.fitted_models import FittedModels, create_folder, fit_models, prepare_models
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.rollout import open_loop
-from adm_jax.training.metrics import resolve_path
-from adm_jax.training.progress import Progress, print_table
+from adm_jax.runs.folder import resolve_path
+from adm_jax.runs.progress import Progress, print_table
 from adm_jax.training.session import load_data
 from adm_jax.types import Array, InputError, Key, Prediction, Segment
 

@@ -11,19 +11,19 @@ import jax
 import numpy as np
 
 from adm_jax.config import OfflineConfig
+from adm_jax.config.evaluation import MeasuredModels
+from adm_jax.config.settings import leaves, to_flat
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import ModelParams, make_dynamics
-from adm_jax.evaluation.config import MeasuredModels
-from adm_jax.settings import leaves, to_flat
+from adm_jax.population.members import Member, fold_keys, member_keys, shared_key
+from adm_jax.runs.checkpoint import Checkpointer
+from adm_jax.runs.folder import RunFolder, describe_surroundings, require_writable
+from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task
 from adm_jax.tasks.references import source_digest
 from adm_jax.training import programs
-from adm_jax.training.checkpoint import Checkpointer
-from adm_jax.training.metrics import RunFolder, describe_surroundings, require_writable
-from adm_jax.training.population import Member, fold_keys, member_keys, shared_key
-from adm_jax.training.progress import Progress
 from adm_jax.training.session import Stream, prepare
 from adm_jax.types import InputError, Segment
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.config import OfflineConfig
+from adm_jax.config.evaluation import OPEConfig
+from adm_jax.config.settings import to_flat
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.envs import environment
 from adm_jax.evaluation import off_policy, plots
-from adm_jax.evaluation.config import OPEConfig
 from adm_jax.evaluation.fitted_models import FittedModels, Prepared, create_folder, fit_models, prepare_models
 from adm_jax.evaluation.fitted_q import FQEResult, FQESettings, fitted_q
 from adm_jax.evaluation.kept_results import KeptResults
@@ -32,14 +33,13 @@ from adm_jax.evaluation.policies import (
 from adm_jax.evaluation.rank_metrics import compare
 from adm_jax.evaluation.truth import Measured, read_truth, real_episodes, to_truth
 from adm_jax.nn.precision import matmul_precision
+from adm_jax.population.members import over_members, resolve_members
 from adm_jax.rollout import Simulation
-from adm_jax.settings import to_flat
+from adm_jax.runs.folder import resolve_path
+from adm_jax.runs.progress import Progress, print_table
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
 from adm_jax.tasks.references import source_digest
-from adm_jax.training.metrics import resolve_path
-from adm_jax.training.population import over_members, resolve_members
-from adm_jax.training.progress import Progress, print_table
 from adm_jax.training.session import load_data
 from adm_jax.types import InputError, Key, Params
 

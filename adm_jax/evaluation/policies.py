@@ -1,6 +1,6 @@
 """Policies to be evaluated, read from files of three kinds, or from a run's folder.
 
-This library's own (``adm_jax.training.policy_file``), as ``experiments.collect`` keeps them; the newest
+This library's own (``adm_jax.runs.policy_file``), as ``experiments.collect`` keeps them; the newest
 checkpoint of any run of policy optimisation.
 
 A plain NumPy archive (``.npz``) of a Gaussian policy with tanh layers:
@@ -32,9 +32,9 @@ import numpy as np
 
 from adm_jax.agents.sac import make_sac
 from adm_jax.config import SACConfig
-from adm_jax.training import policy_file
-from adm_jax.training.checkpoint import Checkpointer
-from adm_jax.training.metrics import RunFolder, resolve_path
+from adm_jax.runs import policy_file
+from adm_jax.runs.checkpoint import Checkpointer
+from adm_jax.runs.folder import RunFolder, resolve_path
 from adm_jax.types import Array, InputError, Key, Params
 
 _LOG_STD_RANGE = (-5.0, 2.0)

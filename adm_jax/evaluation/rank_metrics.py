@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from adm_jax.evaluation.config import REGRET_AT
+from adm_jax.config.evaluation import REGRET_AT
 
 _CLIP = 2.0
 

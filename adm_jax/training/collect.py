@@ -18,21 +18,20 @@ import numpy as np
 
 from adm_jax.agents.sac import make_sac
 from adm_jax.config import MODEL_FREE, OnlineConfig, ReplayConfig, online_from_flat
+from adm_jax.config.collect import CollectConfig
+from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.data.minari_write import storable_kwargs
+from adm_jax.data.formats.minari_write import storable_kwargs
 from adm_jax.envs import environment
-from adm_jax.envs.collection import Experience, concatenate
-from adm_jax.envs.evaluation import Evaluator
-from adm_jax.settings import to_flat
+from adm_jax.envs.evaluator import Evaluator
+from adm_jax.envs.experience import Experience, concatenate
+from adm_jax.population.members import all_members
+from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task, get_task
 from adm_jax.training.online import OnlineLoop
-from adm_jax.training.population import all_members
 from adm_jax.training.programs import mode_program
-from adm_jax.training.progress import Progress
 from adm_jax.types import InputError, Params
 
-DEFAULT_KINDS = ("random", "medium", "replay", "expert", "medium-expert")
-KINDS = (*DEFAULT_KINDS, "full-replay")
 MEDIUM_SHARE = 1 / 3  # of the way from the task's random to its expert return: D4RL's "medium"
 
 _NEED_MEDIUM = frozenset({"medium", "replay", "medium-expert"})
@@ -43,27 +42,6 @@ _DETERMINISTIC = "SAC, deterministic (mode actions)"
 
 
 ProgressFn = Callable[[int, dict[str, float]], None]  # steps taken so far, metrics of the last block
-
-
-@dataclass(frozen=True)
-class CollectConfig:
-    """What is collected beside the run of SAC."""
-
-    kinds: tuple[str, ...] = DEFAULT_KINDS
-    num_transitions: int = 100_000  # of random, medium and expert each
-    medium_return: float | None = None  # MEDIUM_SHARE of the task's references when None
-    deterministic: bool = False  # medium and expert act by their mode, not by samples
-
-    def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown or not self.kinds:
-            raise InputError(f"kinds: {(unknown or [''])[0]!r} is unknown; some of {', '.join(KINDS)}")
-        if len(set(self.kinds)) != len(self.kinds):
-            raise InputError(f"kinds: {','.join(self.kinds)} names a kind twice")
-        if self.num_transitions < 1:
-            raise InputError(f"num_transitions: {self.num_transitions} is out of range; at least 1")
-        if self.medium_return is not None and not math.isfinite(self.medium_return):
-            raise InputError(f"medium_return: {self.medium_return} is out of range; a finite number")
 
 
 @dataclass(frozen=True)

@@ -18,27 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.config import OfflineConfig, offline_from_flat
+from adm_jax.config.models import get_model
+from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import ModelParams
-from adm_jax.models import get_model
-from adm_jax.settings import to_flat
+from adm_jax.population.devices import choose_devices, devices_left
+from adm_jax.population.members import Member, all_members, member_hyper, shared_key, with_chunk
+from adm_jax.runs import results
+from adm_jax.runs.batches import batch_sizes, first_that_fits, run_batches
+from adm_jax.runs.checkpoint import Checkpointer, Restored
+from adm_jax.runs.evaluating import Evaluations
+from adm_jax.runs.folder import RunFolder, require_writable
+from adm_jax.runs.progress import print_result
 from adm_jax.tasks import Task
-from adm_jax.training import programs, results
-from adm_jax.training.batches import batch_sizes, first_that_fits, run_batches
-from adm_jax.training.checkpoint import Checkpointer, Restored
-from adm_jax.training.evaluating import Evaluations
-from adm_jax.training.metrics import RunFolder, require_writable
-from adm_jax.training.population import (
-    Member,
-    all_members,
-    choose_devices,
-    devices_left,
-    member_hyper,
-    shared_key,
-    with_chunk,
-)
-from adm_jax.training.progress import print_result
+from adm_jax.training import programs
 from adm_jax.training.session import (
     Session,
     Stream,

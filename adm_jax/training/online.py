@@ -28,24 +28,17 @@ from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.envs import environment
-from adm_jax.envs.collection import Experience, Recorded
+from adm_jax.envs.experience import Experience, Recorded
 from adm_jax.envs.termination import get_termination
 from adm_jax.envs.user_functions import get_reward
 from adm_jax.nn.precision import matmul_precision
+from adm_jax.population import memory
+from adm_jax.population.compiling import compile_program
+from adm_jax.population.devices import choose_devices, place
+from adm_jax.population.members import Member, fold_keys, member_hyper, resolve_members, shared_key
+from adm_jax.runs.clock import WallClock
 from adm_jax.tasks import Task
-from adm_jax.training import memory
 from adm_jax.training import online_programs as programs
-from adm_jax.training.population import (
-    Member,
-    choose_devices,
-    compile_program,
-    fold_keys,
-    member_hyper,
-    place,
-    resolve_members,
-    shared_key,
-)
-from adm_jax.training.wall_clock import WallClock
 from adm_jax.types import Array, InputError, Key, Params
 
 _RECENT_EPISODES = 10  # finished episodes whose mean return is reported

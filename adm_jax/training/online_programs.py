@@ -25,8 +25,8 @@ from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs.user_functions import RewardFn
+from adm_jax.population.members import over_members
 from adm_jax.rollout import Simulation, chunk_size, rollout_into
-from adm_jax.training.population import over_members
 from adm_jax.types import Array, Key, Params, Transition
 
 

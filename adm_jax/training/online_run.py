@@ -2,7 +2,7 @@
 
 Lines are told by environment steps, warm-up included: a line's ``epoch`` is its ``steps``. Evaluations go on
 beside the loop, one at a time. A checkpoint holds everything that was recorded; a resume replays the episodes
-under way in the environments (adm_jax.envs.collection) and equals a run that was never stopped.
+under way in the environments (adm_jax.envs.experience) and equals a run that was never stopped.
 """
 
 import dataclasses
@@ -14,28 +14,23 @@ import jax
 import numpy as np
 
 from adm_jax.config import MODEL_FREE, OnlineConfig, online_family, online_from_flat
-from adm_jax.envs.evaluation import Evaluator
-from adm_jax.models import get_model
-from adm_jax.settings import to_flat
+from adm_jax.config.models import get_model
+from adm_jax.config.settings import to_flat
+from adm_jax.envs.evaluator import Evaluator
+from adm_jax.population.compiling import compile_program
+from adm_jax.population.devices import choose_devices, devices_left, idle_devices
+from adm_jax.population.members import all_members, with_chunk
+from adm_jax.runs import results
+from adm_jax.runs.background import Background
+from adm_jax.runs.checkpoint import Checkpointer
+from adm_jax.runs.clock import WallClock
+from adm_jax.runs.evaluating import Evaluations, policy_sharding
+from adm_jax.runs.folder import RunFolder, require_writable
+from adm_jax.runs.progress import Progress, print_result
 from adm_jax.tasks import Task, get_task
-from adm_jax.training import results
-from adm_jax.training.background import Background
-from adm_jax.training.checkpoint import Checkpointer
-from adm_jax.training.evaluating import Evaluations, policy_sharding
-from adm_jax.training.metrics import RunFolder, require_writable
 from adm_jax.training.online import OnlineLoop
 from adm_jax.training.online_programs import may_lack
-from adm_jax.training.population import (
-    all_members,
-    choose_devices,
-    compile_program,
-    devices_left,
-    idle_devices,
-    with_chunk,
-)
 from adm_jax.training.programs import mode_program
-from adm_jax.training.progress import Progress, print_result
-from adm_jax.training.wall_clock import WallClock
 
 _PHASE = "train"
 _REPORT_EVERY = 50  # environment steps between two reports of progress

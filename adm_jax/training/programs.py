@@ -16,6 +16,7 @@ from adm_jax import model_envs
 from adm_jax.agents.behaviour_cloning import clone
 from adm_jax.agents.sac import SAC, SACState, make_sac
 from adm_jax.config import Hyper, OfflineConfig, RolloutConfig
+from adm_jax.config.settings import values_of
 from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import Dataset, sample_transitions
 from adm_jax.data.ring_buffer import RingBuffer
@@ -24,10 +25,9 @@ from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams, make_dynami
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs.user_functions import RewardFn
 from adm_jax.model_envs import ModelEnvs
+from adm_jax.population.members import over_members
+from adm_jax.population.memory import tree_bytes
 from adm_jax.rollout import Simulation, chunk_size, encode_histories, open_loop_errors, rollout
-from adm_jax.settings import values_of
-from adm_jax.training.memory import tree_bytes
-from adm_jax.training.population import over_members
 from adm_jax.types import Array, InputError, Key, Params, Segment, Transition
 
 OPEN_LOOP_STEPS = 10

@@ -12,41 +12,40 @@ import numpy as np
 from jax.sharding import Mesh
 
 from adm_jax.config import DERIVED_TASK, OfflineConfig, offline_family
-from adm_jax.data import minari_io
+from adm_jax.config.models import get_model
+from adm_jax.config.settings import to_flat
 from adm_jax.data.dataset import Dataset, count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_io
 from adm_jax.data.validation import check_actions, check_dims
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Carry
 from adm_jax.envs import environment
-from adm_jax.envs.evaluation import Evaluator
+from adm_jax.envs.evaluator import Evaluator
 from adm_jax.envs.recovered import check_terminations, relabel_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
 from adm_jax.envs.user_functions import get_reward
-from adm_jax.models import get_model
 from adm_jax.nn.precision import matmul_precision
-from adm_jax.settings import to_flat
-from adm_jax.tasks import Task, get_task
-from adm_jax.training import memory, programs
-from adm_jax.training.background import Background
-from adm_jax.training.checkpoint import Checkpointer
-from adm_jax.training.evaluating import policy_sharding
-from adm_jax.training.metrics import RunFolder
-from adm_jax.training.population import (
+from adm_jax.population import memory
+from adm_jax.population.compiling import compile_program
+from adm_jax.population.devices import choose_devices, idle_devices, place
+from adm_jax.population.members import (
     Member,
-    choose_devices,
-    compile_program,
     fold_keys,
-    idle_devices,
     member_hyper,
     member_keys,
-    place,
     resolve_members,
     seeds_of,
     shared_key,
 )
-from adm_jax.training.progress import Progress
-from adm_jax.training.wall_clock import WallClock
+from adm_jax.runs.background import Background
+from adm_jax.runs.checkpoint import Checkpointer
+from adm_jax.runs.clock import WallClock
+from adm_jax.runs.evaluating import policy_sharding
+from adm_jax.runs.folder import RunFolder
+from adm_jax.runs.progress import Progress
+from adm_jax.tasks import Task, get_task
+from adm_jax.training import programs
 from adm_jax.types import InputError, Key, Segment
 
 # what published settings tune from one dataset to the next

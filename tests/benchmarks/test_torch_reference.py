@@ -15,12 +15,12 @@ pytest.importorskip("torch", reason="PyTorch is not installed (pip install -e '.
 import torch
 
 from adm_jax.config import FitConfig
+from adm_jax.config.models import RecurrentConfig
 from adm_jax.data.dataset import gather_segments, gather_windows, make_dataset
 from adm_jax.dynamics import fitting, uncertainty
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.envs import termination
-from adm_jax.models import RecurrentConfig
 from adm_jax.types import Window
 from benchmarks import torch_reference, workload
 from benchmarks.torch_reference import ADM, Fit, FitSettings, Streams

@@ -13,7 +13,8 @@ import minari
 import numpy as np
 import pytest
 
-from adm_jax.data import builtin, minari_files, minari_io
+from adm_jax.data import builtin
+from adm_jax.data.formats import minari_files, minari_io
 
 from .sample_data import assert_same_bits, error_line, make_data
 

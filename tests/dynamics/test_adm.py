@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adm_jax.config.models import RecurrentConfig
 from adm_jax.dynamics import uncertainty
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.dynamics.prediction import draw_unit
-from adm_jax.models import RecurrentConfig
 from adm_jax.types import Normalizer, Segment, Window
 
 GOLDEN = RecurrentConfig(max_backtrack=5, model_hidden_dim=12, num_gru_layers=3, num_residual_blocks=4)

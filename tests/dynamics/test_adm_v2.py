@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adm_jax.config.models import AnyStepV2Config, RecurrentConfig
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.adm_v2 import make_adm_v2
 from adm_jax.dynamics.interface import ModelParams
-from adm_jax.models import AnyStepV2Config, RecurrentConfig
 from adm_jax.types import InputError, Normalizer, Segment, Window
 from tests.dynamics import by_hand
 from tests.dynamics.random_walk import assert_learns_one_step_prediction

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adm_jax.config.models import RecurrentConfig
 from adm_jax.dynamics.bootstrapped_rnn import make_bootstrapped_rnn
 from adm_jax.dynamics.interface import ModelParams
-from adm_jax.models import RecurrentConfig
 from adm_jax.types import Normalizer, Segment, Window
 from tests.dynamics.random_walk import assert_learns_one_step_prediction
 

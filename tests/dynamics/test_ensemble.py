@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from adm_jax.config import FitConfig
+from adm_jax.config.models import EnsembleConfig
 from adm_jax.data.dataset import make_dataset, sample_segments
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.ensemble import EnsembleParams, make_ensemble
 from adm_jax.dynamics.interface import ModelParams
-from adm_jax.models import EnsembleConfig
 from adm_jax.types import InputError, Normalizer, Segment
 from tests.dynamics.random_walk import keys_of, random_walk, trees_equal
 

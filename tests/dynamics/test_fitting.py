@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from adm_jax.config import FitConfig
+from adm_jax.config.models import RecurrentConfig
 from adm_jax.data.dataset import make_dataset
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import ModelParams
-from adm_jax.models import RecurrentConfig
 from adm_jax.types import Segment
 from tests.dynamics.random_walk import OBS_NOISE, REWARD_NOISE, keys_of, random_walk, trees_equal
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from adm_jax.config import config_for_task
-from adm_jax.data import minari_files, minari_io
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import environment, recovered
 from adm_jax.envs.termination import get_termination
 from adm_jax.tasks import register_task, registry

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from adm_jax.config import config_for_task
-from adm_jax.data import minari_files, minari_io
+from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import environment, recovered
-from adm_jax.envs.collection import Experience
+from adm_jax.envs.experience import Experience
 from adm_jax.tasks import get_task
 from adm_jax.training.session import load_data
 from adm_jax.types import InputError

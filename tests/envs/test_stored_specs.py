@@ -10,8 +10,8 @@ import minari
 import numpy as np
 import pytest
 
-from adm_jax.data import minari_files, minari_io, minari_write
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_files, minari_io, minari_write
 from adm_jax.envs import environment, recovered
 from adm_jax.types import EnvSpec, InputError
 

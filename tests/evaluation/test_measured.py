@@ -11,21 +11,21 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from adm_jax.config import config_for_task
-from adm_jax.data import minari_files, minari_io
+from adm_jax.config.evaluation import CompoundingErrorConfig, OPEConfig
+from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.dynamics.interface import Dynamics
 from adm_jax.evaluation import compounding_error, ope
-from adm_jax.evaluation.config import CompoundingErrorConfig, OPEConfig
 from adm_jax.evaluation.kept_results import KeptResults
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.rollout import open_loop
-from adm_jax.settings import replace_flat, to_flat
 from adm_jax.tasks import get_task
 from adm_jax.training import offline
 from adm_jax.types import InputError, Prediction, Segment
 from benchmarks import summarize_measured, summarize_run
 from tests.evaluation.test_policies import write
-from tests.training.conftest import TINY
+from tests.tiny import TINY
 
 FIT = ("fit_steps_per_epoch", "holdout_batch_size", "model_hidden_dim", "seeds", "task")
 MODELS = {
@@ -241,7 +241,7 @@ def test_models_of_ones_own_are_not_taken_when_their_source_is_another(fits, pol
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "dynamics_of_ones_own.py"
     source = (
-        "from adm_jax.models import register_dynamics\n"
+        "from adm_jax.config.models import register_dynamics\n"
         "register_dynamics('mine', 'adm_jax.dynamics.adm:make_adm')\n"
     )
     file.write_text(source)

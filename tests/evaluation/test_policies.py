@@ -12,7 +12,7 @@ import pytest
 from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
 from adm_jax.evaluation import policies
-from adm_jax.training import policy_file
+from adm_jax.runs import policy_file
 from adm_jax.types import InputError
 
 D, A, W = 4, 2, 5

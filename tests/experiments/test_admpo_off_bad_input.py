@@ -15,10 +15,10 @@ import pytest
 from absl.testing import flagsaver
 
 from adm_jax.config import OfflineConfig
-from adm_jax.data import minari_files, minari_io
+from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import environment
-from adm_jax.settings import to_flat
 from experiments import admpo_off, app
 
 ROOT = Path(__file__).parents[2]

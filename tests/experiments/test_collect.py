@@ -10,8 +10,9 @@ import minari
 import numpy as np
 import pytest
 
-from adm_jax.data import builtin, minari_files
-from adm_jax.training.policy_file import load_policy
+from adm_jax.data import builtin
+from adm_jax.data.formats import minari_files
+from adm_jax.runs.policy_file import load_policy
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--num_steps=120", "--warmup_steps=100", "--steps_per_iteration=20", "--batch_size=16",

@@ -10,8 +10,8 @@ import pytest
 from absl import flags as absl_flags
 
 from adm_jax.config import OfflineConfig, ReplayConfig, config_for_task
-from adm_jax.evaluation.config import CompoundingErrorConfig, OPEConfig
-from adm_jax.settings import leaves, to_flat
+from adm_jax.config.evaluation import CompoundingErrorConfig, OPEConfig
+from adm_jax.config.settings import leaves, to_flat
 from adm_jax.types import InputError
 from experiments import app, flags
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from adm_jax.data import minari_io
+from adm_jax.data.formats import minari_io
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data" / "offline" / "hopper-replay.hdf5"

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adm_jax.data import minari_io
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_io
 
 OPE = ("ope", "--task=hopper-builtin", "--workdir=runs")
 

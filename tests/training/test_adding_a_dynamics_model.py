@@ -9,12 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from adm_jax import models
-from adm_jax.config import config_for_task
+from adm_jax.config import config_for_task, models
+from adm_jax.config.models import get_model
 from adm_jax.data.dataset import make_dataset
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import make_dynamics
-from adm_jax.models import get_model
 from adm_jax.training import offline
 from adm_jax.types import InputError
 from tests.dynamics.random_walk import OBS_NOISE, REWARD_NOISE, keys_of, random_walk

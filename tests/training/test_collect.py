@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from adm_jax.config import ReplayConfig
+from adm_jax.config.collect import KINDS, CollectConfig
+from adm_jax.config.settings import replace_flat
 from adm_jax.envs import environment
-from adm_jax.settings import replace_flat
+from adm_jax.runs.progress import Progress
 from adm_jax.tasks import get_task, register_task
 from adm_jax.training import collect
-from adm_jax.training.collect import CollectConfig, medium_return
-from adm_jax.training.progress import Progress
+from adm_jax.training.collect import medium_return
 from adm_jax.types import InputError
 
 CONFIG = replace_flat(
@@ -34,7 +35,7 @@ def run(wanted, config=CONFIG):
 
 @pytest.fixture(scope="module")
 def collected(_pendulum):
-    return run(CollectConfig(collect.KINDS, num_transitions=100, medium_return=0.0))
+    return run(CollectConfig(KINDS, num_transitions=100, medium_return=0.0))
 
 
 def test_every_kind_is_there_and_of_its_size(collected):
@@ -46,7 +47,7 @@ def test_every_kind_is_there_and_of_its_size(collected):
         **{"random": 100, "medium": 100, "expert": 100, "medium-expert": 200},
         **{"replay": steps, "full-replay": 240},
     }
-    assert list(collected.datasets) == list(collect.KINDS)
+    assert list(collected.datasets) == list(KINDS)
 
 
 @pytest.mark.parametrize("kind", ["random", "medium", "expert", "replay", "full-replay"])

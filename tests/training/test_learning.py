@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adm_jax.config import config_for_task
-from adm_jax.data import d4rl, minari_io
+from adm_jax.data.formats import d4rl, minari_io
 from adm_jax.training import offline
 
 REPLAY = Path(__file__).parents[3] / "shared" / "data" / "offline" / "hopper-replay.hdf5"

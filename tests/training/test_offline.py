@@ -19,15 +19,15 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from adm_jax.config import OfflineConfig, config_for_task, offline_from_flat
-from adm_jax.data import minari_io
-from adm_jax.envs.evaluation import Evaluator
-from adm_jax.models import get_model
-from adm_jax.settings import replace_flat, to_flat
+from adm_jax.config.models import get_model
+from adm_jax.config.settings import replace_flat, to_flat
+from adm_jax.data.formats import minari_io
+from adm_jax.envs.evaluator import Evaluator
 from adm_jax.training import offline
 from adm_jax.training import session as session_module
 from adm_jax.types import InputError
-from tests.training.conftest import TINY
-from tests.training.test_event_files import points
+from tests.runs.test_event_files import points
+from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,8 +116,8 @@ def test_evaluation_is_of_the_member_s_own_policy(uninterrupted) -> None:
     """A member's logged returns are those of its checkpointed actor, in fresh environments."""
     config, folder, result = uninterrupted
     data = minari_io.load(config.dataset)
+    from adm_jax.runs.folder import RunFolder
     from adm_jax.tasks import get_task
-    from adm_jax.training.metrics import RunFolder
 
     opened = RunFolder.open(folder)
     session = session_module.open_session(config, opened.members, get_task(config.task), data, opened)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from adm_jax.config import GrowingRolloutConfig, OnlineConfig, online_config_for_task
+from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.data import lanes
-from adm_jax.settings import replace_flat, to_flat
+from adm_jax.population.members import all_members, member_keys, shared_key
 from adm_jax.tasks import get_task
 from adm_jax.training import online_programs
 from adm_jax.training.online import OnlineLoop, Saved
-from adm_jax.training.population import all_members, member_keys, shared_key
 from adm_jax.types import InputError
 
 TINY = {

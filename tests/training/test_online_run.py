@@ -16,12 +16,12 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from adm_jax.config import OnlineConfig, online_config_for_task
+from adm_jax.config.settings import to_flat
 from adm_jax.evaluation.policies import read_policies
-from adm_jax.settings import to_flat
 from adm_jax.training import online_run
 from adm_jax.types import InputError
 from benchmarks import draw_runs, summarize_run
-from tests.training.test_event_files import points
+from tests.runs.test_event_files import points
 from tests.training.test_online import tiny
 
 ROOT = Path(__file__).parents[2]

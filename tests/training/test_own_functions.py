@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adm_jax.config import OfflineConfig
-from adm_jax.settings import replace_flat
+from adm_jax.config.settings import replace_flat
 from adm_jax.tasks import register_task, registry
 from adm_jax.training import offline
 from adm_jax.types import InputError

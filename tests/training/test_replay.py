@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from adm_jax.config import ReplayConfig, SACConfig
+from adm_jax.config.settings import replace_flat
 from adm_jax.data import builtin
 from adm_jax.envs import environment
-from adm_jax.settings import replace_flat
 from adm_jax.training.collect import collect_replay
 from adm_jax.types import InputError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from adm_jax.config import OfflineConfig, config_for_task, online_config_for_task
+from adm_jax.config.settings import replace_flat
 from adm_jax.envs.recovered import task_from_dataset
-from adm_jax.settings import replace_flat
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import offline, online_run, session
 from adm_jax.training.session import load_data, settings_source

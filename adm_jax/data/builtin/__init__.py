@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from adm_jax.data import minari_files, minari_write, validation
+from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_files, minari_write
 from adm_jax.types import InputError
 
 BUILTIN_ID = "adm_jax/hopper-replay-v0"

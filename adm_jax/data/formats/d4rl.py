@@ -1,0 +1,313 @@
+"""Files in D4RL's HDF5 layout, read into episodes.
+
+Rows follow one another in time; ``terminals`` and ``timeouts`` end episodes; ``next_observations`` and
+``timeouts`` may be missing. What each file leaves unsaid, and what is done about it:
+
+=================  ==================  =====================================================================
+next_observations  timeouts            episodes
+=================  ==================  =====================================================================
+present            present             end at the flags, and where a row does not lead to the next (a split)
+present            missing             end at ``terminals``, and where a row does not lead to the next
+missing            present             end at the flags; the last transition of each is dropped
+missing            missing             end at ``terminals`` and after ``max_episode_steps``, which must be
+                                       given; the last transition of each is dropped
+=================  ==================  =====================================================================
+
+A dropped transition is one whose next observation the file does not hold. The one before it becomes the
+episode's last and is *truncated*: marking it terminated would move the termination to a state that did not
+terminate, and keeping the last one with a made-up next observation would teach that to a dynamics model.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from adm_jax.data import validation
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats.minari_files import one_line
+from adm_jax.data.formats.rows import Names, Rows, check_lengths, check_shape, converted, find_breaks, shown
+from adm_jax.types import InputError
+
+_REQUIRED = ("observations", "actions", "rewards", "terminals")
+_OPTIONAL = ("next_observations", "timeouts")
+_NUMBERS = ("observations", "actions", "rewards", "next_observations")
+_NAMES = Names("observations", "next_observations", "terminals")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What reading a file found and did; indices are rows of the file."""
+
+    source: str
+    env_id: str
+    num_rows: int
+    num_transitions: int
+    num_episodes: int
+    num_terminated: int
+    num_truncated: int
+    has_next_observations: bool
+    has_timeouts: bool
+    splits: tuple[int, ...]  # rows that do not lead to the next, where no flag ends an episode
+    continued: tuple[int, ...]  # timeouts after which the next row goes on from the same state
+    dropped: int  # last transitions of episodes, next observation unknown
+    dropped_terminal: int  # how many of them were terminal
+    dropped_episodes: int  # episodes of one such transition only
+    last_row_open: bool  # the file ends in mid-episode
+    converted: tuple[str, ...]  # "rewards from float64"
+
+    def lines(self) -> list[str]:
+        """One line per fact."""
+        lines = [
+            f"read {self.num_rows} rows of {self.source} ({self.env_id}): "
+            f"{self.num_transitions} transitions, {self.num_episodes} episodes, "
+            f"{self.num_terminated} terminated, {self.num_truncated} truncated"
+        ]
+        if self.converted:
+            lines.append(f"converted to float32: {', '.join(self.converted)}")
+        if self.splits and self.has_timeouts:
+            lines.append(
+                f"split at {len(self.splits)} rows where next_observations[t] is not observations[t+1], "
+                f"truncated there: t = {shown(self.splits)}"
+            )
+        elif not self.has_timeouts:
+            found = (
+                "a row does not lead to the next"
+                if self.has_next_observations
+                else "max_episode_steps is reached"
+            )
+            lines.append(f"no timeouts in the file: truncated where {found}, {len(self.splits)} times")
+        if self.continued:
+            lines.append(
+                f"{len(self.continued)} timeouts after which the next row goes on from the same state, "
+                f"kept as truncations: t = {shown(self.continued)}"
+            )
+        if self.last_row_open:
+            lines.append("the file ends in mid-episode: its last episode is truncated there")
+        if self.dropped:
+            lines.append(
+                f"no next_observations in the file: dropped the last transition of {self.dropped} episodes, "
+                f"whose next observation it does not hold"
+                + (f" ({self.dropped_episodes} episodes held no other)" if self.dropped_episodes else "")
+            )
+        if self.dropped_terminal:
+            lines.append(
+                f"{self.dropped_terminal} of them were terminal: these terminations are lost, "
+                f"and their episodes now end truncated, one step earlier"
+            )
+        return lines
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the file holds."""
+
+    rows: Rows
+    timeouts: np.ndarray | None  # [N] bool
+    env_id: str
+    converted: tuple[str, ...]
+
+
+def read(
+    path: Path, *, env_id: str | None = None, max_episode_steps: int | None = None
+) -> tuple[EpisodeData, Report]:
+    """Reads a file in D4RL's layout; the values are checked by ``validation.validate``.
+
+    Args:
+      path: the HDF5 file.
+      env_id: Gymnasium id of the environment; the file's attribute ``env_id`` when None.
+      max_episode_steps: the time limit that ended episodes. Needed where the file has neither timeouts nor
+        next observations; where given, no episode may be longer.
+
+    Returns:
+      The episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to get them.
+
+    Raises:
+      InputError: one line: the file is missing or damaged, lacks an array or holds one of a wrong shape;
+        its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time;
+        an episode is longer than the limit; its environment is unknown.
+    """
+    source = str(path)
+    file = _read_file(path, source, env_id)
+    rows, timeouts, env_id = file.rows, file.timeouts, file.env_id
+    if timeouts is None and rows.next_obs is None and not max_episode_steps:
+        raise InputError(
+            f"{source}: has neither timeouts nor next_observations, so that time limits cannot be told; "
+            f"give the limit, as in --max_episode_steps=1000"
+        )
+    flagged = rows.terminals if timeouts is None else rows.terminals | timeouts
+    splits, continued = _find_splits(rows, timeouts, flagged, max_episode_steps)
+    ends = flagged.copy()
+    ends[list(splits)] = True
+    last_row_open = not ends[-1]
+    ends[-1] = True
+    check_lengths(ends, max_episode_steps, source)
+    data, dropped = _episodes(rows, timeouts, ends, env_id)
+    report = Report(
+        source=source,
+        env_id=env_id,
+        num_rows=len(rows.obs),
+        num_transitions=len(data.obs),
+        num_episodes=len(data.episode_ends),
+        num_terminated=int(data.terminated.sum()),
+        num_truncated=int(data.truncated.sum()),
+        has_next_observations=rows.next_obs is not None,
+        has_timeouts=timeouts is not None,
+        splits=splits,
+        continued=continued,
+        dropped=int(dropped.sum()),
+        dropped_terminal=int((dropped & rows.terminals).sum()),
+        dropped_episodes=int(dropped.sum()) - len(data.episode_ends) if dropped.any() else 0,
+        last_row_open=last_row_open,
+        converted=file.converted,
+    )
+    return data, report
+
+
+def _read_file(path: Path, source: str, env_id: str | None) -> _File:
+    if not path.is_file():
+        raise InputError(f"{source}: no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            raw = {name: _read_array(file, name, source) for name in (*_REQUIRED, *_OPTIONAL)}
+            env_id = env_id or _read_env_id(file, source)
+    except (OSError, RuntimeError, KeyError, MemoryError) as error:  # a damaged size may ask for any memory
+        raise InputError(
+            f"{source}: cannot be read as HDF5, damaged or cut short ({one_line(error)})"
+        ) from error
+    obs, action, reward, next_obs = (
+        None if raw[name] is None else validation.as_float32(raw[name], f"{source}: {name}")
+        for name in _NUMBERS
+    )
+    terminals, timeouts = (
+        None if raw[name] is None else validation.as_flags(raw[name], f"{source}: {name}")
+        for name in ("terminals", "timeouts")
+    )
+    assert obs is not None
+    assert action is not None
+    assert reward is not None
+    assert terminals is not None
+    return _File(
+        rows=Rows(obs, action, reward, next_obs, terminals, source, _NAMES),
+        timeouts=timeouts,
+        env_id=env_id,
+        converted=converted({name: raw[name] for name in _NUMBERS}),
+    )
+
+
+def _read_env_id(file: h5py.File, source: str) -> str:
+    env_id = file.attrs.get("env_id")
+    if env_id is None or env_id == "":
+        raise InputError(
+            f"{source}: names no environment (attribute env_id); say which, as in --env_id=Hopper-v4"
+        )
+    try:  # h5py gives what is not UTF-8 as bytes or surrogates, depending on how the attribute was declared
+        return bytes(env_id).decode() if isinstance(env_id, bytes) else env_id.encode().decode()
+    except (AttributeError, UnicodeError):
+        raise InputError(
+            f"{source}: attribute env_id is no UTF-8 text ({env_id!r}); give the environment, as in "
+            f"--env_id=Hopper-v4"
+        ) from None
+
+
+def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
+    """One array of the file, of the right rank and row count; None where it may be missing."""
+    item = file.get(name)
+    if item is None and name in _OPTIONAL:
+        return None
+    if not isinstance(item, h5py.Dataset):
+        raise InputError(f"{source}: {name} is missing; a D4RL file holds {', '.join(_REQUIRED)}")
+    first = file["observations"]
+    assert isinstance(first, h5py.Dataset)  # it was read before this one
+    rank = 2 if name in ("observations", "actions", "next_observations") else 1
+    check_shape(item.shape, rank, first.shape[0] if first.shape else 0, f"{source}: {name}", "observations")
+    if name == "next_observations" and item.shape != first.shape:
+        raise InputError(
+            f"{source}: {name} has {item.shape[1]} dimensions; observations have {first.shape[1]}"
+        )
+    return item[()]
+
+
+def _find_splits(
+    rows: Rows, timeouts: np.ndarray | None, flagged: np.ndarray, max_episode_steps: int | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Rows [of the file] where an episode ends though no flag says so, and timeouts that end none really."""
+    if rows.next_obs is not None:
+        splits, continued = find_breaks(rows, flagged)
+        if timeouts is not None:
+            _refuse_shifted(timeouts, splits, continued, rows.source)
+        return splits, continued
+    if timeouts is not None:
+        _refuse_uneven(rows.terminals, timeouts, rows.source)
+        return (), ()
+    assert max_episode_steps is not None
+    starts = np.flatnonzero(np.concatenate([[True], flagged[:-1]]))
+    lengths = np.diff(np.append(starts, len(flagged)))
+    age = np.arange(1, len(flagged) + 1) - np.repeat(starts, lengths)
+    return tuple(np.flatnonzero((age % max_episode_steps == 0) & ~flagged).tolist()), ()
+
+
+def _refuse_shifted(
+    timeouts: np.ndarray, splits: tuple[int, ...], continued: tuple[int, ...], source: str
+) -> None:
+    """Refuses timeouts beside the rows where episodes end, most of them by the same row."""
+    for offset, side in ((1, "after"), (-1, "before")):
+        beside = sorted(set(continued) & {t + offset for t in splits})
+        if beside and 2 * len(beside) >= timeouts.sum():
+            t = beside[0]
+            raise InputError(
+                f"{source}: timeouts[{t}] is set one row {side} an episode's end: next_observations"
+                f"[{t - offset}] is not observations[{t - offset + 1}] ({len(beside)} such in all); "
+                f"timeouts must be set at the last row of an episode"
+            )
+
+
+def _refuse_uneven(terminals: np.ndarray, timeouts: np.ndarray, source: str) -> None:
+    """Refuses timeouts that next observations are not there to check, where their distances show a shift.
+
+    Shifted by a row, they leave the episode after a timeout its length, and make the one after a termination
+    (or at the file's start) longer or shorter by one.
+    """
+    ends = np.flatnonzero(terminals | timeouts)
+    lengths = np.diff(ends, prepend=-1)
+    timed_out = timeouts[ends] & ~terminals[ends]
+    after_timeout = np.concatenate([[False], timed_out[:-1]])
+    regular = np.unique(lengths[timed_out & after_timeout])
+    first = np.unique(lengths[timed_out & ~after_timeout])
+    if regular.size == first.size == 1 and abs(first[0] - regular[0]) == 1:
+        raise InputError(
+            f"{source}: timeouts end episodes of {regular[0]} steps after a timeout, but of {first[0]} after "
+            f"a termination or the start; they are one row off, and must be set at the last row of an episode"
+        )
+
+
+def _episodes(
+    rows: Rows, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str
+) -> tuple[EpisodeData, np.ndarray]:
+    """Episodes that end at ``ends`` [N], and which rows [N] had to be dropped."""
+    terminated, truncated = rows.terminals, ends & ~rows.terminals
+    if timeouts is not None:
+        truncated = truncated | timeouts
+    dropped = np.zeros_like(ends)
+    next_obs = rows.next_obs
+    if next_obs is None:
+        dropped = ends
+        next_obs = np.roll(rows.obs, -1, axis=0)  # wrong at the ends, which are dropped
+        terminated, truncated = np.zeros_like(ends), np.append(ends[1:], False)
+    keep = ~dropped
+    if not keep.any():
+        raise InputError(
+            f"{rows.source}: every episode is one row long, and without next_observations none is left"
+        )
+    data = EpisodeData(
+        obs=rows.obs[keep],
+        action=rows.action[keep],
+        reward=rows.reward[keep],
+        next_obs=next_obs[keep],
+        terminated=terminated[keep],
+        truncated=truncated[keep],
+        source=rows.source,
+        metadata={"env_id": env_id, "imported_from": Path(rows.source).name},
+    )
+    return data, dropped

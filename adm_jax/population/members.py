@@ -1,0 +1,107 @@
+"""Members side by side in one program: the population axis P, put on once and outermost.
+
+A member is a seed and its own values of the settings that are swept (``adm_jax.config.SWEPT``).
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from adm_jax.agents.sac import make_hyper
+from adm_jax.config import SWEPT, Hyper, OfflineConfig, OnlineConfig
+from adm_jax.config.settings import only_value, replace_flat, to_flat
+from adm_jax.rollout import chunk_size
+from adm_jax.types import Key
+
+C = TypeVar("C", OfflineConfig, OnlineConfig)
+
+
+class Member(NamedTuple):
+    """One of the population."""
+
+    seed: int
+    swept: Mapping[str, float]  # its values of the settings that have several
+
+    @property
+    def tag(self) -> str:
+        """Its name in files: ``seed0``, or ``seed0,penalty_coef=0.5``."""
+        return ",".join([f"seed{self.seed}", *(f"{name}={value:g}" for name, value in self.swept.items())])
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"seed": 0, "penalty_coef": 0.5}``."""
+        return {"seed": self.seed, **self.swept}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Member":
+        """What ``to_dict`` gave."""
+        return cls(values["seed"], {name: value for name, value in values.items() if name != "seed"})
+
+
+def all_members(config: OfflineConfig | OnlineConfig) -> tuple[Member, ...]:
+    """Every combination of a seed and a value of each swept setting; those of a seed follow each other."""
+    swept = {name: value for name, value in to_flat(config).items() if name in SWEPT}
+    swept = {name: value for name, value in swept.items() if isinstance(value, tuple)}
+    combinations = list(itertools.product(*swept.values()))
+    return tuple(
+        Member(seed, dict(zip(swept, values, strict=True)))
+        for seed in config.seeds
+        for values in combinations
+    )
+
+
+def seeds_of(members: Sequence[Member]) -> tuple[int, ...]:
+    """The different seeds: what is fitted does not depend on anything swept, and is shared by a seed's."""
+    return tuple(dict.fromkeys(member.seed for member in members))
+
+
+def member_hyper(config: OfflineConfig | OnlineConfig, members: Sequence[Member]) -> Hyper:
+    """The traced scalars of every member, [P] each."""
+    rows = []
+    for member in members:
+        alone = replace_flat(config, {**member.swept, "seeds": (member.seed,)})
+        penalty_coef = alone.penalty_coef if isinstance(alone, OfflineConfig) else 0.0
+        rows.append(make_hyper(alone.sac, only_value("penalty_coef", penalty_coef)))
+    return jax.tree.map(lambda *values: jnp.stack(values), *rows)
+
+
+def resolve_members(members: str) -> str:
+    """``auto`` is map on CPU and vmap elsewhere.
+
+    On CPU vmap gains nothing (benchmarks/members), and under map a member that has stopped costs nothing.
+    """
+    if members != "auto":
+        return members
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def with_chunk(config: C) -> C:
+    """The configuration with the rows that are rolled out at a time: a run keeps them on any device."""
+    chunk = chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
+    return replace_flat(config, {"rollout_chunk": chunk})
+
+
+def over_members(fn: Callable[..., Any], members: str) -> Callable[..., Any]:
+    """``fn(member, *shared)`` over the leading axis of ``member``'s leaves; ``shared`` is not mapped."""
+    if members == "vmap":
+        return lambda member, *shared: jax.vmap(lambda one: fn(one, *shared))(member)
+    return lambda member, *shared: jax.lax.map(lambda one: fn(one, *shared), member)
+
+
+def member_keys(seeds: Sequence[int], stream: int) -> Key:
+    """Each member's key [P] of a named stream: a function of the member's own seed alone."""
+    root = jax.random.key(0)
+    member = jax.vmap(lambda seed: jax.random.fold_in(root, seed))(jnp.asarray(seeds, jnp.uint32))
+    return jax.vmap(lambda key: jax.random.fold_in(key, stream))(member)
+
+
+def shared_key(seed: int, epoch: int) -> Key:
+    """An epoch's key of what all members share; its root is none of the members'."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(1), seed), epoch)
+
+
+def fold_keys(keys: Key, number: int) -> Key:
+    """Each member's key [P] of one epoch, or of one environment step."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

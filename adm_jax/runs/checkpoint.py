@@ -1,0 +1,319 @@
+"""Checkpoints of a run's whole state: written by orbax, checked file by file before they are read.
+
+A checkpoint is a folder ``<phase>-<epoch>`` that appears under its name only when it is complete,
+so a process killed at any moment leaves the previous ones whole. Storage rots silently (a flipped
+bit is loaded as a wrong number), so every file's SHA-256 is kept and compared.
+"""
+
+import errno
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from adm_jax.population.memory import tree_bytes
+from adm_jax.types import InputError
+
+PHASES = ("fit", "model", "bc", "train")  # in the order a run goes through them
+_NAME = re.compile(rf"({'|'.join(PHASES)})-(\d+)")
+_SAVING, _DELETING = "saving-", "deleting-"
+_ARRAYS, _RECORD = "arrays", "record.json"
+_KEY_IMPLS = ("threefry2x32", "rbg", "unsafe_rbg")
+_EMPTY = {"": np.zeros(1, np.int8)}  # orbax refuses a tree without arrays
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint cannot be read back as it was written."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held: ``epoch`` epochs of ``phase`` are done."""
+
+    phase: str
+    epoch: int
+    state: Any  # pytree of arrays
+    extra: dict[str, Any]  # what the host keeps beside the arrays: counters, wall clock
+
+
+class Checkpointer:
+    """The checkpoints of one run; ``keep`` newest ones stay on disk.
+
+    Phases are ordered (``fit`` before ``train``), epochs are ordered within a phase. A folder is
+    only made when the first checkpoint is saved.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False):
+        """``read_only`` touches nothing: what looks left behind may be another process's work."""
+        self._folder = Path(folder).absolute()  # orbax fails at a later call on a relative path
+        self._keep = keep
+        if not read_only:
+            self._recover()
+
+    def require_room(self, state: Any) -> None:
+        """Sees that the disk has room for the checkpoints that are kept and the one that is being written.
+
+        Asked before a run begins: hours later it would be stopped by it.
+
+        Args:
+          state: pytree of (abstract) arrays, the largest that will be saved.
+
+        Raises:
+          InputError: it has not; the message says how much is needed.
+        """
+        num_bytes = tree_bytes(state, whole=True)
+        present = sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+        disk = next(path for path in (self._folder, *self._folder.parents) if path.exists())
+        room = shutil.disk_usage(disk).free + present
+        number = self._keep + 1
+        if room < number * _with_margin(num_bytes):
+            raise InputError(
+                f"workdir: {number} checkpoints of {num_bytes / 2**20:.1f} MiB, {self._keep} that are kept "
+                f"and the next, do not fit into the {room / 2**20:.1f} MiB that {disk} has left"
+            )
+
+    def save(self, phase: str, epoch: int, state: Any, extra: Mapping[str, Any] | None = None) -> None:
+        """Writes the state and returns when it is safe on disk.
+
+        Args:
+          phase: one of ``PHASES``.
+          epoch: epochs of that phase done.
+          state: pytree of arrays (typed keys too); Python numbers belong into ``extra``.
+          extra: host values that JSON can hold.
+
+        Raises:
+          OSError: the folder cannot be written, or its disk has not enough room.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        saving = self._folder / f"{_SAVING}{_name(phase, epoch)}"
+        shutil.rmtree(saving, ignore_errors=True)
+        leaves = {name: _to_host(name, leaf) for name, leaf in _named_leaves(state)}
+        _require_room(self._folder, sum(leaf.nbytes for leaf in leaves.values()))
+        context = ocp.Context()
+        context.array.saving.use_compression = False  # 3 times as fast; float noise shrinks by a tenth only
+        with context:
+            ocp.save(str(saving / _ARRAYS), _EMPTY | _stored(leaves))
+        _write_record(saving, leaves, extra or {})
+        self._delete([entry for entry in self._entries() if entry == (phase, epoch)])
+        saving.rename(self._folder / _name(phase, epoch))
+        # Later checkpoints belong to a future that a resume from an earlier one has abandoned.
+        self._delete([entry for entry in self._entries() if _order(*entry) > _order(phase, epoch)])
+        self._delete(self._entries()[: -self._keep])
+
+    def latest(self) -> tuple[str, int] | None:
+        """The newest checkpoint's phase and epoch; None if there is none."""
+        entries = self._entries()
+        return entries[-1] if entries else None
+
+    def restore(self, phase: str, epoch: int, abstract_state: Any) -> Restored:
+        """One checkpoint's state.
+
+        Args:
+          phase: one of ``PHASES``.
+          epoch: epochs of that phase done.
+          abstract_state: pytree of arrays or ``jax.ShapeDtypeStruct`` of the state's structure. Arrays
+            come back committed to a leaf's sharding if it states one, else on the default device;
+            NumPy leaves come back as NumPy.
+
+        Raises:
+          DamagedCheckpoint: a file is missing or differs from what was written.
+          InputError: it holds a state of another structure or shape.
+        """
+        path = self._folder / _name(phase, epoch)
+        record = _read_record(path)
+        saved, abstract = record["leaves"], dict(_named_leaves(abstract_state))
+        _check_structure(path, saved, abstract)
+        targets = {name: np.empty(leaf["shape"], np.dtype(leaf["dtype"])) for name, leaf in saved.items()}
+        stored = ocp.load(str(path / _ARRAYS), _EMPTY | _stored(targets))
+        host = {name: np.asarray(stored.get(name, target)) for name, target in targets.items()}
+        leaves = [_to_device(host[name], leaf) for name, leaf in abstract.items()]
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+        return Restored(phase, epoch, state, record["extra"])
+
+    def restore_latest(self, abstract_states: Mapping[str, Callable[[int], Any]]) -> Restored:
+        """The newest checkpoint that is whole; a damaged one costs a warning line on stderr.
+
+        Args:
+          abstract_states: for each phase a function of the epoch that returns its abstract state (see
+            ``restore``).
+
+        Raises:
+          InputError: there is no checkpoint, none is whole, or it is of another structure.
+        """
+        for phase, epoch in reversed(self._entries()):
+            try:
+                return self.restore(phase, epoch, abstract_states[phase](epoch))
+            except DamagedCheckpoint as error:
+                print(f"warning: damaged checkpoint, trying the one before it: {error}", file=sys.stderr)
+        raise InputError(f"{self._folder}: no checkpoint that could be restored")
+
+    def read_newest(self, phase: str, below: str) -> dict[str, np.ndarray]:
+        """The arrays of a phase's newest checkpoint that lie below a path, by their names from there on.
+
+        Args:
+          phase: one of ``PHASES``.
+          below: such as ``agent/actor_params``, wherever in the state that is.
+
+        Raises:
+          InputError: there is no such checkpoint, it has no such array, or it is damaged.
+        """
+        entries = [entry for entry in self._entries() if entry[0] == phase]
+        if not entries:
+            raise InputError(f"{self._folder}: has no checkpoint of phase {phase}")
+        path = self._folder / _name(*entries[-1])
+        try:
+            saved = _read_record(path)["leaves"]
+        except DamagedCheckpoint as error:
+            raise InputError(f"{path}: damaged checkpoint ({error})") from error
+        targets = {name: np.empty(leaf["shape"], np.dtype(leaf["dtype"])) for name, leaf in saved.items()}
+        stored = ocp.load(str(path / _ARRAYS), _EMPTY | _stored(targets))
+        inside = {name: f"/{name}".partition(f"/{below}/")[2] for name in saved}
+        if not any(inside.values()):
+            raise InputError(f"{path}: has no arrays {below}/...")
+        return {rest: np.asarray(stored[name]) for name, rest in inside.items() if rest}
+
+    def _recover(self) -> None:
+        """Tidies up after a process that was killed; what it had written completely is kept."""
+        for saving in self._folder.glob(f"{_SAVING}*"):
+            target = self._folder / saving.name.removeprefix(_SAVING)
+            try:
+                _read_record(saving)
+                saving.rename(target)
+            except (DamagedCheckpoint, OSError):  # incomplete, or the target exists
+                shutil.rmtree(saving, ignore_errors=True)
+        for deleting in self._folder.glob(f"{_DELETING}*"):
+            shutil.rmtree(deleting, ignore_errors=True)
+
+    def _entries(self) -> list[tuple[str, int]]:
+        """Complete checkpoints, oldest first."""
+        names = [path.name for path in self._folder.glob("*-*") if path.is_dir()]
+        matches = [match for match in map(_NAME.fullmatch, names) if match]
+        return sorted(((match[1], int(match[2])) for match in matches), key=lambda entry: _order(*entry))
+
+    def _delete(self, entries: list[tuple[str, int]]) -> None:
+        # Renamed first, so that no half-deleted folder ever bears a checkpoint's name.
+        for entry in entries:
+            deleting = self._folder / f"{_DELETING}{_name(*entry)}"
+            shutil.rmtree(deleting, ignore_errors=True)
+            (self._folder / _name(*entry)).rename(deleting)
+            shutil.rmtree(deleting)
+
+
+def _name(phase: str, epoch: int) -> str:
+    if phase not in PHASES:
+        raise ValueError(f"phase {phase!r} is none of {PHASES}")
+    return f"{phase}-{epoch:06d}"
+
+
+def _order(phase: str, epoch: int) -> tuple[int, int]:
+    return PHASES.index(phase), epoch
+
+
+def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves with their path written out; saved flat, so that no container type has to be restored."""
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    return [(name(path) or "state", leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_host(name: str, leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
+        raise TypeError(f"{name}: {type(leaf).__name__} is not an array; host values belong into extra")
+    if isinstance(leaf, jax.Array) and _is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf, order="C")
+
+
+def _to_device(host: np.ndarray, abstract: Any) -> Any:
+    if isinstance(abstract, (np.ndarray, np.generic)):
+        return host
+    sharding = getattr(abstract, "sharding", None)
+    if _is_key(abstract):
+        impl = next(impl for impl in _KEY_IMPLS if jax.random.key(0, impl=impl).dtype == abstract.dtype)
+        return jax.device_put(jax.random.wrap_key_data(jnp.asarray(host), impl=impl), sharding)
+    return jax.device_put(host, sharding)
+
+
+def _stored(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without arrays of size zero, which orbax refuses; their shape says all."""
+    return {name: leaf for name, leaf in leaves.items() if leaf.size}
+
+
+def _require_room(folder: Path, num_bytes: int) -> None:
+    # Asked beforehand: a disk that fills up under orbax's threads ends in pages of logged tracebacks.
+    free = shutil.disk_usage(folder).free
+    if free < _with_margin(num_bytes):
+        message = f"a checkpoint of {num_bytes / 2**20:.1f} MiB does not fit into {free / 2**20:.1f} MiB"
+        raise OSError(errno.ENOSPC, message, str(folder))
+
+
+def _with_margin(num_bytes: int) -> float:
+    return 1.02 * num_bytes + 2**20
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_record(folder: Path, leaves: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
+    """Writes what the leaves are and the SHA-256 of every file orbax made of them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    record = {
+        "leaves": {name: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for name, leaf in leaves.items()},
+        "files": {str(path.relative_to(folder)): _digest(path) for path in files},
+        "extra": extra,
+    }
+    record = json.loads(json.dumps(record))  # what is sealed is what a reader will see: tuples become lists
+    (folder / _RECORD).write_text(json.dumps({"record": record, "sha256": _seal(record)}))
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """The record of a checkpoint whose files are all as they were written.
+
+    They are compared before orbax reads them: a damaged one can make it log at great length, or load
+    wrong numbers.
+    """
+    try:
+        sealed = json.loads((folder / _RECORD).read_text())
+        record, seal = sealed["record"], sealed["sha256"]
+        if _seal(record) != seal:
+            raise DamagedCheckpoint(f"{folder / _RECORD} is not what was saved")
+        for name, digest in record["files"].items():
+            if _digest(folder / name) != digest:
+                raise DamagedCheckpoint(f"{folder / name} is not what was saved")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DamagedCheckpoint(f"{folder / _RECORD}: {error}") from error
+    return record
+
+
+def _check_structure(path: Path, saved: Mapping[str, Any], abstract: Mapping[str, Any]) -> None:
+    different = sorted(set(saved) ^ set(abstract))
+    if different:
+        holds = "holds" if different[0] in saved else "lacks"
+        raise InputError(f"{path}: {holds} {different[0]}; it was saved by another configuration or version")
+    for name, leaf in abstract.items():
+        spec = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        was = (tuple(saved[name]["shape"]), saved[name]["dtype"])
+        if was != (tuple(spec.shape), str(np.dtype(spec.dtype))):
+            raise InputError(
+                f"{path}: {name} is {was[1]}{list(was[0])}, not {spec.dtype}{list(spec.shape)}; "
+                "it was saved by another configuration or version"
+            )

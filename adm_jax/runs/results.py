@@ -1,0 +1,134 @@
+"""What a run has to say at its end, put together from its own lines of metrics and evaluations."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from adm_jax.config import OfflineConfig
+from adm_jax.data.dataset import count_short_episodes
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.population.members import Member, seeds_of
+from adm_jax.statistics import mean_interval
+from adm_jax.tasks import Task
+
+_MEASURED = (
+    "model/holdout_nll",
+    "model/holdout_mse",
+    "model/holdout_nll_per_k",
+    "model/holdout_mse_per_k",
+    "model/open_loop_mse_per_step",
+)
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def summarize(
+    config: OfflineConfig,
+    members: Sequence[Member],
+    task: Task,
+    data: EpisodeData,
+    max_backtrack: int,
+    metrics: Rows,
+    evals: Rows,
+) -> dict[str, Any]:
+    """The dataset, each member's and each setting's returns, behaviour cloning's, the fits' held-out errors.
+
+    Args:
+      config: the run's configuration.
+      members: the population.
+      task: the run's task, for its reference scores.
+      data: the dataset.
+      max_backtrack: m of the dynamics model.
+      metrics: lines of metrics.jsonl.
+      evals: lines of eval.jsonl.
+    """
+    trained = [row for row in evals if row["phase"] == "train"]
+    firsts = {member.seed: index for index, member in reversed(list(enumerate(members)))}
+    cloned = [
+        {"eval/return": [row["eval/return"][firsts[seed]] for seed in seeds_of(members)]}
+        for row in evals
+        if row["phase"] == "bc"
+    ]
+    results = member_results(members, task, trained)
+    return {
+        "dataset": {
+            "num_transitions": len(data.reward),
+            "num_episodes": len(data.episode_ends),
+            "num_short_episodes": count_short_episodes(data, max_backtrack),
+            **data.return_statistics(),
+        },
+        "updates": config.num_epochs * config.updates_per_epoch,
+        "members": results,
+        "settings": setting_results(members, results),
+        "bc": member_results([Member(seed, {}) for seed in seeds_of(members)], task, cloned),
+        "model": model_results(seeds_of(members), metrics),
+    }
+
+
+def setting_results(members: Sequence[Member], results: Rows) -> list[dict[str, Any]]:
+    """Means over the seeds of each setting that was swept (one of all seeds where none was).
+
+    ``return_low`` and ``return_high`` are Student's 95 % interval of the last evaluation's return; a setting
+    of a single seed, or with one that broke, has none.
+    """
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for index, member in enumerate(members if results else ()):
+        groups.setdefault(tuple(member.swept.values()), []).append(index)
+    rows = []
+    for indices in groups.values():
+        row: dict[str, Any] = {**members[indices[0]].swept, "num_seeds": len(indices)}
+        for name in ("return_mean", "normalized_score", "last_10_return_mean"):
+            values = [results[index][name] for index in indices]
+            whole = all(value is not None and math.isfinite(value) for value in values)
+            row[name] = float(np.mean(values)) if whole else None
+            if name == "return_mean":
+                interval = mean_interval(values) if whole and len(values) > 1 else None
+                row["return_low"], row["return_high"] = interval[1:] if interval else (None, None)
+        rows.append(row)
+    return rows
+
+
+def member_results(members: Sequence[Member], task: Task, evaluations: Rows) -> list[dict[str, Any]]:
+    """Each member's last evaluation, and the mean of its last ten; empty without evaluations."""
+    results = []
+    for index, member in enumerate(members if evaluations else ()):
+        per_evaluation = [np.asarray(row["eval/return"][index], np.float64) for row in evaluations[-10:]]
+        last = per_evaluation[-1]
+        results.append(
+            {
+                **member.to_dict(),
+                "return_mean": float(last.mean()),
+                "return_std": float(last.std()),
+                "num_episodes": len(last),
+                "normalized_score": task.normalized_score(float(last.mean())),
+                "last_10_return_mean": float(np.mean([returns.mean() for returns in per_evaluation])),
+            }
+        )
+    return results
+
+
+def model_results(seeds: Sequence[int], metrics: Rows) -> list[dict[str, Any]]:
+    """How each seed's model came out: epochs fitted, the last that improved it, held-out errors.
+
+    The errors are those of the selected parameters (of an ensemble: its elites' mean), None where they are
+    not finite. A fit that never had a finite error selected nothing: its ``best_epoch`` is None.
+    """
+    fits = [row for row in metrics if row["phase"] == "fit"]
+    measured = next(row for row in metrics if row["phase"] == "model")
+    results = []
+    for member, seed in enumerate(seeds):
+        epochs = 1 + sum(row["model/active"][member] for row in fits[:-1])  # "active" is told after an epoch
+        errors = [row["model/best_error"][member] for row in fits[:epochs]]
+        errors = np.array([np.inf if error is None else error for error in errors])
+        improved = np.flatnonzero(errors < np.append(np.inf, errors[:-1]))
+        results.append(
+            {
+                "seed": seed,
+                "epochs": epochs,
+                "best_epoch": int(improved[-1]) + 1 if improved.size else None,
+                **{name.removeprefix("model/"): measured[name][member] for name in _MEASURED},
+            }
+        )
+    return results

@@ -1,0 +1,239 @@
+"""A member alone and among others, over fit, roll-outs and updates."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adm_jax.config import SWEPT, OfflineConfig
+from adm_jax.config.settings import replace_flat, to_flat
+from adm_jax.data.dataset import make_dataset
+from adm_jax.data.formats import minari_io
+from adm_jax.dynamics import fitting
+from adm_jax.envs.termination import get_termination
+from adm_jax.population.devices import choose_devices, idle_devices
+from adm_jax.population.members import (
+    Member,
+    all_members,
+    fold_keys,
+    member_hyper,
+    member_keys,
+    over_members,
+    resolve_members,
+    with_chunk,
+)
+from adm_jax.population.memory import tree_bytes
+from adm_jax.training import programs
+from adm_jax.types import InputError
+
+
+@functools.cache
+def compiled_programs(config: OfflineConfig, members: str):
+    """The jitted programs, shared by all configurations that differ in seeds and swept settings only."""
+    data = minari_io.load(config.dataset)
+    parts = programs.make_parts(config, 11, 3, 1.0, get_termination("hopper"), members)
+    dataset = make_dataset(data, parts.dynamics.max_backtrack)
+    holdout = fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit)
+    jitted = {
+        "init_fit": programs.init_fit_program(parts),
+        "fit": programs.fit_program(parts, config),
+        "best": programs.best_program(parts),
+        "init_train": programs.init_train_program(parts, config),
+        "histories": programs.histories_program(parts, config),
+        "rollout": programs.rollout_program(parts, config),
+        "update": programs.update_program(parts, config),
+    }
+    return {name: jax.jit(fn) for name, fn in jitted.items()}, dataset, holdout
+
+
+def run_all_programs(config: OfflineConfig, members: str):
+    """One fit epoch, then two epochs of roll-outs and 25 updates: state with leading axis P."""
+    defaults = {name: value for name, value in to_flat(OfflineConfig()).items() if name in SWEPT}
+    run, dataset, holdout = compiled_programs(replace_flat(config, {**defaults, "seeds": (0,)}), members)
+    population = all_members(config)
+    keys = [member_keys(config.seeds, stream) for stream in range(3)]
+    fit = run["init_fit"](keys[0], dataset)
+    fit, _ = run["fit"](fit, keys[1], keys[2], dataset, holdout, jax.random.key(3))
+    of_seed = np.array([config.seeds.index(member.seed) for member in population])
+    model = jax.tree.map(lambda x: x[of_seed], run["best"](fit, dataset, holdout))
+    seeds, hyper = [member.seed for member in population], member_hyper(config, population)
+    agent, buffer = run["init_train"](member_keys(seeds, 3), hyper)
+    histories = run["histories"](model, dataset)
+    for epoch in range(2):
+        keys = fold_keys(member_keys(seeds, 4), epoch)
+        (buffer, _), _ = run["rollout"](
+            (buffer, None), agent.actor_params, model, histories, hyper, keys, dataset
+        )
+        agent, _ = run["update"](agent, buffer, hyper, keys, dataset, jnp.ones(()))
+    return fit.learned, agent, buffer
+
+
+@pytest.fixture(scope="module")
+def config(tiny_dataset: str) -> OfflineConfig:
+    from tests.tiny import TINY
+
+    return replace_flat(OfflineConfig(), {**TINY, "seeds": (5, 7, 2), "updates_per_epoch": 25})
+
+
+@pytest.mark.parametrize(("members", "tolerance"), [("map", 0.0), ("vmap", 1e-5)])
+def test_member_alone_equals_member_among_others(
+    config: OfflineConfig, members: str, tolerance: float
+) -> None:
+    together = run_all_programs(config, members)
+    alone = run_all_programs(dataclasses.replace(config, seeds=(7,)), members)
+    for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours[1], theirs[0], rtol=0, atol=tolerance)
+    first, second = (
+        jax.tree.leaves(jax.tree.map(lambda x, i=i: x[i], together[1].actor_params)) for i in (0, 1)
+    )
+    assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(first, second, strict=True))
+
+
+SWEEP = {"penalty_coef": (0.5, 2.0), "entropy_weight": (0.05, 0.5)}
+
+
+@pytest.mark.parametrize(("members", "tolerance"), [("map", 0.0), ("vmap", 1e-5)])
+def test_a_swept_member_equals_its_own_separate_run(
+    config: OfflineConfig, members: str, tolerance: float
+) -> None:
+    """All of fit, roll-out and 50 updates, of members that differ in seed or in a setting."""
+    swept = replace_flat(config, {**SWEEP, "seeds": (7, 2)})
+    _, agents, buffers = run_all_programs(swept, members)
+    for index in (1, 6):
+        seed, values = all_members(swept)[index]
+        _, agent, buffer = run_all_programs(replace_flat(swept, {**values, "seeds": (seed,)}), members)
+        for ours, theirs in zip(
+            jax.tree.leaves((agents, buffers)), jax.tree.leaves((agent, buffer)), strict=True
+        ):
+            np.testing.assert_allclose(ours[index], theirs[0], rtol=0, atol=tolerance)
+    first_bias = np.asarray(agents.critic_params["params"]["Dense_0"]["bias"]).reshape(8, -1)
+    assert len(np.unique(first_bias, axis=0)) == 8
+
+
+def test_every_swept_setting_reaches_the_programs(config: OfflineConfig) -> None:
+    """Each changes what is computed, and only for its own member."""
+    values = {"penalty_coef": 3.0, "entropy_weight": 0.7, "actor_lr": 1e-2, "critic_lr": 1e-2}
+    values |= {"entropy_lr": 1e-2, "tau": 0.5}
+    assert set(values) == set(SWEPT)
+    base = replace_flat(config, {"seeds": (7,), "auto_entropy": True})
+    of_base = jax.tree.leaves(run_all_programs(base, "map")[1:])
+    for name, value in values.items():
+        swept = replace_flat(base, {name: (to_flat(base)[name], value)})
+        leaves = jax.tree.leaves(run_all_programs(swept, "map")[1:])
+        assert all(np.array_equal(ours[0], theirs[0]) for ours, theirs in zip(leaves, of_base, strict=True))
+        assert any(np.any(ours[0] != ours[1]) for ours in leaves), name
+        alone = jax.tree.leaves(run_all_programs(replace_flat(base, {name: value}), "map")[1:])
+        assert all(np.array_equal(ours[1], own[0]) for ours, own in zip(leaves, alone, strict=True)), name
+
+
+def test_whether_histories_are_kept_does_not_depend_on_the_number_of_members(config: OfflineConfig) -> None:
+    """Kept ones differ in the last bits from those of a roll-out, and a member is the same among others."""
+    config = replace_flat(config, {"rollout_batch_size": 10_000})
+    run, dataset, holdout = compiled_programs(config, "map")
+    parts = programs.make_parts(config, 11, 3, 1.0, get_termination("hopper"), "map")
+
+    def kept(num_members: int, gib: float):
+        fit = jax.eval_shape(run["init_fit"], member_keys(range(num_members), 0), dataset)
+        model = jax.eval_shape(run["best"], fit, dataset, holdout)
+        settings = replace_flat(config, {"history_cache_gib": gib})
+        return programs.kept_histories(parts, settings, model, dataset)
+
+    of_one = tree_bytes(kept(1, 4.0)) / 2**30
+    assert [kept(number, of_one) is None for number in (1, 64)] == [False, False]
+    assert [kept(number, 0.99 * of_one) is None for number in (1, 64)] == [True, True]
+
+
+def test_members_are_all_combinations_and_name_themselves(config: OfflineConfig) -> None:
+    swept = replace_flat(config, {"seeds": (3, 1), "tau": (0.1, 0.2), "penalty_coef": (0.5, 2.0)})
+    members = all_members(swept)
+    assert [member.tag for member in members[:3]] == [
+        "seed3,penalty_coef=0.5,tau=0.1",
+        "seed3,penalty_coef=0.5,tau=0.2",
+        "seed3,penalty_coef=2,tau=0.1",
+    ]
+    assert len(members) == len(set(map(str, members))) == 8
+    assert [Member.from_dict(member.to_dict()) for member in members] == list(members)
+    hyper = member_hyper(swept, members)
+    np.testing.assert_allclose(hyper.tau, [0.1, 0.2] * 4)
+    np.testing.assert_allclose(hyper.penalty_coef, [0.5, 0.5, 2.0, 2.0] * 2)
+    np.testing.assert_allclose(hyper.critic_lr, [config.sac.critic_lr] * 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tau": (0.1, 0.1)}, "tau: 0.1,0.1 must be one number, or several that differ in six digits"),
+        (
+            {"tau": (0.12345671, 0.12345674)},
+            "tau: .* several that differ in six digits",
+        ),
+        ({"tau": (0.1, 1.5)}, "tau: 1.5 is out of range; above 0.0 and at most 1.0"),
+        ({"tau": (0.1, "a")}, "tau: 'a' is not of type float"),
+        ({"gamma": (0.9, 0.99)}, r"gamma: \(0.9, 0.99\) is not of type float"),
+    ],
+)
+def test_sweeps_that_say_nothing_are_refused(config: OfflineConfig, values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace_flat(config, values)
+
+
+def test_devices_that_do_not_serve_are_refused() -> None:
+    with pytest.raises(InputError, match="num_devices: 4, but this machine has 1"):
+        choose_devices(8, 4)
+    assert choose_devices(7).size == 1
+
+
+def test_idle_devices_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = choose_devices(7)
+    assert idle_devices(mesh) is None
+    monkeypatch.setattr(jax, "local_devices", lambda: [None] * 8)
+    assert idle_devices(mesh) == (
+        "1 of 8 devices are used: the number of members is no multiple of more of them"
+    )
+
+
+def test_same_seeds_twice_are_bitwise_equal(config: OfflineConfig) -> None:
+    once, again = run_all_programs(config, "map"), run_all_programs(config, "map")
+    for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("members", ["map", "vmap"])
+def test_over_members_maps_members_and_shares_the_rest(members: str) -> None:
+    out = over_members(lambda member, shared: member * shared.sum(), members)(
+        jnp.arange(3.0), jnp.arange(4.0)
+    )
+    np.testing.assert_array_equal(out, np.arange(3.0) * 6.0)
+
+
+def test_member_keys_depend_on_the_seed_alone() -> None:
+    keys = jax.random.key_data(member_keys((4, 9), 1))
+    np.testing.assert_array_equal(keys[1], jax.random.key_data(member_keys((9,), 1))[0])
+    assert np.any(keys[1] != jax.random.key_data(member_keys((9,), 2))[0])
+
+
+def test_members_default_is_map_on_cpu() -> None:
+    assert resolve_members("auto") == ("map" if jax.default_backend() == "cpu" else "vmap")
+    assert resolve_members("vmap") == "vmap"
+
+
+def test_rows_rolled_out_at_a_time_are_kept_with_the_run(tiny_config):
+    config = replace_flat(tiny_config, {"rollout_chunk": None, "rollout_batch_size": 30})
+    assert with_chunk(config).rollout.rollout_chunk == 30  # never more than there are
+    large = replace_flat(config, {"rollout_batch_size": 50_000})
+    assert with_chunk(large).rollout.rollout_chunk == (250 if jax.default_backend() == "cpu" else 10_000)
+    assert with_chunk(replace_flat(large, {"rollout_chunk": 7})).rollout.rollout_chunk == 7
+    for either in (config, large):
+        assert programs.buffer_capacity(either) == programs.buffer_capacity(with_chunk(either))
+
+
+def test_the_buffer_takes_a_last_chunk_that_is_filled_up(tiny_config: OfflineConfig) -> None:
+    """Roll-outs come in whole chunks; the rows of one epoch must fit even where only one is kept."""
+    config = replace_flat(tiny_config, {"rollout_batch_size": 26, "rollout_chunk": 25, "retain_epochs": 1})
+    assert programs.buffer_capacity(config) == 50 * config.rollout.rollout_length
+    _, agent, buffer = run_all_programs(config, "map")
+    assert (np.asarray(buffer.size) <= 26 * config.rollout.rollout_length * 2).all()
+    assert np.isfinite(np.asarray(agent.log_alpha)).all()

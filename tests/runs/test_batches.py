@@ -1,0 +1,251 @@
+"""A population trained a batch at a time, and one spread over devices, equal one trained side by side."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from adm_jax.config import OfflineConfig
+from adm_jax.config.settings import replace_flat, to_flat
+from adm_jax.evaluation.policies import read_policies
+from adm_jax.population import memory
+from adm_jax.population.members import Member, all_members
+from adm_jax.runs.batches import batch_sizes, merge_rows
+from adm_jax.runs.folder import RunFolder
+from adm_jax.training import offline
+from adm_jax.types import InputError
+from tests.runs.test_event_files import points
+from tests.training.test_offline import lines, run_folder
+
+SWEEP = {"seeds": (0, 1), "penalty_coef": (0.5, 2.0), "num_epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory):
+    """A sweep of four members at once: ``(config, folder, result)``."""
+    from tests.tiny import TINY
+
+    workdir = str(tmp_path_factory.mktemp("sweep"))
+    config = replace_flat(OfflineConfig(), {**TINY, **SWEEP, "workdir": workdir})
+    result = offline.run(config)
+    return config, run_folder(config), result
+
+
+def without_clock(result: dict) -> dict:
+    return {name: value for name, value in result.items() if name != "wall_clock"}
+
+
+def test_results_say_which_member_is_which(side_by_side) -> None:
+    config, folder, result = side_by_side
+    named = [{"seed": row["seed"], "penalty_coef": row["penalty_coef"]} for row in result["members"]]
+    assert named == [member.to_dict() for member in all_members(config)]
+    assert len({row["return_mean"] for row in result["members"]}) > 1
+    assert json.loads((folder / "config.json").read_text())["members"] == named
+    for setting in result["settings"]:
+        of_setting = [
+            row["return_mean"] for row in result["members"] if row["penalty_coef"] == setting["penalty_coef"]
+        ]
+        assert setting["num_seeds"] == 2
+        assert setting["return_mean"] == pytest.approx(np.mean(of_setting))
+        assert setting["return_low"] <= setting["return_mean"] <= setting["return_high"]
+    # what comes before the policies is done once for each seed
+    assert [row["seed"] for row in result["bc"]] == [row["seed"] for row in result["model"]] == [0, 1]
+    rows = lines(folder / "metrics.jsonl")
+    sizes = {row["phase"]: len(row.get("model/holdout_nll", row.get("critic/loss", [0, 0]))) for row in rows}
+    assert sizes == {"fit": 2, "model": 2, "bc": 2, "train": 4}
+    assert "critic/loss/seed1,penalty_coef=2" in points(folder / "tensorboard")
+
+
+def test_a_swept_member_s_run_equals_its_own(side_by_side, tmp_path: Path) -> None:
+    """From the fit to the last evaluation, bit for bit."""
+    config, _, together = side_by_side
+    alone = replace_flat(config, {"seeds": (1,), "penalty_coef": 2.0, "workdir": str(tmp_path)})
+    row = offline.run(alone)["members"][0]
+    assert {**row, "penalty_coef": 2.0} == together["members"][3]
+
+
+def test_batches_give_what_all_at_once_gives(side_by_side, tmp_path: Path) -> None:
+    """Batches that split a seed's members, the second of them killed on the way."""
+    config, folder, result = side_by_side
+    in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=1)
+    ours = offline.run(in_batches)
+    assert without_clock(ours) == without_clock(result)
+    own = run_folder(in_batches)
+    for name in ("metrics.jsonl", "eval.jsonl"):
+        assert lines(own / name) == lines(folder / name)
+    assert points(own / "tensorboard") == points(folder / "tensorboard")
+    ones, others = (read_policies(str(path), 11, 3, 1.0) for path in (own, folder))
+    tags = [member.tag for member in all_members(config)]
+    assert [policy.name for policy in ones] == [f"{own.name}/{tag}" for tag in tags]
+    for one, other in zip(ones, others, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    assert sorted(path.name for path in (own / "batches").iterdir()) == ["0", "1", "2", "3"]
+    assert (own / "curves.png").exists()
+    assert without_clock(offline.resume(str(own))) == without_clock(result)
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_a_stopped_batch_is_taken_up_again(
+    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _, result = side_by_side
+    in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=2)
+    record = offline._record
+
+    def stop(session, phase, epoch, *rest) -> None:
+        record(session, phase, epoch, *rest)
+        if (session.folder.path.name, phase, epoch) == ("1", "train", 1):
+            raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline, "_record", stop)
+        with pytest.raises(_Stop):
+            offline.run(in_batches)
+    folder = run_folder(in_batches)
+    assert not (folder / "result.json").exists()
+    before = (folder / "batches" / "0" / "result.json").stat().st_mtime_ns
+    assert without_clock(offline.resume(str(folder))) == without_clock(result)
+    assert (folder / "batches" / "0" / "result.json").stat().st_mtime_ns == before
+
+
+def test_killed_before_its_first_batch_a_run_is_still_trained_in_batches(
+    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _, result = side_by_side
+    in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=2)
+
+    def killed(*_):
+        raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline, "run_batches", killed)
+        with pytest.raises(_Stop):
+            offline.run(in_batches)
+    folder = run_folder(in_batches)
+    assert without_clock(offline.resume(str(folder))) == without_clock(result)
+    assert RunFolder.open(folder).batch_size == 2
+
+
+def test_memory_chooses_the_batch(
+    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of what all members need is enough for two of them at a time."""
+    config, _, result = side_by_side
+    needs: list[int] = []
+    require = memory.require
+
+    def note(need, **rest) -> None:
+        needs.append(need.total)
+        require(need, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "require", note)
+        offline.run(dataclasses.replace(config, workdir=str(tmp_path / "all")))
+    limit = 0.75 * max(needs) / 2**30
+    small = dataclasses.replace(config, workdir=str(tmp_path / "some"), memory_limit_gib=limit)
+    ours = offline.run(small)
+    assert without_clock(ours) == without_clock(result)
+    assert "4 members at a time: memory: about" in capsys.readouterr().out
+    assert RunFolder.open(run_folder(small)).batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((12, 5, None), "members_per_batch: 5 does not divide the 12 members"),
+        ((12, 4, 3), "num_devices: 3 does not divide the 4 members trained at a time"),
+        ((7, None, 2), "num_devices: 2 does not divide the 7 members trained at a time"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        batch_sizes(*arguments)
+
+
+def test_sizes_that_are_tried() -> None:
+    assert batch_sizes(12, None, None) == [12, 6, 4, 3, 2, 1]
+    assert batch_sizes(12, None, 2) == [12, 6, 4, 2]
+    assert batch_sizes(12, 4, 2) == [4]
+
+
+def test_fits_that_stop_at_different_epochs_are_put_together() -> None:
+    batches = [[Member(0, {})], [Member(5, {})]]
+    rows = [
+        [{"phase": "fit", "epoch": 1, "model/holdout_nll_per_k": [[1.0, 2.0]]},
+         {"phase": "train", "epoch": 1, "updates": 10, "critic/loss": [0.5]}],
+        [{"phase": "fit", "epoch": 1, "model/holdout_nll_per_k": [[3.0, 4.0]]},
+         {"phase": "fit", "epoch": 2, "model/holdout_nll_per_k": [[5.0, 6.0]]},
+         {"phase": "train", "epoch": 1, "updates": 10, "critic/loss": [0.25]}],
+    ]  # fmt: skip
+    assert merge_rows(batches, rows) == [
+        {"phase": "fit", "epoch": 1, "model/holdout_nll_per_k": [[1.0, 2.0], [3.0, 4.0]]},
+        {"phase": "fit", "epoch": 2, "model/holdout_nll_per_k": [[None, None], [5.0, 6.0]]},
+        {"phase": "train", "epoch": 1, "updates": 10, "critic/loss": [0.5, 0.25]},
+    ]
+
+
+_ON_EIGHT = """
+import json, sys
+import jax
+from adm_jax.config import offline_from_flat
+from adm_jax.training import offline
+assert jax.local_device_count() == 8
+print(json.dumps(offline.run(offline_from_flat(json.loads(sys.argv[1])))))
+"""
+
+
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        # enough starts for histories of 1,000 transitions to be kept
+        {"rollout_batch_size": 1200, "members": "vmap"},
+        {"rollout_batch_size": 60, "persistent": True, "horizon": 4, "members": "map"},
+    ],
+)
+def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
+    rollout: dict, tiny_config: OfflineConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eight members, four seeds: the fit runs on four of the devices, the policies on all.
+
+    Then the last epoch is done again on one device, from the checkpoint of eight.
+    """
+    spread = replace_flat(
+        tiny_config,
+        {"seeds": (0, 1, 2, 3), "penalty_coef": (0.5, 2.0), "num_epochs": 2, **rollout},
+    )
+    one = offline.run(dataclasses.replace(spread, workdir=str(tmp_path / "one")))
+    many = dataclasses.replace(spread, workdir=str(tmp_path / "many"), num_devices=8, checkpoint_every=1)
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    command = [sys.executable, "-W", "ignore", "-c", _ON_EIGHT, json.dumps(to_flat(many))]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    ours = json.loads(run.stdout.splitlines()[-1])
+    _assert_same_results(ours, one)
+    (folder,) = (Path(many.workdir) / one["algorithm"] / many.task).iterdir()
+    (folder / "result.json").unlink()
+    shutil.rmtree(max((folder / "checkpoints").glob("train-*")))
+    capsys.readouterr()
+    _assert_same_results(offline.resume(str(folder)), one)
+    assert "num_devices: the run had 8, this machine has 1; it goes on with these" in capsys.readouterr().out
+
+
+def _assert_same_results(ours: dict, one: dict) -> None:
+    for name in ("members", "bc"):
+        for row, expected in zip(ours[name], one[name], strict=True):
+            assert row == pytest.approx(expected, rel=1e-4)
+    for row, expected in zip(ours["model"], one["model"], strict=True):
+        assert row["holdout_nll"] == pytest.approx(expected["holdout_nll"], rel=1e-5)

@@ -1,0 +1,95 @@
+"""Policies on disk: readable by NumPy alone, as the module says, and by the library."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from adm_jax.agents.sac import make_hyper, make_sac
+from adm_jax.config import SACConfig
+from adm_jax.runs.policy_file import load_policy, save_policy
+from adm_jax.types import InputError
+
+SCALE = 3.0
+PATH = Path("policies/own.npz")
+OBS = np.random.default_rng(0).normal(0.0, 2.0, (20, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def sac_and_params():
+    config = SACConfig(policy_hidden_dim=16, policy_hidden_layers=3)
+    sac = make_sac(5, 2, SCALE, config)
+    return sac, sac.init(jax.random.key(1), make_hyper(config)).actor_params
+
+
+@pytest.fixture
+def saved(sac_and_params):
+    save_policy(PATH, sac_and_params[1], SCALE, {"env_id": "Own-v0", "returns": [1.5, 2.0]})
+    return sac_and_params
+
+
+def numpy_head(arrays, obs):
+    x, num_layers = obs, sum(name.startswith("kernel_") for name in arrays)
+    for i in range(num_layers):
+        x = x @ arrays[f"kernel_{i}"] + arrays[f"bias_{i}"]
+        x = np.maximum(x, 0.0) if i < num_layers - 1 else x
+    return np.split(x, 2, axis=-1)
+
+
+def test_numpy_alone_reads_the_policy(saved):
+    sac, actor_params = saved
+    with np.load(PATH) as file:
+        arrays = dict(file)
+    mean, log_std = numpy_head(arrays, OBS)
+    action = arrays["action_scale"] * np.tanh(mean)
+    np.testing.assert_allclose(action, sac.mode_action(actor_params, OBS), rtol=1e-4, atol=1e-5)
+    keys = jax.random.split(jax.random.key(0), 2_000)
+    sample = jax.jit(jax.vmap(lambda key: sac.sample_action(actor_params, OBS, key)))
+    samples = np.asarray(sample(keys))
+    noise = np.random.default_rng(0).normal(size=samples.shape)
+    drawn = arrays["action_scale"] * np.tanh(mean + np.exp(np.clip(log_std, -5, 2)) * noise)
+    np.testing.assert_allclose(samples.mean(axis=0), drawn.mean(axis=0), atol=0.25)
+    np.testing.assert_allclose(samples.std(axis=0), drawn.std(axis=0), atol=0.15)
+    assert json.loads(str(arrays["info"])) == {"env_id": "Own-v0", "returns": [1.5, 2.0]}
+
+
+def test_the_library_reads_it_bit_for_bit(saved):
+    sac, actor_params = saved
+    policy = load_policy(PATH)
+    assert (policy.obs_dim, policy.action_dim, policy.action_scale) == (5, 2, SCALE)
+    assert policy.info["returns"] == [1.5, 2.0]
+    jax.tree.map(np.testing.assert_array_equal, policy.actor_params, actor_params)
+    np.testing.assert_array_equal(
+        policy.mode_action(policy.actor_params, OBS), sac.mode_action(actor_params, OBS)
+    )
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(
+        policy.sample_action(policy.actor_params, OBS, key), sac.sample_action(actor_params, OBS, key)
+    )
+
+
+def test_nothing_else_is_left_in_the_folder(saved):
+    assert [path.name for path in PATH.parent.iterdir()] == ["own.npz"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(sac_and_params):
+    Path("file").write_text("")
+    with pytest.raises(InputError, match=r"^file/own.npz: cannot be written \(") as error:
+        save_policy(Path("file/own.npz"), sac_and_params[1], SCALE, {})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["absent", "empty", "text", "cut", "other"])
+def test_what_is_no_policy_is_one_line(saved, damage):
+    if damage == "absent":
+        PATH.unlink()
+    elif damage == "other":
+        np.savez(PATH, kernel_0=np.zeros((2, 2)))
+    else:
+        content = PATH.read_bytes()
+        PATH.write_bytes({"empty": b"", "text": b"policy", "cut": content[: len(content) // 2]}[damage])
+    with pytest.raises(InputError, match=r"^policies/own.npz: is no policy, or damaged \(") as error:
+        load_policy(PATH)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,28 @@
+"""Settings that run through everything in seconds, on a tiny real dataset."""
+
+TINY = {
+    "task": "hopper",
+    "dataset": "tests/tiny-hopper-v0",  # the fixture tiny_dataset makes it
+    "max_backtrack": 3,
+    "model_hidden_dim": 16,
+    "num_gru_layers": 2,
+    "num_residual_blocks": 1,
+    "dropout_rate": 0.1,
+    "fit_steps_per_epoch": 10,
+    "fit_max_epochs": 4,
+    "holdout_batch_size": 64,
+    "rollout_batch_size": 600,  # in 4 epochs more than twice the dataset: encoded histories are kept
+    "rollout_chunk": 25,
+    "rollout_length": 3,
+    "retain_epochs": 2,
+    "policy_hidden_dim": 16,
+    "batch_size": 32,
+    "real_ratio": 0.5,
+    "num_epochs": 4,
+    "updates_per_epoch": 10,
+    "bc_steps": 10,
+    "eval_every": 2,
+    "eval_episodes": 2,
+    "checkpoint_every": 2,
+    "seeds": (0, 1),
+}
