@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from adm_jax.data.dataset import Dataset, gather_windows, sample_starts
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.rollout import (
+    ReturnsFn,
     Rollout,
     Rows,
     Simulation,
@@ -58,6 +59,7 @@ def advance(
     length: int,
     horizon: int,
     min_history: int | None = None,
+    returns_fn: ReturnsFn | None = None,
 ) -> tuple[ModelEnvs, Rollout]:
     """Takes ``length`` steps in every environment.
 
@@ -73,6 +75,7 @@ def advance(
       length: steps.
       horizon: steps of an episode at most.
       min_history: transitions before a start at least; m - 1 when None.
+      returns_fn: makes multi-step transitions of a call's steps; one step each when None.
 
     Returns:
       ``(envs, rollout)``; the rollout's rows are R = C * length * B.
@@ -102,7 +105,7 @@ def advance(
 
     def run_chunk(
         inputs: tuple[ModelEnvs, Array],
-    ) -> tuple[ModelEnvs, tuple[Transition, Array, Array, Array]]:
+    ) -> tuple[ModelEnvs, tuple[Transition, Array, Array, Array, Transition]]:
         envs, index = inputs
         chunk_key = jax.random.fold_in(chunks_key, index)
         exists = index * chunk + jnp.arange(chunk) < num_envs
@@ -119,12 +122,17 @@ def advance(
             num_steps = envs.num_steps + 1
             ended = ~rows.alive | (num_steps >= horizon)
             envs = ModelEnvs(rows.carry, rows.obs, num_steps, ended)
-            return envs, (transition, kept, uncertainty, num_steps)
+            return envs, (transition, kept, uncertainty, num_steps, ended)
 
-        return jax.lax.scan(body, envs, jnp.arange(length))
+        envs, (transitions, kept, *others, ended) = jax.lax.scan(body, envs, jnp.arange(length))
+        if returns_fn is None:
+            return envs, (transitions, kept, *others, transitions)
+        continues = jnp.append(kept[1:] & ~ended[:-1], jnp.zeros_like(kept[:1]), axis=0)
+        returns = returns_fn(transitions, continues, jax.random.fold_in(chunk_key, length))
+        return envs, (transitions, kept, *others, returns)
 
     envs, rows = jax.lax.map(run_chunk, (envs, jnp.arange(num_chunks)))
-    transitions, kept, uncertainty, num_steps = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
-    metrics = means_of(sums_of(transitions, kept, uncertainty), jnp.asarray(num_envs * length, jnp.float32))
+    steps, kept, uncertainty, num_steps, returns = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
+    metrics = means_of(sums_of(steps, kept, uncertainty), jnp.asarray(num_envs * length, jnp.float32))
     step_of_episode = jnp.where(kept, num_steps, 0.0).sum() / jnp.maximum(kept.sum(), 1)
-    return envs, Rollout(transitions, kept, {**metrics, "rollout/episode_step": step_of_episode})
+    return envs, Rollout(returns, kept, {**metrics, "rollout/episode_step": step_of_episode})

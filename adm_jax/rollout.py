@@ -14,6 +14,8 @@ from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.types import Array, Key, Prediction, Segment, Transition, Window
 
 PolicyFn = Callable[[Array, Key], Array]  # (obs [B, D], key) -> action [B, A]
+# (transitions [T, B, ...], continues [T, B], key) -> transitions over several steps, see adm_jax.returns
+ReturnsFn = Callable[[Transition, Array, Key], Transition]
 
 
 class Rollout(NamedTuple):
@@ -37,6 +39,8 @@ class Simulation(NamedTuple):
     reward_fn: Callable[[Array, Array, Array], Array] | None = None
     # (rows [B]) to the encoded histories of these transitions, leaves [B, ...]; encoded each time when None
     histories_fn: Callable[[Array], Carry] | None = None
+    # uncertainty [] above which a row ends, without the step; no such end when None
+    max_uncertainty: Array | None = None
 
 
 class Rows(NamedTuple):
@@ -115,6 +119,27 @@ def row_axes(dynamics: Dynamics, params: ModelParams, dataset: Dataset) -> Carry
     return jax.tree.map(axis, shapes(2), shapes(3))
 
 
+def data_uncertainty(simulation: Simulation, dataset: Dataset, key: Key, num_rows: int, chunk: int) -> Array:
+    """Uncertainty [num_rows] of the predictions along the dataset's own actions, at rows drawn from it.
+
+    The simulation's policy takes no part.
+    """
+    dynamics, (rows_key, steps_key) = simulation.dynamics, jax.random.split(key)
+    num_chunks = -(-num_rows // chunk)
+    starts = sample_starts(dataset, rows_key, num_chunks * chunk, dynamics.max_backtrack)
+
+    def of_chunk(index: Array) -> Array:
+        rows = jax.lax.dynamic_slice_in_dim(starts, index * chunk, chunk)
+        window, obs = gather_windows(dataset, rows, dynamics.max_backtrack)
+        carry = dynamics.begin(simulation.params, window)
+        keys = jax.random.split(jax.random.fold_in(steps_key, index))
+        action = dataset.transitions.action[rows]
+        prediction = dynamics.step(simulation.params, carry, obs, action, keys[0], keys[1])[1]
+        return simulation.uncertainty_fn(prediction)
+
+    return jax.lax.map(of_chunk, jnp.arange(num_chunks)).reshape(-1)[:num_rows]
+
+
 def take_step(
     simulation: Simulation, rows: Rows, key: Key, batch_key: Key
 ) -> tuple[Rows, tuple[Transition, Array, Array]]:
@@ -133,6 +158,8 @@ def take_step(
     reward = reward - simulation.penalty_coef * uncertainty
     terminated = simulation.termination_fn(prediction.next_obs)
     kept = rows.alive & jnp.isfinite(prediction.next_obs).all(axis=-1) & jnp.isfinite(reward)
+    if simulation.max_uncertainty is not None:
+        kept &= uncertainty <= simulation.max_uncertainty
     transition = Transition(obs, action, reward, prediction.next_obs, terminated)
     next_obs = jnp.where(kept[:, None], prediction.next_obs, obs)
     return Rows(carry, next_obs, kept & ~terminated), (transition, kept, uncertainty)
@@ -147,6 +174,7 @@ def rollout(
     length: int,
     chunk: int,
     min_history: int | None = None,
+    returns_fn: ReturnsFn | None = None,
 ) -> Rollout:
     """Rolls a policy out from ``num_starts`` windows of the dataset for ``length`` steps.
 
@@ -161,10 +189,11 @@ def rollout(
       length: steps H.
       chunk: rows rolled out at a time.
       min_history: transitions before a start at least; m - 1 when None.
+      returns_fn: makes multi-step transitions of a chunk's steps; one step each when None.
     """
     batch_key, chunks_key = jax.random.split(key)
 
-    def run_chunk(index: Array) -> tuple[Transition, Array, Array]:
+    def run_chunk(index: Array) -> tuple[Transition, Array, Array, Transition]:
         window_key, steps_key = jax.random.split(jax.random.fold_in(chunks_key, index))
         numbers = index * chunk + jnp.arange(chunk)
         rows = _begin(simulation, dataset, window_key, numbers, num_starts, min_history)
@@ -173,12 +202,17 @@ def rollout(
             keys = (jax.random.fold_in(key, step) for key in (steps_key, batch_key))
             return take_step(simulation, rows, *keys)
 
-        return jax.lax.scan(body, rows, jnp.arange(length))[1]
+        transitions, kept, uncertainty = jax.lax.scan(body, rows, jnp.arange(length))[1]
+        if returns_fn is None:
+            return transitions, kept, uncertainty, transitions
+        continues = jnp.append(kept[1:] & ~transitions.terminated[:-1], jnp.zeros_like(kept[:1]), axis=0)
+        returns = returns_fn(transitions, continues, jax.random.fold_in(steps_key, length))
+        return transitions, kept, uncertainty, returns
 
     rows = jax.lax.map(run_chunk, jnp.arange(-(-num_starts // chunk)))
-    transitions, valid, uncertainty = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
-    sums = sums_of(transitions, valid, uncertainty)
-    return Rollout(transitions, valid, means_of(sums, jnp.asarray(num_starts * length, jnp.float32)))
+    steps, valid, uncertainty, returns = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
+    sums = sums_of(steps, valid, uncertainty)
+    return Rollout(returns, valid, means_of(sums, jnp.asarray(num_starts * length, jnp.float32)))
 
 
 def rollout_into(

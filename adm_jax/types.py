@@ -41,6 +41,7 @@ class Transition(NamedTuple):
     reward: Array  # [...] float32
     next_obs: Array  # [..., D] float32
     terminated: Array  # [...] bool; a time limit is not a termination
+    discount: Array | None = None  # [...] float32, of the next observation's value; None: gamma, one step
 
 
 class Segment(NamedTuple):

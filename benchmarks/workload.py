@@ -109,7 +109,9 @@ def initial_state(work: Workload, *, full_buffer: bool = False) -> programs.Trai
 
 def _init_train(work: Workload, fit: fitting.FitState) -> programs.TrainState:
     model = programs.best_program(work.parts)(fit, work.dataset, work.holdout)
-    agent, buffer = programs.init_train_program(work.parts, work.config)(work.keys, work.hyper)
+    agent, buffer = programs.init_train_program(work.parts, work.config)(
+        work.keys, work.hyper, None, work.dataset
+    )
     envs = None
     if work.config.rollout.persistent:
         envs = programs.init_envs_program(work.parts, work.config)(model, work.dataset)
@@ -157,6 +159,7 @@ def rollout_job(work: Workload, state: programs.TrainState, histories: Carry | N
         (state.buffer, state.envs),
         state.agent.actor_params,
         state.model,
+        state.max_uncertainty,
         histories,
         work.hyper,
         work.keys,
@@ -167,7 +170,8 @@ def rollout_job(work: Workload, state: programs.TrainState, histories: Carry | N
 
 def update_job(work: Workload, state: programs.TrainState) -> Job:
     """An epoch's SAC updates."""
-    arguments = (state.agent, state.buffer, work.hyper, work.keys, work.dataset, jnp.ones(()))
+    factors = (jnp.ones(()), jnp.ones(()))
+    arguments = (state.agent, state.buffer, state.preferences, work.hyper, work.keys, work.dataset, factors)
     return Job(programs.update_program(work.parts, work.config), arguments)
 
 
@@ -221,7 +225,7 @@ class Epoch:
     def __init__(self, work: Workload, rollout: jax.stages.Compiled, update: jax.stages.Compiled):
         self._work, self._rollout, self._update = work, rollout, update
         state = initial_state(work)
-        self._agent, self._buffer, self._model, self._envs = state
+        self._agent, self._buffer, self._model, self._envs = state[:4]
         self._histories, self.encoding_seconds = encode_histories(work, state)
         self.seconds: dict[str, list[float]] = {"rollout": [], "update": []}  # of each epoch's parts
 
@@ -232,6 +236,7 @@ class Epoch:
             (self._buffer, self._envs),
             self._agent.actor_params,
             self._model,
+            None,
             self._histories,
             work.hyper,
             work.keys,
@@ -240,7 +245,13 @@ class Epoch:
         jax.block_until_ready((self._buffer, metrics))
         between = time.perf_counter()
         self._agent, metrics = self._update(
-            self._agent, self._buffer, work.hyper, work.keys, work.dataset, jnp.ones(())
+            self._agent,
+            self._buffer,
+            None,
+            work.hyper,
+            work.keys,
+            work.dataset,
+            (jnp.ones(()), jnp.ones(())),
         )
         jax.block_until_ready((self._agent, metrics))
         self.seconds["rollout"].append(between - start)

@@ -13,10 +13,9 @@ from adm_jax.config import SWEPT, Hyper, SACConfig
 from adm_jax.config.settings import only_value
 from adm_jax.nn import squashed_gaussian
 from adm_jax.nn.layers import MLP, apply
-from adm_jax.types import Array, Key, Params, Transition
+from adm_jax.types import Array, Key, Normalizer, Params, Transition
 
 Metrics = dict[str, Array]
-NUM_CRITICS = 2
 _ADAM = optax.scale_by_adam()
 
 
@@ -24,21 +23,34 @@ class SACState(NamedTuple):
     """Everything that changes while SAC learns."""
 
     actor_params: Params
-    critic_params: Params  # leaves [NUM_CRITICS, ...]
+    critic_params: Params  # leaves [num_critics, ...]
     target_critic_params: Params
     log_alpha: Array  # []
     actor_opt: optax.OptState
     critic_opt: optax.OptState
     alpha_opt: optax.OptState
+    average_actor_params: Params | None = (
+        None  # exponential average of the actor's; None without actor_average
+    )
+
+
+class Cloning(NamedTuple):
+    """Recorded actions that the actor is held to: those of the first R rows of a batch."""
+
+    action: Array  # [R, A]
+    row_weight: Array  # [R]
+    factor: Array | float = 1.0  # [], of the whole term
 
 
 class SAC(NamedTuple):
     """SAC for given dimensions: pure functions that close over nothing but static settings."""
 
-    init: Callable[[Key, Hyper], SACState]
-    update: Callable[..., tuple[SACState, Metrics]]  # (SACState, Transition, Key, Hyper, with_actor=True)
+    init: Callable[..., SACState]  # (Key, Hyper, normalizer=None)
+    # (SACState, Transition, Key, Hyper, with_actor=True, cloning=None)
+    update: Callable[..., tuple[SACState, Metrics]]
     sample_action: Callable[[Params, Array, Key], Array]
     mode_action: Callable[[Params, Array], Array]
+    q_values: Callable[[Params, Array, Array], Array]  # (critic_params, obs, action) to [num_critics, B]
     critic_loss: Callable[..., tuple[Array, Metrics]]
     actor_loss: Callable[..., tuple[Array, Metrics]]
 
@@ -54,9 +66,26 @@ def make_hyper(config: SACConfig, penalty_coef: float = 0.0) -> Hyper:
     return Hyper(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
 
 
-def make_actor(action_dim: int, config: SACConfig) -> MLP:
+def make_actor(obs_dim: int, action_dim: int, config: SACConfig) -> MLP:
     """The actor's network ``[..., D] -> [..., 2 A]``; also what behaviour cloning trains."""
-    return MLP(config.policy_hidden_dim, config.policy_hidden_layers, 2 * action_dim)
+    return MLP(
+        config.policy_hidden_dim,
+        config.policy_hidden_layers,
+        2 * action_dim,
+        layer_norm=config.actor_layer_norm,
+        standardize=obs_dim if config.standardize_obs else 0,
+    )
+
+
+def make_critic(obs_dim: int, config: SACConfig) -> MLP:
+    """A critic's network ``[..., D + A] -> [..., 1]``."""
+    return MLP(
+        config.policy_hidden_dim,
+        config.policy_hidden_layers,
+        1,
+        layer_norm=config.critic_layer_norm,
+        standardize=obs_dim if config.standardize_obs else 0,
+    )
 
 
 class _Spec(NamedTuple):
@@ -77,8 +106,8 @@ def make_sac(obs_dim: int, action_dim: int, action_scale: float, config: SACConf
     where it is adapted; the last two only ``with_actor``, which may be traced (their metrics are NaN else). A
     learning rate multiplies Adam's direction, so that it may be traced.
     """
-    critic = MLP(config.policy_hidden_dim, config.policy_hidden_layers, 1)
-    spec = _Spec(obs_dim, action_dim, action_scale, config, make_actor(action_dim, config), critic)
+    actor, critic = make_actor(obs_dim, action_dim, config), make_critic(obs_dim, config)
+    spec = _Spec(obs_dim, action_dim, action_scale, config, actor, critic)
     return SAC(
         init=partial(_init, spec),
         update=partial(_update, spec),
@@ -86,17 +115,30 @@ def make_sac(obs_dim: int, action_dim: int, action_scale: float, config: SACConf
         mode_action=lambda actor_params, obs: squashed_gaussian.mode(
             apply(spec.actor, actor_params, obs), action_scale
         ),
+        q_values=partial(_q_values, spec),
         critic_loss=partial(_critic_loss, spec),
         actor_loss=partial(_actor_loss, spec),
     )
 
 
-def _init(spec: _Spec, key: Key, hyper: Hyper) -> SACState:
+def standardized(params: Params, normalizer: Normalizer | None) -> Params:
+    """A network's parameters with the dataset's moments in place of the constants it starts with."""
+    if normalizer is None or "Standardize_0" not in params["params"]:
+        return params
+    shape = params["params"]["Standardize_0"]["mean"].shape
+    moments = {"mean": normalizer.obs_mean, "std": normalizer.obs_std}
+    moments = {name: jnp.broadcast_to(x, shape) for name, x in moments.items()}
+    return {"params": {**params["params"], "Standardize_0": moments}}
+
+
+def _init(spec: _Spec, key: Key, hyper: Hyper, normalizer: Normalizer | None = None) -> SACState:
     actor_key, critic_key = jax.random.split(key)
     actor_params = spec.actor.init(actor_key, jnp.zeros((1, spec.obs_dim)))
+    actor_params = standardized(actor_params, normalizer)
     q_input = jnp.zeros((1, spec.obs_dim + spec.action_dim))
-    critic_keys = jax.random.split(critic_key, NUM_CRITICS)
+    critic_keys = jax.random.split(critic_key, spec.config.num_critics)
     critic_params = jax.vmap(lambda one_key: spec.critic.init(one_key, q_input))(critic_keys)
+    critic_params = standardized(critic_params, normalizer)
     log_alpha = jnp.log(hyper.entropy_weight)
     return SACState(
         actor_params=actor_params,
@@ -107,6 +149,7 @@ def _init(spec: _Spec, key: Key, hyper: Hyper) -> SACState:
         actor_opt=_ADAM.init(actor_params),
         critic_opt=_ADAM.init(critic_params),
         alpha_opt=_ADAM.init(log_alpha),
+        average_actor_params=jax.tree.map(jnp.copy, actor_params) if spec.config.actor_average else None,
     )
 
 
@@ -117,7 +160,7 @@ def _sample(spec: _Spec, actor_params: Params, obs: Array, key: Key) -> tuple[Ar
 
 
 def _q_values(spec: _Spec, critic_params: Params, obs: Array, action: Array) -> Array:
-    """All critics' values [NUM_CRITICS, B]."""
+    """All critics' values [num_critics, B]."""
     q_input = jnp.concatenate([obs, action], axis=-1)
     return jax.vmap(lambda one: apply(spec.critic, one, q_input))(critic_params)[..., 0]
 
@@ -126,26 +169,70 @@ def _critic_loss(
     spec: _Spec, critic_params: Params, state: SACState, batch: Transition, key: Key, alpha: Array
 ) -> tuple[Array, Metrics]:
     next_action, next_log_prob = _sample(spec, state.actor_params, batch.next_obs, key)
-    next_q = _q_values(spec, state.target_critic_params, batch.next_obs, next_action).min(axis=0)
+    next_q = _q_values(spec, state.target_critic_params, batch.next_obs, next_action)
+    next_q = _least(next_q, spec.config.num_min_critics, jax.random.fold_in(key, 1))
     not_done = 1.0 - batch.terminated.astype(jnp.float32)
     chex.assert_equal_shape([batch.reward, not_done, next_q, next_log_prob])
     next_value = next_q if spec.config.deterministic_backup else next_q - alpha * next_log_prob
-    target = batch.reward + spec.config.gamma * not_done * next_value
+    discount = spec.config.gamma if batch.discount is None else batch.discount
+    target = batch.reward + discount * not_done * next_value
     q = _q_values(spec, critic_params, batch.obs, batch.action)
-    chex.assert_shape(q, (NUM_CRITICS, *target.shape))
+    chex.assert_shape(q, (spec.config.num_critics, *target.shape))
     error = q - jax.lax.stop_gradient(target)[None]
     loss = jnp.sum(jnp.mean(jnp.square(error), axis=-1))  # each critic has its own mean squared error
     return loss, {"critic/loss": loss, "critic/q": q.mean()}
 
 
+def _least(q: Array, number: int | None, key: Key) -> Array:
+    """The minimum [B] over ``number`` of the critics' values [num_critics, B], drawn anew; None: over all."""
+    if number is not None and number < len(q):
+        q = q[jax.random.permutation(key, len(q))[:number]]
+    return q.min(axis=0)
+
+
 def _actor_loss(
-    spec: _Spec, actor_params: Params, critic_params: Params, obs: Array, key: Key, alpha: Array
+    spec: _Spec,
+    actor_params: Params,
+    critic_params: Params,
+    obs: Array,
+    key: Key,
+    alpha: Array,
+    cloning: Cloning | None = None,
+    cloning_weight: Array | float = 0.0,
 ) -> tuple[Array, Metrics]:
-    action, log_prob = _sample(spec, actor_params, obs, key)
-    q = _q_values(spec, critic_params, obs, action).min(axis=0)
+    head = apply(spec.actor, actor_params, obs)
+    action, log_prob = squashed_gaussian.sample_and_log_prob(head, key, spec.action_scale)
+    q = _q_values(spec, critic_params, obs, action)
+    # the mean where targets take the minimum of a few (REDQ; Chen et al., 2021)
+    q = q.min(axis=0) if spec.config.num_min_critics is None else q.mean(axis=0)
     chex.assert_equal_shape([q, log_prob])
     loss = jnp.mean(alpha * log_prob - q)
-    return loss, {"actor/loss": loss, "actor/entropy": -log_prob.mean()}
+    metrics = {"actor/loss": loss, "actor/entropy": -log_prob.mean()}
+    if cloning is not None:
+        num_rows = len(cloning.action)
+        term = _cloning_term(spec, head[:num_rows], critic_params, obs[:num_rows], cloning)
+        scale = jax.lax.stop_gradient(jnp.abs(q).mean())
+        loss = loss + cloning_weight * cloning.factor * scale * term
+        metrics = {**metrics, "actor/loss": loss, "actor/cloning": term}
+    return loss, metrics
+
+
+def _cloning_term(spec: _Spec, head: Array, critic_params: Params, obs: Array, cloning: Cloning) -> Array:
+    """Mean squared distance [] of the mode from recorded actions, in units of the action's bound.
+
+    A mean over the action's dimensions, and a weighted one over rows; with ``cloning_rows=better`` a row
+    counts only where the critics' minimum prefers the recorded action to the mode.
+    """
+    mode = squashed_gaussian.mode(head, spec.action_scale)
+    chex.assert_equal_shape([mode, cloning.action])
+    distance = jnp.square((mode - cloning.action) / spec.action_scale).mean(axis=-1)
+    if spec.config.cloning_rows == "better":
+        recorded, own = (
+            _q_values(spec, critic_params, obs, action).min(axis=0) for action in (cloning.action, mode)
+        )
+        distance = jnp.where(jax.lax.stop_gradient(recorded > own), distance, 0.0)
+    chex.assert_equal_shape([distance, cloning.row_weight])
+    return jnp.mean(cloning.row_weight * distance)
 
 
 def _update(
@@ -155,6 +242,7 @@ def _update(
     key: Key,
     hyper: Hyper,
     with_actor: Array | bool = True,
+    cloning: Cloning | None = None,
 ) -> tuple[SACState, Metrics]:
     config = spec.config
     critic_key, actor_key = jax.random.split(key)
@@ -163,12 +251,12 @@ def _update(
     gradient_fn = jax.grad(partial(_critic_loss, spec), has_aux=True)
     grads, critic_metrics = gradient_fn(state.critic_params, state, batch, critic_key, alpha)
     direction, critic_opt = _ADAM.update(grads, state.critic_opt)
-    critic_params = _descend(state.critic_params, direction, hyper.critic_lr)
+    critic_params = descend(state.critic_params, direction, hyper.critic_lr)
     targets = jax.tree.map(lambda t, p: t + hyper.tau * (p - t), state.target_critic_params, critic_params)
     state = state._replace(critic_params=critic_params, critic_opt=critic_opt, target_critic_params=targets)
 
     def move_actor(state: SACState) -> tuple[SACState, Metrics]:
-        return _update_actor(spec, state, batch.obs, actor_key, alpha, hyper)
+        return _update_actor(spec, state, batch.obs, actor_key, alpha, hyper, cloning)
 
     def leave_actor(state: SACState) -> tuple[SACState, Metrics]:
         shapes = jax.eval_shape(move_actor, state)[1]
@@ -182,26 +270,43 @@ def _update(
 
 
 def _update_actor(
-    spec: _Spec, state: SACState, obs: Array, key: Key, alpha: Array, hyper: Hyper
+    spec: _Spec,
+    state: SACState,
+    obs: Array,
+    key: Key,
+    alpha: Array,
+    hyper: Hyper,
+    cloning: Cloning | None,
 ) -> tuple[SACState, Metrics]:
     """Moves the actor on the critics as they are, and alpha where it is adapted."""
     config = spec.config
     gradient_fn = jax.grad(partial(_actor_loss, spec), has_aux=True)
-    grads, metrics = gradient_fn(state.actor_params, state.critic_params, obs, key, alpha)
+    grads, metrics = gradient_fn(
+        state.actor_params, state.critic_params, obs, key, alpha, cloning, hyper.cloning_weight
+    )
     direction, actor_opt = _ADAM.update(grads, state.actor_opt)
-    actor_params = _descend(state.actor_params, direction, hyper.actor_lr)
+    actor_params = descend(state.actor_params, direction, hyper.actor_lr)
+    average = state.average_actor_params
+    if average is not None:
+        share = config.actor_average
+        average = jax.tree.map(lambda mean, new: mean + share * (new - mean), average, actor_params)
     log_alpha, alpha_opt = state.log_alpha, state.alpha_opt
     if config.auto_entropy:
         target_entropy = -float(spec.action_dim) if config.target_entropy is None else config.target_entropy
         # gradient of -log_alpha * (log_prob + target_entropy), averaged over the batch
         gradient = metrics["actor/entropy"] - target_entropy
         direction, alpha_opt = _ADAM.update(gradient, alpha_opt)
-        log_alpha = _descend(log_alpha, direction, hyper.entropy_lr)
+        log_alpha = descend(log_alpha, direction, hyper.entropy_lr)
     new_state = state._replace(
-        actor_params=actor_params, actor_opt=actor_opt, log_alpha=log_alpha, alpha_opt=alpha_opt
+        actor_params=actor_params,
+        actor_opt=actor_opt,
+        log_alpha=log_alpha,
+        alpha_opt=alpha_opt,
+        average_actor_params=average,
     )
     return new_state, metrics
 
 
-def _descend(params: Params, direction: Params, learning_rate: Array) -> Params:
+def descend(params: Params, direction: Params, learning_rate: Array) -> Params:
+    """A step of a traced rate along Adam's direction."""
     return jax.tree.map(lambda p, d: p - learning_rate * d, params, direction)

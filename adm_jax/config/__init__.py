@@ -28,6 +28,7 @@ from adm_jax.config.parts import (
     FitConfig,
     GrowingRolloutConfig,
     Hyper,
+    PretrainConfig,
     RolloutConfig,
     SACConfig,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Hyper",
     "OfflineConfig",
     "OnlineConfig",
+    "PretrainConfig",
     "ReplayConfig",
     "RolloutConfig",
     "SACConfig",

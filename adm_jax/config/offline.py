@@ -8,12 +8,13 @@ from adm_jax.config.parts import (
     MAX_ROWS,
     MAX_SEED,
     FitConfig,
+    PretrainConfig,
     RolloutConfig,
     SACConfig,
     check_model_config,
     check_seeds,
 )
-from adm_jax.config.settings import check, setting
+from adm_jax.config.settings import check, setting, values_of
 from adm_jax.types import InputError, MatmulPrecision
 
 
@@ -46,6 +47,18 @@ class OfflineConfig:
     )
     bc_steps: int = setting(20_000, "behaviour-cloning steps of the baseline; 0 leaves it out", low=0)
     bc_lr: float = setting(3e-4, "behaviour cloning's learning rate", above=0.0)
+    start: Literal["random", "cloned"] = setting(
+        "random", "the actor that policy optimisation starts from; cloned: behaviour cloning's"
+    )
+    hold_epochs: int = setting(
+        0, "first epochs in which the actor is held and the critics alone are updated", low=0
+    )
+    estimate_rows: int = setting(
+        256,
+        "episodes in the model, from the dataset's initial states, that estimate a policy's return with each "
+        "evaluation; 0 leaves the estimate out",
+        low=0,
+    )
     eval_every: int = setting(10, "epochs between evaluations in the real environment", low=1)
     eval_episodes: int = setting(10, "episodes per member and evaluation", low=1, high=1000)
     checkpoint_every: int = setting(10, "epochs between checkpoints", low=1)
@@ -70,6 +83,7 @@ class OfflineConfig:
     fit: FitConfig = field(default_factory=FitConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     sac: SACConfig = field(default_factory=SACConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
     def __post_init__(self) -> None:
         check(self)
@@ -90,3 +104,28 @@ class OfflineConfig:
                 f"real_ratio: {self.real_ratio} of batch_size {self.sac.batch_size} is less than one "
                 "transition; set it to 0 or raise one of them"
             )
+        self._check_cloning()
+
+    def _check_cloning(self) -> None:
+        if self.start == "cloned" and not self.bc_steps:
+            raise InputError("start: cloned needs a cloned actor; set bc_steps above 0")
+        if self.hold_epochs >= self.num_epochs:
+            raise InputError(
+                f"hold_epochs: {self.hold_epochs} of num_epochs={self.num_epochs} leave none in which the "
+                "actor learns"
+            )
+        clones = max(values_of(self.sac.cloning_weight)) > 0
+        if clones and self.real_ratio == 0:
+            raise InputError("cloning_weight: clones real rows, and real_ratio=0 leaves none in a batch")
+        if self.sac.cloning_rows != "all" and not clones:
+            raise InputError(
+                f"cloning_rows: {self.sac.cloning_rows} has no effect without cloning_weight above 0"
+            )
+        if self.sac.cloning_rows == "advantage" and not self.pretrain.pretrain_steps:
+            raise InputError(
+                "cloning_rows: advantage needs values of recorded actions; set pretrain_steps above 0"
+            )
+        for name in ("expectile", "pretrain_lr", "pretrain_tau", "advantage_temperature"):
+            changed = getattr(self.pretrain, name) != getattr(PretrainConfig, name)
+            if changed and not self.pretrain.pretrain_steps:
+                raise InputError(f"{name}: has no effect without pretrain_steps above 0")

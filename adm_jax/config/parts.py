@@ -73,6 +73,20 @@ class RolloutConfig:
         "ADM paper, the largest predicted deviation (MOPO), or the largest distance of a unit's mean from "
         "all units' mean",
     )
+    trace_decay: float = setting(
+        0.0,
+        "lambda: critics regress on lambda-returns along a roll-out's steps, each row on one drawn n-step "
+        "return; 0 for one step",
+        low=0.0,
+        high=1.0,
+    )
+    uncertainty_quantile: float | None = setting(
+        None,
+        "quantile of the uncertainty along the data above which a roll-out ends, without the step; none when "
+        "empty",
+        above=0.0,
+        high=1.0,
+    )
     termination: str | None = setting(
         None, "termination function by name, or your own as module:function; the task's own when empty"
     )
@@ -81,6 +95,10 @@ class RolloutConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.trace_decay and self.rollout_length == 1:
+            raise InputError(
+                "trace_decay: has no effect with rollout_length=1, which has one step to a return"
+            )
         if self.horizon != RolloutConfig.horizon and not self.persistent:
             raise InputError(
                 "horizon: has no effect without persistent; rollout_length is the roll-outs' own"
@@ -144,14 +162,64 @@ class SACConfig:
     )
 
     deterministic_backup: bool = setting(False, "leave the entropy term out of the critics' target")
+    num_critics: int = setting(2, "critics", low=1, high=100)
+    num_min_critics: int | None = setting(
+        None,
+        "critics, drawn anew for each update, whose minimum is the target; all of them when empty",
+        low=1,
+    )
+    critic_layer_norm: bool = setting(False, "LayerNorm before each ReLU of the critics")
+    actor_layer_norm: bool = setting(False, "LayerNorm before each ReLU of the actor")
+    critic_lr_schedule: Literal["none", "cosine"] = setting(
+        "none", "decay of the critics' rate over num_epochs"
+    )
+    standardize_obs: bool = setting(
+        False, "actor and critics see observations less the dataset's mean, over its deviation"
+    )
+    actor_average: float = setting(
+        0.0,
+        "share by which an averaged actor follows the actor with each update; it is evaluated, too; 0: none",
+        low=0.0,
+        high=1.0,
+    )
+    cloning_weight: float | tuple[float, ...] = setting(
+        0.0,
+        "weight of the actor's mean squared distance from recorded actions on real rows, times the mean |Q|",
+        low=0.0,
+    )
+    cloning_rows: Literal["all", "better", "advantage"] = setting(
+        "all",
+        "cloned rows: all; those whose recorded action the critics prefer; or all, weighted by the "
+        "exponential of their advantage, which pretraining finds",
+    )
 
     def __post_init__(self) -> None:
+        if (self.num_min_critics or 1) > self.num_critics:
+            raise InputError(
+                f"num_min_critics: the minimum of {self.num_min_critics} of num_critics={self.num_critics} "
+                "critics; give at most as many"
+            )
         if self.target_entropy is not None and not self.auto_entropy:
             raise InputError(
                 "target_entropy: has no effect without auto_entropy; give --auto_entropy as well"
             )
         if self.entropy_lr != SACConfig.entropy_lr and not self.auto_entropy:
             raise InputError("entropy_lr: has no effect without auto_entropy; give --auto_entropy as well")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Values of recorded actions, learned before the policies (implicit Q-learning; Kostrikov et al., 2022)."""
+
+    pretrain_steps: int = setting(
+        0, "updates of critics and state values on recorded actions, before policies are optimised", low=0
+    )
+    pretrain_lr: float = setting(1e-3, "their learning rate, which decays to zero as a cosine", above=0.0)
+    pretrain_tau: float = setting(0.01, "their target critics' smoothing coefficient", above=0.0, high=1.0)
+    expectile: float = setting(0.7, "expectile of Q that state values regress on", low=0.5, high=0.999)
+    advantage_temperature: float = setting(
+        0.01, "advantage, as a share of the mean |V|, that weighs a cloned row by e", above=0.0
+    )
 
 
 class Hyper(NamedTuple):
@@ -163,6 +231,7 @@ class Hyper(NamedTuple):
     critic_lr: jax.Array
     entropy_lr: jax.Array
     tau: jax.Array
+    cloning_weight: jax.Array
 
 
 SWEPT = Hyper._fields  # the settings that may have several values

@@ -229,5 +229,14 @@ def gather_windows(dataset: Dataset, index: Array, max_backtrack: int) -> tuple[
 
 def sample_transitions(dataset: Dataset, key: Key, batch_size: int) -> Transition:
     """Transitions drawn uniformly with replacement; leaves [batch_size, ...]."""
-    index = jax.random.randint(key, (batch_size,), 0, dataset.transitions.reward.shape[0])
-    return jax.tree.map(lambda leaf: leaf[index], dataset.transitions)
+    return transitions_at(dataset, sample_rows(dataset, key, batch_size))
+
+
+def sample_rows(dataset: Dataset, key: Key, batch_size: int) -> Array:
+    """Rows [batch_size] of transitions, drawn uniformly with replacement."""
+    return jax.random.randint(key, (batch_size,), 0, dataset.transitions.reward.shape[0])
+
+
+def transitions_at(dataset: Dataset, rows: Array) -> Transition:
+    """The transitions at ``rows`` [B]; leaves [B, ...]."""
+    return jax.tree.map(lambda leaf: leaf[rows], dataset.transitions)

@@ -18,14 +18,15 @@ class RingBuffer(NamedTuple):
     capacity: Array  # [] int32, at most C: rows used before the oldest are overwritten
 
 
-def init(capacity: int, obs_dim: int, action_dim: int) -> RingBuffer:
-    """An empty buffer of ``capacity`` transitions."""
+def init(capacity: int, obs_dim: int, action_dim: int, discounts: bool = False) -> RingBuffer:
+    """An empty buffer of ``capacity`` transitions, with discounts of their own or without."""
     data = Transition(
         obs=jnp.zeros((capacity, obs_dim)),
         action=jnp.zeros((capacity, action_dim)),
         reward=jnp.zeros((capacity,)),
         next_obs=jnp.zeros((capacity, obs_dim)),
         terminated=jnp.zeros((capacity,), bool),
+        discount=jnp.zeros((capacity,)) if discounts else None,
     )
     zero = jnp.zeros((), jnp.int32)
     return RingBuffer(data, zero, zero, jnp.asarray(capacity, jnp.int32))

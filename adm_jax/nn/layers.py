@@ -90,15 +90,40 @@ def truncated_normal_init(fan_in: int) -> nn.initializers.Initializer:
 
 
 class MLP(nn.Module):
-    """ReLU network ``[..., in_dim] -> [..., out_dim]``."""
+    """ReLU network ``[..., in_dim] -> [..., out_dim]``.
+
+    With ``layer_norm`` every hidden layer is normalised before its ReLU. The first ``standardize`` inputs are
+    shifted and scaled by constants, which are kept among the parameters and have no gradient.
+    """
 
     hidden_dim: int
     num_hidden: int
     out_dim: int
+    layer_norm: bool = False
+    standardize: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies the network."""
+        if self.standardize:
+            x = Standardize(self.standardize)(x)
         for _ in range(self.num_hidden):
-            x = nn.relu(linear(x.shape[-1], self.hidden_dim)(x))
+            x = linear(x.shape[-1], self.hidden_dim)(x)
+            x = nn.relu(nn.LayerNorm(epsilon=1e-5)(x) if self.layer_norm else x)
         return linear(x.shape[-1], self.out_dim)(x)
+
+
+class Standardize(nn.Module):
+    """``(x - mean) / std`` of the first ``size`` entries [..., I]; the constants start as 0 and 1."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Standardises."""
+        mean = self.param("mean", nn.initializers.zeros_init(), (self.size,))
+        std = self.param("std", nn.initializers.ones_init(), (self.size,))
+        head = x[..., : self.size]
+        mean, std = (jnp.broadcast_to(jax.lax.stop_gradient(c), head.shape) for c in (mean, std))
+        head = (head - mean) / std
+        return jnp.concatenate([head, x[..., self.size :]], axis=-1)

@@ -25,7 +25,7 @@ from orbax.checkpoint import v1 as ocp
 from adm_jax.population.memory import tree_bytes
 from adm_jax.types import InputError
 
-PHASES = ("fit", "model", "bc", "train")  # in the order a run goes through them
+PHASES = ("fit", "model", "pretrain", "bc", "train")  # in the order a run goes through them
 _NAME = re.compile(rf"({'|'.join(PHASES)})-(\d+)")
 _SAVING, _DELETING = "saving-", "deleting-"
 _ARRAYS, _RECORD = "arrays", "record.json"

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adm_jax.agents.implicit_q import Preferences
 from adm_jax.config import OfflineConfig, offline_from_flat
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import to_flat
@@ -153,20 +154,12 @@ def _resume(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFol
 
 def _drive(session: Session, restored: Restored | None) -> dict[str, Any]:
     """From wherever the run is to its end."""
-    config = session.config
     with session.progress, session.background:
         if restored is None or restored.phase == "fit":
             fit = _fit(session, restored)
             model = session.compiled["best"](fit, session.dataset, session.holdout)
             _measure(session, model)
-            _clone(session)
-            agent, buffer = session.compiled["init_train"](
-                session.keys(Stream.INIT_AGENT), member_hyper(config, session.members)
-            )
-            model, envs = session.of_members(model), None
-            if config.rollout.persistent:
-                envs = session.compiled["init_envs"](model, session.dataset)
-            state, epoch = programs.TrainState(agent, buffer, model, envs), 0
+            state, epoch = _begin_training(session, model), 0
         else:
             state, epoch = restored.state, restored.epoch
         _train(session, state, epoch)
@@ -213,21 +206,56 @@ def _measure(session: Session, model: ModelParams) -> None:
     _record(session, "model", 0, metrics)
 
 
-def _clone(session: Session) -> None:
-    """Behaviour cloning on the same data and seeds, evaluated once."""
-    if not session.config.bc_steps:
-        return
+def _begin_training(session: Session, model: ModelParams) -> programs.TrainState:
+    """What policy optimisation starts from, with fitted models [S]."""
+    config, hyper = session.config, member_hyper(session.config, session.members)
+    preferences, cloned, max_uncertainty = _pretrain(session), None, None
+    if config.bc_steps:
+        cloned = _clone(session, preferences)
+    start = cloned if config.start == "cloned" else None
+    agent, buffer = session.compiled["init_train"](
+        session.keys(Stream.INIT_AGENT), hyper, start, session.dataset
+    )
+    model, envs = session.of_members(model), None
+    if config.rollout.persistent:
+        envs = session.compiled["init_envs"](model, session.dataset)
+    if "max_uncertainty" in session.compiled:
+        keys = session.keys(Stream.UNCERTAINTY)
+        max_uncertainty = session.compiled["max_uncertainty"](
+            agent.actor_params, model, hyper, keys, session.dataset
+        )
+    preferences = session.of_members(preferences)
+    return programs.TrainState(agent, buffer, model, envs, preferences, max_uncertainty)
+
+
+def _pretrain(session: Session) -> Preferences | None:
+    """The values of recorded actions, and the preferences [S] that follow from them where they are used."""
+    if "pretrain" not in session.compiled:
+        return None
     with session.clock.phase("update"):
-        actor_params, metrics = session.compiled["clone"](session.keys(Stream.CLONE), session.dataset)
+        preferences, metrics = session.compiled["pretrain"](session.keys(Stream.PRETRAIN), session.dataset)
+        metrics = jax.device_get(metrics)
+    _record(session, "pretrain", 0, metrics)
+    return preferences if session.config.sac.cloning_rows == "advantage" else None
+
+
+def _clone(session: Session, preferences: Preferences | None) -> Params:
+    """Behaviour cloning on the same data and seeds, evaluated once; the actors [P]."""
+    with session.clock.phase("update"):
+        actor_params, metrics = session.compiled["clone"](
+            session.keys(Stream.CLONE), preferences, session.dataset
+        )
         metrics = jax.device_get(metrics)
     _record(session, "bc", 0, metrics)
-    _evaluate(session, "bc", 0, session.of_members(actor_params))
+    actor_params = session.of_members(actor_params)
+    _evaluate(session, "bc", 0, actor_params)
+    return actor_params
 
 
 def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
     """Epochs of roll-outs and updates, with checkpoints between and evaluations beside them."""
     config, hyper = session.config, member_hyper(session.config, session.members)
-    agent, buffer, model, envs = state
+    agent, buffer, model, envs, preferences, max_uncertainty = state
     session.progress.begin("train", config.num_epochs, epoch)
     if _lacks_evaluation(session, epoch):
         _evaluate(session, "train", epoch, agent.actor_params)
@@ -240,13 +268,21 @@ def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
         with session.clock.phase("rollout"):
             keys = session.keys(Stream.ROLLOUT, epoch)
             (buffer, envs), rollout_metrics = session.compiled["rollout"](
-                (buffer, envs), agent.actor_params, model, histories, hyper, keys, session.dataset
+                (buffer, envs),
+                agent.actor_params,
+                model,
+                max_uncertainty,
+                histories,
+                hyper,
+                keys,
+                session.dataset,
             )
             rollout_metrics = jax.device_get(rollout_metrics)
         with session.clock.phase("update"):
-            factor = jnp.asarray(actor_lr_factor(config, epoch), jnp.float32)
+            factors = tuple(jnp.asarray(x, jnp.float32) for x in lr_factors(config, epoch))
+            keys = session.keys(Stream.UPDATE, epoch)
             agent, update_metrics = session.compiled["update"](
-                agent, buffer, hyper, session.keys(Stream.UPDATE, epoch), session.dataset, factor
+                agent, buffer, preferences, hyper, keys, session.dataset, factors
             )
             update_metrics = jax.device_get(update_metrics)
         epoch += 1
@@ -261,15 +297,22 @@ def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
         if _is_evaluated(config, epoch):
             _evaluate(session, "train", epoch, agent.actor_params)
         if epoch % config.checkpoint_every == 0 or epoch == config.num_epochs:
-            _save(session, "train", epoch, programs.TrainState(agent, buffer, model, envs))
+            state = programs.TrainState(agent, buffer, model, envs, preferences, max_uncertainty)
+            _save(session, "train", epoch, state)
     session.progress.end()
 
 
-def actor_lr_factor(config: OfflineConfig, epoch: int) -> float:
-    """What the actor's rate is multiplied with in an epoch: cosine annealing, stepped once an epoch."""
-    if config.sac.actor_lr_schedule == "none":
-        return 1.0
-    return 0.5 * (1.0 + math.cos(math.pi * epoch / config.num_epochs))
+def lr_factors(config: OfflineConfig, epoch: int) -> tuple[float, float]:
+    """What the rates of actor and critics are multiplied with in an epoch.
+
+    Cosine annealing over the run, stepped once an epoch; the actor is held in the first ``hold_epochs``.
+    """
+    cosine = 0.5 * (1.0 + math.cos(math.pi * epoch / config.num_epochs))
+    actor, critic = (
+        1.0 if schedule == "none" else cosine
+        for schedule in (config.sac.actor_lr_schedule, config.sac.critic_lr_schedule)
+    )
+    return 0.0 if epoch < config.hold_epochs else actor, critic
 
 
 def _updates(session: Session, phase: str, epoch: int) -> int:
@@ -278,6 +321,7 @@ def _updates(session: Session, phase: str, epoch: int) -> int:
     return {
         "fit": epoch * config.fit.fit_steps_per_epoch,
         "model": 0,
+        "pretrain": config.pretrain.pretrain_steps,
         "bc": config.bc_steps,
         "train": epoch * config.updates_per_epoch,
     }[phase]

@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax import model_envs
+from adm_jax.agents import implicit_q
 from adm_jax.agents.behaviour_cloning import clone
-from adm_jax.agents.sac import SAC, SACState, make_sac
+from adm_jax.agents.implicit_q import Preferences
+from adm_jax.agents.sac import SAC, Cloning, SACState, make_sac
 from adm_jax.config import Hyper, OfflineConfig, RolloutConfig
 from adm_jax.config.settings import values_of
 from adm_jax.data import ring_buffer
-from adm_jax.data.dataset import Dataset, sample_transitions
+from adm_jax.data.dataset import Dataset, sample_rows, transitions_at
 from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams, make_dynamics
@@ -27,10 +29,19 @@ from adm_jax.envs.user_functions import RewardFn
 from adm_jax.model_envs import ModelEnvs
 from adm_jax.population.members import over_members
 from adm_jax.population.memory import tree_bytes
-from adm_jax.rollout import Simulation, chunk_size, encode_histories, open_loop_errors, rollout
+from adm_jax.returns import sample_lambda_returns
+from adm_jax.rollout import (
+    Simulation,
+    chunk_size,
+    data_uncertainty,
+    encode_histories,
+    open_loop_errors,
+    rollout,
+)
 from adm_jax.types import Array, InputError, Key, Params, Segment, Transition
 
 OPEN_LOOP_STEPS = 10
+_UNCERTAINTY_ROWS = 10_000  # of the data, whose uncertainty's quantile ends roll-outs
 
 
 class OfflineParts(NamedTuple):
@@ -53,6 +64,8 @@ class TrainState(NamedTuple):
     buffer: RingBuffer
     model: ModelParams
     envs: ModelEnvs | None = None  # persistent ones in the model
+    preferences: Preferences | None = None  # which recorded actions are cloned, where rows differ
+    max_uncertainty: Array | None = None  # [P], above which roll-outs end
 
 
 def make_parts(
@@ -110,15 +123,25 @@ def best_program(parts: OfflineParts) -> Callable[..., ModelParams]:
 
 def init_train_program(
     parts: OfflineParts, config: OfflineConfig
-) -> Callable[[Key, Hyper], tuple[SACState, RingBuffer]]:
-    """``(keys [P], hyper [P]) -> (SACState [P], RingBuffer [P])``: fresh agents, empty buffers."""
+) -> Callable[..., tuple[SACState, RingBuffer]]:
+    """``(keys [P], hyper [P], actor_params [P] or None, dataset) -> (SACState [P], RingBuffer [P])``.
 
-    def init_member(member: tuple[Key, Hyper]) -> tuple[SACState, RingBuffer]:
-        buffer = ring_buffer.init(buffer_capacity(config), parts.obs_dim, parts.action_dim)
-        return parts.agent.init(*member), buffer
+    Agents that have not learned, but for an actor that is given, and empty buffers.
+    """
+
+    def init_member(member: tuple[Key, Hyper, Params | None], dataset: Dataset) -> Any:
+        key, hyper, actor_params = member
+        buffer = ring_buffer.init(
+            buffer_capacity(config), parts.obs_dim, parts.action_dim, discounts=config.rollout.trace_decay > 0
+        )
+        agent = parts.agent.init(key, hyper, dataset.normalizer)
+        if actor_params is not None:
+            average = None if agent.average_actor_params is None else jax.tree.map(jnp.copy, actor_params)
+            agent = agent._replace(actor_params=actor_params, average_actor_params=average)
+        return agent, buffer
 
     mapped = over_members(init_member, parts.members)
-    return lambda keys, hyper: mapped((keys, hyper))
+    return lambda keys, hyper, actor_params, dataset: mapped((keys, hyper, actor_params), dataset)
 
 
 def fit_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
@@ -226,24 +249,32 @@ def init_envs_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..
 
 
 def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``((buffer, envs) [P], actor_params, model, histories, hyper, keys, dataset)`` to the same and metrics.
+    """``((buffer, envs) [P], actor_params, model, max_uncertainty, histories, hyper, keys, dataset)``.
+
+    To the same ``(buffer, envs)`` and metrics. ``max_uncertainty`` [P] ends roll-outs, or is None.
 
     ``histories`` are what ``histories_program`` gives, or None: they are encoded in each roll-out then.
     ``envs`` are None where roll-outs begin anew.
     """
     settings = config.rollout
+    returns_fn = None
+    if settings.trace_decay:
+        returns_fn = partial(sample_lambda_returns, gamma=config.sac.gamma, trace_decay=settings.trace_decay)
 
     def rollout_member(
-        member: tuple[tuple[RingBuffer, ModelEnvs | None], Params, ModelParams, Array, Hyper, Key],
+        member: tuple[
+            tuple[RingBuffer, ModelEnvs | None], Params, ModelParams, Array | None, Array, Hyper, Key
+        ],
         histories: Carry | None,
         dataset: Dataset,
     ) -> tuple[tuple[RingBuffer, ModelEnvs | None], dict[str, Array]]:
-        (buffer, envs), actor_params, model, index, hyper, key = member
+        (buffer, envs), actor_params, model, max_uncertainty, index, hyper, key = member
 
         def own_histories(rows: Array) -> Carry:
             return jax.tree.map(lambda x: x[index, rows], histories)
 
         simulated = simulation(parts, settings, actor_params, model, hyper)
+        simulated = simulated._replace(max_uncertainty=max_uncertainty)
         if envs is None:
             rows = rollout(
                 simulated._replace(histories_fn=None if histories is None else own_histories),
@@ -252,6 +283,7 @@ def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[...,
                 num_starts=settings.rollout_batch_size,
                 length=settings.rollout_length,
                 chunk=_chunk(config),
+                returns_fn=returns_fn,
             )
         else:
             envs, rows = model_envs.advance(
@@ -262,6 +294,7 @@ def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[...,
                 num_envs=settings.rollout_batch_size,
                 length=settings.rollout_length,
                 horizon=settings.horizon,
+                returns_fn=returns_fn,
             )
         return (ring_buffer.add(buffer, rows.transitions, rows.valid), envs), rows.metrics
 
@@ -271,56 +304,81 @@ def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[...,
         state: Any,
         actor_params: Params,
         model: ModelParams,
+        max_uncertainty: Array | None,
         histories: Carry | None,
         hyper: Hyper,
         keys: Key,
         dataset: Dataset,
     ) -> Any:
         # indexed, not mapped over: one after the other, each member's would be copied out first
-        members = (state, actor_params, model, jnp.arange(keys.shape[0]), hyper, keys)
+        members = (state, actor_params, model, max_uncertainty, jnp.arange(keys.shape[0]), hyper, keys)
         return mapped(members, histories, dataset)
 
     return roll_out
 
 
 def update_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(SACState [P], RingBuffer, hyper, keys, dataset, lr_factor []) -> (SACState, metrics [P])``.
+    """``(SACState [P], RingBuffer, preferences, hyper, keys, dataset, factors) -> (SACState, metrics [P])``.
 
-    A batch holds ``int(real_ratio * batch_size)`` real transitions, the rest comes from the model
-    buffer. ``lr_factor`` scales the actor's rate.
+    A batch holds ``int(real_ratio * batch_size)`` real transitions, the rest comes from the model buffer.
+    ``preferences`` are Preferences [P] or None; ``factors`` scale the rates of actor and critics, [] each.
     """
-    num_real = int(config.sac.batch_size * config.real_ratio)
-    num_model = config.sac.batch_size - num_real
+    settings = config.sac
+    num_real = int(settings.batch_size * config.real_ratio)
+    num_model = settings.batch_size - num_real
+    clones = max(values_of(settings.cloning_weight)) > 0
+
+    def draw_real(dataset: Dataset, key: Key, preferences: Preferences | None) -> tuple[Transition, Any]:
+        rows = sample_rows(dataset, key, num_real)
+        real = transitions_at(dataset, rows)
+        cloning = None
+        if clones and preferences is not None:
+            cloning = Cloning(real.action, preferences.row_weight[rows], 1.0 / preferences.spread)
+        elif clones:
+            cloning = Cloning(real.action, jnp.ones((num_real,)))
+        if config.rollout.trace_decay > 0:  # the model's rows have discounts of their own
+            real = real._replace(discount=jnp.full((num_real,), settings.gamma))
+        return real, cloning
 
     def update_member(
-        member: tuple[SACState, RingBuffer, Hyper, Key], dataset: Dataset, lr_factor: Array
+        member: tuple[SACState, RingBuffer, Preferences | None, Hyper, Key],
+        dataset: Dataset,
+        factors: tuple[Array, Array],
     ) -> tuple[SACState, dict[str, Array]]:
-        state, buffer, hyper, key = member
-        hyper = hyper._replace(actor_lr=hyper.actor_lr * lr_factor)
+        state, buffer, preferences, hyper, key = member
+        actor_factor, critic_factor = factors
+        hyper = hyper._replace(
+            actor_lr=hyper.actor_lr * actor_factor, critic_lr=hyper.critic_lr * critic_factor
+        )
 
         def step(state: SACState, step_key: Key) -> tuple[SACState, dict[str, Array]]:
             real_key, model_key, update_key = jax.random.split(step_key, 3)
             parts_of_batch: list[Transition] = []
+            cloning = None
             if num_real:
-                parts_of_batch.append(sample_transitions(dataset, real_key, num_real))
+                real, cloning = draw_real(dataset, real_key, preferences)
+                parts_of_batch.append(real)
             if num_model:
                 parts_of_batch.append(ring_buffer.sample(buffer, model_key, num_model))
             batch = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts_of_batch)
-            return parts.agent.update(state, batch, update_key, hyper)
+            return parts.agent.update(state, batch, update_key, hyper, cloning=cloning)
 
         state, metrics = jax.lax.scan(step, state, jax.random.split(key, config.updates_per_epoch))
         return state, jax.tree.map(jnp.mean, metrics)
 
     mapped = over_members(update_member, parts.members)
-    return lambda state, buffer, hyper, keys, dataset, lr_factor: mapped(
-        (state, buffer, hyper, keys), dataset, lr_factor
+    return lambda state, buffer, preferences, hyper, keys, dataset, factors: mapped(
+        (state, buffer, preferences, hyper, keys), dataset, factors
     )
 
 
 def clone_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(keys [P], dataset) -> (actor_params [P], metrics [P])``: behaviour cloning of every member."""
+    """``(keys [S], Preferences [S] or None, dataset) -> (actor_params [S], metrics [S])``: cloned actors."""
 
-    def clone_member(key: Key, dataset: Dataset) -> tuple[Params, dict[str, Array]]:
+    def clone_member(
+        member: tuple[Key, Preferences | None], dataset: Dataset
+    ) -> tuple[Params, dict[str, Array]]:
+        key, preferences = member
         return clone(
             dataset,
             key,
@@ -328,9 +386,43 @@ def clone_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., A
             learning_rate=config.bc_lr,
             action_scale=parts.action_scale,
             config=config.sac,
+            row_weight=None if preferences is None else preferences.row_weight,
         )
 
-    return over_members(clone_member, parts.members)
+    mapped = over_members(clone_member, parts.members)
+    return lambda keys, preferences, dataset: mapped((keys, preferences), dataset)
+
+
+def pretrain_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
+    """``(keys [S], dataset) -> (Preferences [S], metrics [S])``: the values of recorded actions."""
+
+    def pretrain_member(key: Key, dataset: Dataset) -> tuple[Preferences, dict[str, Array]]:
+        state, metrics = implicit_q.pretrain(dataset, key, config.pretrain, config.sac)
+        preferences = implicit_q.preferences(
+            state, dataset.transitions, config.pretrain.advantage_temperature, config.sac
+        )
+        return preferences, {**metrics, "pretrain/advantage_spread": preferences.spread}
+
+    return over_members(pretrain_member, parts.members)
+
+
+def max_uncertainty_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
+    """``(actor_params, model, hyper, keys) [P], dataset -> [P]``: the uncertainty that ends roll-outs.
+
+    A quantile of that along the data's own actions.
+    """
+    settings = config.rollout
+
+    def member_quantile(member: tuple[Params, ModelParams, Hyper, Key], dataset: Dataset) -> Array:
+        actor_params, model, hyper, key = member
+        simulated = simulation(parts, settings, actor_params, model, hyper)
+        uncertainty = data_uncertainty(simulated, dataset, key, _UNCERTAINTY_ROWS, _chunk(config))
+        return jnp.quantile(uncertainty, settings.uncertainty_quantile)
+
+    mapped = over_members(member_quantile, parts.members)
+    return lambda actor_params, model, hyper, keys, dataset: mapped(
+        (actor_params, model, hyper, keys), dataset
+    )
 
 
 def mode_program(agent: SAC) -> Callable[[Params, Array], Array]:

@@ -73,10 +73,12 @@ class Stream(enum.IntEnum):
     CLONE = 5
     BOOTSTRAP = 6
     ERRORS = 7
+    PRETRAIN = 8
+    UNCERTAINTY = 9
 
 
 # What comes before the policies depends on nothing that is swept: it is done once for each seed.
-_OF_SEEDS = (Stream.INIT_FIT, Stream.FIT, Stream.CLONE, Stream.BOOTSTRAP, Stream.ERRORS)
+_OF_SEEDS = (Stream.INIT_FIT, Stream.FIT, Stream.CLONE, Stream.BOOTSTRAP, Stream.ERRORS, Stream.PRETRAIN)
 
 
 @dataclass
@@ -262,13 +264,20 @@ def abstract_train(session: Session) -> programs.TrainState:
     model = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_members, *x.shape[1:]), x.dtype), model)
     init = programs.init_train_program(session.parts, session.config)
     hyper = member_hyper(session.config, session.members)
-    agent, buffer = jax.eval_shape(init, session.keys(Stream.INIT_AGENT), hyper)
-    envs = None
+    agent, buffer = jax.eval_shape(init, session.keys(Stream.INIT_AGENT), hyper, None, session.dataset)
+    envs, preferences, max_uncertainty = None, None, None
     if session.config.rollout.persistent:
         envs = jax.eval_shape(
             programs.init_envs_program(session.parts, session.config), model, session.dataset
         )
-    return place(programs.TrainState(agent, buffer, model, envs), _mesh(session, num_members))
+    if session.config.sac.cloning_rows == "advantage":
+        keys = session.keys(Stream.INIT_AGENT)  # one for each member, as the state holds them
+        pretrain = programs.pretrain_program(session.parts, session.config)
+        preferences = jax.eval_shape(pretrain, keys, session.dataset)[0]
+    if session.config.rollout.uncertainty_quantile is not None:
+        max_uncertainty = jax.ShapeDtypeStruct((num_members,), jnp.float32)
+    state = programs.TrainState(agent, buffer, model, envs, preferences, max_uncertainty)
+    return place(state, _mesh(session, num_members))
 
 
 def _mesh(session: Session, num_members: int) -> Mesh:
@@ -340,8 +349,14 @@ def _jobs_of_seeds(session: Session, fit: fitting.FitState) -> dict[str, _Job]:
         "best": _Job(best, (fit,), (dataset, holdout)),
         "errors": _Job(programs.errors_program(parts), (model, keys), (holdout, session.long_holdout)),
     }
+    preferences = None
+    if config.pretrain.pretrain_steps:
+        jobs["pretrain"] = _Job(programs.pretrain_program(parts, config), (keys,), (dataset,))
+        if config.sac.cloning_rows == "advantage":
+            preferences = jax.eval_shape(jobs["pretrain"].fn, keys, dataset)[0]
     if config.bc_steps:
-        jobs["clone"] = _Job(programs.clone_program(parts, config), (keys,), (dataset,))
+        clone = programs.clone_program(parts, config)
+        jobs["clone"] = _Job(clone, (keys, preferences), (dataset,))
     return jobs
 
 
@@ -351,22 +366,29 @@ def _jobs_of_members(
     """The loop of policy optimisation, and the encoding of histories that are kept for it."""
     config, parts, dataset = session.config, session.parts, session.dataset
     keys, hyper = session.keys(Stream.UPDATE), member_hyper(config, session.members)
-    agent, buffer, model, envs = train
+    agent, buffer, model, envs, preferences, max_uncertainty = train
+    start = agent.actor_params if config.start == "cloned" else None
     jobs = {
-        "init_train": _Job(programs.init_train_program(parts, config), (keys, hyper)),
+        "init_train": _Job(programs.init_train_program(parts, config), (keys, hyper, start), (dataset,)),
         "rollout": _Job(
             programs.rollout_program(parts, config),
-            ((buffer, envs), agent.actor_params, model, histories, hyper, keys),
+            ((buffer, envs), agent.actor_params, model, max_uncertainty, histories, hyper, keys),
             (dataset,),
             (0,),
         ),
         "update": _Job(
             programs.update_program(parts, config),
-            (agent, buffer, hyper, keys),
-            (dataset, jnp.ones(())),
+            (agent, buffer, preferences, hyper, keys),
+            (dataset, (jnp.ones(()), jnp.ones(()))),
             (0,),
         ),
     }
+    if max_uncertainty is not None:
+        jobs["max_uncertainty"] = _Job(
+            programs.max_uncertainty_program(parts, config),
+            (agent.actor_params, model, hyper, keys),
+            (dataset,),
+        )
     if envs is not None:
         jobs["init_envs"] = _Job(programs.init_envs_program(parts, config), (model,), (dataset,))
     if histories is not None:

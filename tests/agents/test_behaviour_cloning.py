@@ -29,7 +29,7 @@ def demonstrations(num_rows: int = 2_000) -> Dataset:
 def test_loss_equals_numpy() -> None:
     dataset = demonstrations()
     batch = jax.tree.map(lambda x: x[:50], dataset.transitions)
-    params = make_actor(2, CONFIG).init(jax.random.key(1), batch.obs)
+    params = make_actor(3, 2, CONFIG).init(jax.random.key(1), batch.obs)
     x = np.asarray(batch.obs, np.float64)
     layers = [params["params"][f"Dense_{i}"] for i in range(3)]
     for i, layer in enumerate(layers):
@@ -53,7 +53,7 @@ def test_known_policy_is_recovered() -> None:
 
 
 def test_loss_refuses_to_broadcast() -> None:
-    params = make_actor(1, CONFIG).init(jax.random.key(1), jnp.zeros((1, 3)))
+    params = make_actor(3, 1, CONFIG).init(jax.random.key(1), jnp.zeros((1, 3)))
     batch = Transition(
         jnp.zeros((4, 3)), jnp.zeros((1, 1)), jnp.zeros(4), jnp.zeros((4, 3)), jnp.zeros(4, bool)
     )

@@ -57,7 +57,7 @@ def golden(state):
         target_critic_params=stacked_from_torch(arrays, "param/targets"),
         log_alpha=jnp.log(hyper.entropy_weight),
     )
-    batch = Transition(*(jnp.asarray(arrays[f"batch/{name}"]) for name in Transition._fields))
+    batch = Transition(*(jnp.asarray(arrays[f"batch/{name}"]) for name in Transition._fields[:5]))
     return SimpleNamespace(arrays=arrays, agent=agent, hyper=hyper, state=state, batch=batch, **setting)
 
 
