@@ -209,7 +209,7 @@ class SACConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Values of recorded actions, learned before the policies (implicit Q-learning; Kostrikov et al., 2022)."""
+    """Values of recorded actions, before the policies (implicit Q-learning; Kostrikov et al., 2022)."""
 
     pretrain_steps: int = setting(
         0, "updates of critics and state values on recorded actions, before policies are optimised", low=0
