@@ -83,6 +83,19 @@ def tiny_config(tiny_dataset: str, tmp_path: Path) -> "OfflineConfig":
     return replace_flat(OfflineConfig(), {**TINY, "dataset": tiny_dataset, "workdir": str(tmp_path)})
 
 
+@pytest.fixture(scope="module")
+def small_curves() -> Iterator[None]:
+    """For files of many runs: whole curves.png take as long as all that such a run computes."""
+    from matplotlib.figure import Figure
+
+    from adm_jax.runs import curves
+
+    with pytest.MonkeyPatch.context() as patch:
+        size = {"layout": None, "dpi": 30}
+        patch.setattr(curves, "Figure", lambda *args, **options: Figure(*args, **{**options, **size}))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run in an empty folder: MuJoCo writes MUJOCO_LOG.TXT into the current one."""
