@@ -15,11 +15,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Most of the suite's time is compilation, and a third of that LLVM's optimisation of loops that run for
 # milliseconds here. XLA's own passes are those that users have; XLA_FLAGS="" in front of pytest: all are.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
-# A program that was compiled once is read back, in subprocesses and in pytest-xdist's workers, which inherit
-# the folder's name from the process that starts them.
+# A program that was compiled once is read back, however small: by later tests, by subprocesses and by
+# pytest-xdist's workers, which inherit the folder's name from the process that starts them. One that a worker
+# reads while the other still writes it is damaged, and is compiled again (setup.cfg: no error).
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_HOME, "jax")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import shutil  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
@@ -80,6 +81,19 @@ def tiny_config(tiny_dataset: str, tmp_path: Path) -> "OfflineConfig":
     from adm_jax.config.settings import replace_flat
 
     return replace_flat(OfflineConfig(), {**TINY, "dataset": tiny_dataset, "workdir": str(tmp_path)})
+
+
+@pytest.fixture(scope="module")
+def small_curves() -> Iterator[None]:
+    """For files of many runs: whole curves.png take as long as all that such a run computes."""
+    from matplotlib.figure import Figure
+
+    from adm_jax.runs import curves
+
+    with pytest.MonkeyPatch.context() as patch:
+        size = {"layout": None, "dpi": 30}
+        patch.setattr(curves, "Figure", lambda *args, **options: Figure(*args, **{**options, **size}))
+        yield
 
 
 @pytest.fixture(autouse=True)

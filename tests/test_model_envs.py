@@ -14,8 +14,8 @@ from adm_jax.dynamics.adm_v2 import make_adm_v2
 from adm_jax.dynamics.uncertainty import std_of_means
 from adm_jax.rollout import Simulation
 from tests.dynamics import by_hand
-from tests.dynamics.test_adm_v2 import Schedule
-from tests.test_rollout import DATA, LENGTH, START, STEP, M, known_simulation, numpy_trajectory
+from tests.dynamics.schedule import Schedule
+from tests.known_dynamics import DATA, LENGTH, START, STEP, M, known_simulation, numpy_trajectory
 
 NUM_ENVS, CHUNK, STEPS, CALLS = 13, 5, 4, 6
 

@@ -14,6 +14,7 @@ from adm_jax.dynamics.interface import ModelParams
 from adm_jax.types import InputError, Normalizer, Segment, Window
 from tests.dynamics import by_hand
 from tests.dynamics.random_walk import assert_learns_one_step_prediction
+from tests.dynamics.schedule import Schedule
 
 GOLDEN = AnyStepV2Config(max_backtrack=5, model_hidden_dim=12)
 OBS_DIM, ACTION_DIM = 3, 2
@@ -106,24 +107,6 @@ def test_loss_and_gradients_equal_pytorch(golden_v2, sampling):
 
 
 # --- the parallel roll-out ----------------------------------------------------------------------------------
-
-
-class Schedule:
-    """Which streams there are, told step by step as the paper's algorithm tells it, for one row."""
-
-    def __init__(self, m, num_streams, history):
-        self.m, self.num_streams = m, num_streams
-        begun = min(history, num_streams - 1)
-        self.ages = list(range(begun, 0, -1))  # actions read by each stream, oldest first
-        self.counter = 0
-
-    def step(self):
-        """A new stream begins if it is due, all read an action; gives their ages, newest first."""
-        if self.counter == 0 or (self.counter + self.num_streams - 1) % self.m < self.num_streams:
-            self.ages = [*self.ages, 0][-self.num_streams :]
-        self.counter += 1
-        self.ages = [age + 1 for age in self.ages]
-        return self.ages[::-1]
 
 
 @pytest.mark.parametrize(("m", "num_streams"), [(1, None), (3, None), (5, None), (5, 4), (5, 2), (3, 1)])

@@ -11,7 +11,7 @@ from adm_jax.data.dataset import make_dataset
 from adm_jax.dynamics.interface import Dynamics
 from adm_jax.evaluation import off_policy
 from adm_jax.types import InputError, Prediction
-from tests.test_rollout import DATA, M, X, known_simulation
+from tests.known_dynamics import DATA, M, X, known_simulation
 
 GAMMAS = (1.0, 0.9)
 STARTS = np.arange(0, 40, 10)  # the dataset's episodes have ten steps

@@ -14,6 +14,7 @@ from adm_jax.config import SACConfig
 from adm_jax.evaluation import policies
 from adm_jax.runs import policy_file
 from adm_jax.types import InputError
+from tests.evaluation.policy_files import write
 
 D, A, W = 4, 2, 5
 LOW, HIGH = np.float32([-0.4, -0.5]), np.float32([0.4, 0.5])
@@ -40,14 +41,6 @@ def dope(rng, **changes):
         content[f"{name}/weight"], content[f"{name}/bias"] = arrays(rng, shape, shape[:1])
     content["last_fc_log_std/weight"] *= 5.0  # wide enough that log-std leaves [-5, 2] on both sides
     return {name: value for name, value in {**content, **changes}.items() if value is not None}
-
-
-def write(path: Path, content) -> Path:
-    if path.suffix == ".npz":
-        np.savez(path, **content)
-    else:
-        path.write_bytes(pickle.dumps(content))
-    return path
 
 
 def act(policy, obs, key=KEY, deterministic=True):

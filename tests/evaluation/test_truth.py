@@ -10,7 +10,7 @@ import pytest
 from adm_jax.envs.environment import make_env, reset_seed
 from adm_jax.evaluation import policies, truth
 from adm_jax.types import EnvSpec, InputError
-from tests.evaluation.test_policies import write
+from tests.evaluation.policy_files import write
 
 GAMMAS = (0.995, 1.0)
 MEASURED = truth.Measured("Hopper-v4", 1000, False)

@@ -13,6 +13,7 @@ import pytest
 from adm_jax.data import builtin
 from adm_jax.data.formats import minari_files
 from adm_jax.runs.policy_file import load_policy
+from tests.experiments import scripts
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--num_steps=120", "--warmup_steps=100", "--steps_per_iteration=20", "--batch_size=16",
@@ -20,6 +21,11 @@ SMALL = ["--num_steps=120", "--warmup_steps=100", "--steps_per_iteration=20", "-
 
 
 def run(*flags):
+    return scripts.run("collect", *flags)
+
+
+def run_alone(*flags):
+    """In a process that imports everything itself."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "experiments.collect", *flags]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
@@ -217,7 +223,7 @@ def test_a_medium_that_is_not_reached_is_told_and_the_rest_saved():
 
 @pytest.mark.parametrize("flags", [["--task=hoper"], ["--kinds=best"]])
 def test_as_a_user_runs_it_nothing_else_is_on_stderr(flags):
-    done = run(*flags)
+    done = run_alone(*flags)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
@@ -232,7 +238,7 @@ def test_a_store_that_cannot_be_written_is_told_before_the_run(monkeypatch):
 
 
 def test_help_explains_every_flag():
-    done = run("--help")
+    done = run_alone("--help")
     assert done.returncode == 0
     assert all(
         f"--{name}" in done.stdout

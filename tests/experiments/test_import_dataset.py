@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from adm_jax.data.formats import minari_io
+from tests.experiments import scripts
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data" / "offline" / "hopper-replay.hdf5"
@@ -38,15 +38,8 @@ def path(tmp_path) -> Path:
     return path
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.import_dataset", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return scripts.run("import_dataset", *arguments)
 
 
 def failure(*arguments: str) -> str:

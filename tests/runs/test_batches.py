@@ -21,20 +21,35 @@ from adm_jax.runs.batches import batch_sizes, merge_rows
 from adm_jax.runs.folder import RunFolder
 from adm_jax.training import offline
 from adm_jax.types import InputError
-from tests.runs.test_event_files import points
-from tests.training.test_offline import lines, run_folder
+from tests.runs.event_records import points
+from tests.training.run_files import lines, run_folder
 
+pytestmark = pytest.mark.usefixtures("small_curves")
 SWEEP = {"seeds": (0, 1), "penalty_coef": (0.5, 2.0), "num_epochs": 2}
 
 
 @pytest.fixture(scope="module")
-def side_by_side(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory):
+def needs() -> list[int]:
+    """Bytes that ``side_by_side`` asked for."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory, needs: list[int]):
     """A sweep of four members at once: ``(config, folder, result)``."""
     from tests.tiny import TINY
 
     workdir = str(tmp_path_factory.mktemp("sweep"))
     config = replace_flat(OfflineConfig(), {**TINY, **SWEEP, "workdir": workdir})
-    result = offline.run(config)
+    require = memory.require
+
+    def note(need, **rest) -> None:
+        needs.append(need.total)
+        require(need, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "require", note)
+        result = offline.run(config)
     return config, run_folder(config), result
 
 
@@ -137,20 +152,10 @@ def test_killed_before_its_first_batch_a_run_is_still_trained_in_batches(
 
 
 def test_memory_chooses_the_batch(
-    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    side_by_side, needs: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Half of what all members need is enough for two of them at a time."""
     config, _, result = side_by_side
-    needs: list[int] = []
-    require = memory.require
-
-    def note(need, **rest) -> None:
-        needs.append(need.total)
-        require(need, **rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(memory, "require", note)
-        offline.run(dataclasses.replace(config, workdir=str(tmp_path / "all")))
     limit = 0.75 * max(needs) / 2**30
     small = dataclasses.replace(config, workdir=str(tmp_path / "some"), memory_limit_gib=limit)
     ours = offline.run(small)

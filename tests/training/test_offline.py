@@ -26,21 +26,12 @@ from adm_jax.envs.evaluator import Evaluator
 from adm_jax.training import offline
 from adm_jax.training import session as session_module
 from adm_jax.types import InputError
-from tests.runs.test_event_files import points
+from tests.runs.event_records import points
 from tests.tiny import TINY
+from tests.training.run_files import lines, run_folder
 
 ROOT = Path(__file__).parents[2]
-
-
-def run_folder(config: OfflineConfig) -> Path:
-    algorithm = get_model(config.dynamics).algorithm + "_fh" * config.rollout.persistent
-    (folder,) = (Path(config.workdir) / algorithm / config.task).iterdir()
-    return folder
-
-
-def lines(path: Path) -> list[dict]:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "time"} for row in rows]
+pytestmark = pytest.mark.usefixtures("small_curves")
 
 
 def newest_arrays(folder: Path) -> dict[str, np.ndarray]:

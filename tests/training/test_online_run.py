@@ -21,20 +21,17 @@ from adm_jax.evaluation.policies import read_policies
 from adm_jax.training import online_run
 from adm_jax.types import InputError
 from benchmarks import draw_runs, summarize_run
-from tests.runs.test_event_files import points
-from tests.training.test_online import tiny
+from tests.runs.event_records import points
+from tests.training.run_files import lines
+from tests.training.tiny_online import tiny
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("small_curves")
 
 
 def run_folder(config: OnlineConfig) -> Path:
     (folder,) = (Path(config.workdir) / online_run.algorithm(config) / config.task).iterdir()
     return folder
-
-
-def lines(path: Path) -> list[dict]:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "time"} for row in rows]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
