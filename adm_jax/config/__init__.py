@@ -9,28 +9,14 @@ from adm_jax.config.of_task import (
     DERIVED_TASK,
     all_leaves,
     config_for_task,
-    offline_family,
     offline_from_flat,
     online_config_for_task,
-    online_family,
     online_from_flat,
+    settings_source,
 )
-from adm_jax.config.offline import (
-    OfflineConfig,
-)
-from adm_jax.config.online import (
-    MODEL_FREE,
-    OnlineConfig,
-    ReplayConfig,
-)
-from adm_jax.config.parts import (
-    SWEPT,
-    FitConfig,
-    GrowingRolloutConfig,
-    Hyper,
-    RolloutConfig,
-    SACConfig,
-)
+from adm_jax.config.offline import OfflineConfig
+from adm_jax.config.online import MODEL_FREE, OnlineConfig, ReplayConfig
+from adm_jax.config.parts import SWEPT, FitConfig, GrowingRolloutConfig, Hyper, RolloutConfig, SACConfig
 
 __all__ = [
     "DERIVED_TASK",
@@ -46,9 +32,8 @@ __all__ = [
     "SACConfig",
     "all_leaves",
     "config_for_task",
-    "offline_family",
     "offline_from_flat",
     "online_config_for_task",
-    "online_family",
     "online_from_flat",
+    "settings_source",
 ]

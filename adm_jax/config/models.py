@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from adm_jax.config.references import import_module
 from adm_jax.config.settings import setting
-from adm_jax.tasks.references import import_module
 from adm_jax.types import InputError
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from adm_jax.config.references import is_reference
 from adm_jax.envs.user_functions import load_user_function
-from adm_jax.tasks.references import is_reference
 from adm_jax.types import Array, InputError
 
 TerminationFn = Callable[[Array], Array]  # next_obs [..., D] -> terminated [...]

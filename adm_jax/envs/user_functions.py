@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adm_jax.tasks.references import import_function
+from adm_jax.config.references import import_function
 from adm_jax.types import Array, InputError
 
 _ROWS = 2  # of the trial; not 1, so that a function that reduces over the batch is found out

@@ -12,6 +12,7 @@ import numpy as np
 
 from adm_jax.config import OfflineConfig
 from adm_jax.config.evaluation import MeasuredModels
+from adm_jax.config.references import source_digest
 from adm_jax.config.settings import leaves, to_flat
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
@@ -22,7 +23,6 @@ from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.folder import RunFolder, describe_surroundings, require_writable
 from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task
-from adm_jax.tasks.references import source_digest
 from adm_jax.training import programs
 from adm_jax.training.session import Stream, prepare
 from adm_jax.types import InputError, Segment

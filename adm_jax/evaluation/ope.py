@@ -13,6 +13,7 @@ import numpy as np
 
 from adm_jax.config import OfflineConfig
 from adm_jax.config.evaluation import OPEConfig
+from adm_jax.config.references import source_digest
 from adm_jax.config.settings import to_flat
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
@@ -39,7 +40,6 @@ from adm_jax.runs.folder import resolve_path
 from adm_jax.runs.progress import Progress, print_table
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
-from adm_jax.tasks.references import source_digest
 from adm_jax.training.session import load_data
 from adm_jax.types import InputError, Key, Params
 

@@ -7,7 +7,7 @@ foot friction, Hopper-v5 another reward).
 from typing import Any
 
 # environment -> the fields of Task that all of its tasks share; references: D4RL's infos.py, all versions
-BY_NAME: dict[str, dict[str, Any]] = {
+_MUJOCO: dict[str, dict[str, Any]] = {
     "hopper": {
         "env_id": "Hopper-v4",
         "obs_dim": 11,
@@ -35,7 +35,7 @@ BY_NAME: dict[str, dict[str, Any]] = {
 }
 
 # An episode ends when the pole leans by more than 0.2; 1000 is the whole episode.
-PENDULUM: dict[str, Any] = {
+_PENDULUM: dict[str, Any] = {
     "env_id": "InvertedPendulum-v4",
     "obs_dim": 4,
     "action_dim": 1,
@@ -45,14 +45,14 @@ PENDULUM: dict[str, Any] = {
 # NeoRL keeps the x position, so every index is one further on; references: those that MOREC and NEUBAY use,
 # with which NeoRL's raw results (arXiv 2102.00714) become the BC and CQL rows of the ADM paper's Table 2.
 # NeoRL's own environments are the v3 ones, whose dynamics the v4 ones have.
-NEORL: dict[str, dict[str, Any]] = {
+_NEORL: dict[str, dict[str, Any]] = {
     "hopper": {"termination": "neorl_hopper", "reference_min": 5.0, "reference_max": 3294.0},
     "walker2d": {"termination": "neorl_walker2d", "reference_min": 1.0, "reference_max": 5143.0},
     "halfcheetah": {"termination": "halfcheetah", "reference_min": -298.0, "reference_max": 12284.0},
 }
 
 # The online tasks of the ADM paper (Table 4): positions without x and y, and velocities; no contact forces.
-TRUNCATED: dict[str, dict[str, Any]] = {
+_TRUNCATED: dict[str, dict[str, Any]] = {
     "ant": {
         "env_id": "Ant-v4",
         "obs_dim": 27,
@@ -72,7 +72,7 @@ TRUNCATED: dict[str, dict[str, Any]] = {
 }
 # Gymnasium-Robotics registers it. Its own limit is 200 steps; D4RL's scores, and Minari's data, have 100. It
 # and the data go on behind a drop, where D4RL's episodes end: the data are cut, the evaluation is not.
-PEN: dict[str, Any] = {
+_PEN: dict[str, Any] = {
     "env_id": "AdroitHandPen-v1",
     "obs_dim": 45,
     "action_dim": 24,
@@ -124,8 +124,8 @@ _MAZE_ENV_IDS = {
 }
 
 
-def antmaze(data: str) -> dict[str, Any]:
-    """The fields of an AntMaze task, e.g. of ``medium-play``.
+def _antmaze(data: str) -> dict[str, Any]:
+    """An AntMaze task, e.g. of ``medium-play``.
 
     The observation is Gymnasium-Robotics' dictionary, flattened: achieved goal (x, y), desired goal (x, y),
     27 of the ant. Start and goal are one each, and an episode ends at the goal, so that its return is D4RL's
@@ -139,6 +139,7 @@ def antmaze(data: str) -> dict[str, Any]:
         "termination": "antmaze",
         "reference_min": 0.0,
         "reference_max": 1.0,
+        "dataset": f"D4RL/antmaze/{data}-v1",
         "env_kwargs": {
             "maze_map": _MAZES[data.partition("-")[0]],
             "continuing_task": False,
@@ -146,3 +147,22 @@ def antmaze(data: str) -> dict[str, Any]:
         },
         "relabel_terminations": True,
     }
+
+
+def fields_of(task: str) -> dict[str, Any]:
+    """The fields of a built-in task, all but its name and its presets."""
+    env, _, data = task.partition("-")
+    if env == "neorl":
+        env = data.partition("-")[0]
+        fields = {**_MUJOCO[env], **_NEORL[env], "dataset": f"neorl/{data}-v0"}
+        fields["env_kwargs"] = {"exclude_current_positions_from_observation": False}
+        return {**fields, "obs_dim": fields["obs_dim"] + 1}  # x
+    if env == "antmaze":
+        return _antmaze(data)
+    if env == "pen":
+        return {**_PEN, "dataset": f"D4RL/pen/{data}-v2"}
+    if data == "builtin":
+        return {**_MUJOCO[env], "dataset": "adm_jax/hopper-replay-v0"}
+    if data:
+        return {**_MUJOCO[env], "dataset": f"d4rl/{task}-v2"}
+    return {**_MUJOCO, **_TRUNCATED, "inverted_pendulum": _PENDULUM}[env]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.config import OfflineConfig, offline_from_flat
+from adm_jax.config import OfflineConfig, offline_from_flat, settings_source
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
@@ -40,7 +40,6 @@ from adm_jax.training.session import (
     abstract_train,
     load_data,
     open_session,
-    settings_source,
 )
 from adm_jax.types import InputError, Params
 
@@ -267,7 +266,7 @@ def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
 
 def actor_lr_factor(config: OfflineConfig, epoch: int) -> float:
     """What the actor's rate is multiplied with in an epoch: cosine annealing, stepped once an epoch."""
-    if config.sac.actor_lr_schedule == "none":
+    if config.actor_lr_schedule == "none":
         return 1.0
     return 0.5 * (1.0 + math.cos(math.pi * epoch / config.num_epochs))
 

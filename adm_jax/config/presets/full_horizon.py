@@ -7,6 +7,8 @@ the defaults stated here. The penalty has the unbiased variance, as there; its c
 
 from typing import Any, NamedTuple
 
+from adm_jax.config.presets.preset import Preset
+
 STEPS_PER_EPOCH, UPDATES_PER_EPOCH = 25, 500
 _BUFFER = 10_000_000  # transitions
 
@@ -38,6 +40,7 @@ class _Row(NamedTuple):
 
 
 _WIDE, _CONSTANT, _LARGE = {"model_hidden_dim": 400}, {"actor_lr_schedule": "none"}, {"buffer": 3 * _BUFFER}
+_BACKUP = {"deterministic_backup": True}
 
 _FOUND: dict[str, _Row] = {
     "hopper-random": _Row(5, 5, 4096, 0.05, 100.0, 0.5, 6000, {}),
@@ -49,7 +52,7 @@ _FOUND: dict[str, _Row] = {
     "hopper-medium-replay": _Row(5, 5, 4096, 0.05, 25.0, 0.3, 2000, {}),
     "walker2d-medium-replay": _Row(5, 5, 4096, 0.05, 0.26, 0.02, 5000, _CONSTANT),
     "halfcheetah-medium-expert": _Row(
-        *(2, 2, 10_000, 0.25, 2.9, None, 5000, {**_WIDE, "deterministic_backup": True})
+        2, 2, 10_000, 0.25, 2.9, None, 5000, _WIDE | {"deterministic_backup": True}
     ),
     "walker2d-medium-expert": _Row(5, 5, 4096, 0.06, 2.5, 0.05, 3000, _CONSTANT),
     "neorl-hopper-medium": _Row(5, 4, 512, 0.05, 20.0, 0.5, 2000, _LARGE),
@@ -114,14 +117,14 @@ _QUICK: dict[str, Any] = {
 }
 
 
-def full_horizon(task: str) -> dict[str, Any]:
-    """``full_horizon_settings`` and ``full_horizon_source`` of a task."""
+def adm2po(task: str) -> Preset:
+    """ADM2PO's preset of a task."""
     if task == "hopper-builtin":
         source = f"quick preset: hopper-medium-replay of {_CODE}, fewer environments, larger rates"
-        return {"full_horizon_settings": _QUICK, "full_horizon_source": source}
+        return Preset(_QUICK, source)
     if task in _FOUND:
-        return {"full_horizon_settings": _settings(_FOUND[task]), "full_horizon_source": _CODE}
+        return Preset(_settings(_FOUND[task]), _CODE)
     source = f"defaults of {_CODE}; it has no settings for {task}"
     if task in _PARTLY:
         source = f"{_CODE}, first versions: {', '.join(_PARTLY[task])}; else its defaults"
-    return {"full_horizon_settings": default(task), "full_horizon_source": source}
+    return Preset(default(task), source)
