@@ -1,7 +1,7 @@
 """Fitted Q evaluation (FQE): what a policy returns, learned from the dataset without a model.
 
 The baseline that does best on DOPE's D4RL tasks: a network Q(s, a) is regressed on
-``r + gamma Q'(s', pi(s'))`` with a slowly moving target Q'; the estimate is its mean over initial states.
+``r + gamma Q'(s', pi(s'))`` with a slowly moving target Q', whose mean over initial states is the estimate.
 """
 
 from collections.abc import Callable
@@ -93,5 +93,5 @@ def fitted_q(
     state = _State(params, params, optimizer.init(params))
     state, losses = jax.lax.scan(step, state, jax.random.split(steps_key, settings.num_steps))
     obs = data.obs[starts]
-    value = q(state.params, obs, policy_fn(obs, value_key)).mean() / scale
+    value = q(state.target, obs, policy_fn(obs, value_key)).mean() / scale  # as DOPE's: it moves slowly
     return FQEResult(value, losses[-max(settings.num_steps // 10, 1) :].mean())
