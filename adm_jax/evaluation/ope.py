@@ -354,6 +354,11 @@ def _every_policy(
     for seed, shared, results in zip(fit.seeds, arguments, kept, strict=True):
         rows = [results.get(policy) for policy in work.policies]
         taken = sum(row is not None for row in rows)
+        if results.outdated:
+            progress.note(
+                f"warning: seed {seed}: {results.outdated} results in {results.folder} are of another "
+                "version of adm_jax's code and are not used"
+            )
         if taken:
             progress.note(f"seed {seed}: {taken} of {len(rows)} policies were done before")
             progress.advance(taken)
