@@ -13,6 +13,7 @@ from adm_jax.config.of_task import (
     online_config_for_task,
     online_from_flat,
     settings_source,
+    stored_settings,
 )
 from adm_jax.config.offline import OfflineConfig
 from adm_jax.config.online import MODEL_FREE, OnlineConfig, ReplayConfig
@@ -36,4 +37,5 @@ __all__ = [
     "online_config_for_task",
     "online_from_flat",
     "settings_source",
+    "stored_settings",
 ]

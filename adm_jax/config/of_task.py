@@ -27,6 +27,10 @@ _TUNED = (
 )
 
 
+# settings that runs of earlier versions have not stored; those did what the default does
+_NOT_STORED = ("max_entropy_weight",)
+
+
 class HasPresets(Protocol):
     """A task, as far as its settings go."""
 
@@ -93,6 +97,11 @@ def _from_flat(config_class: type[C], values: Mapping[str, Any]) -> C:
                 f"{field_name}: no setting of the dynamics model {name}, but of {' and '.join(having)}"
             )
     return replace_flat(base, values)
+
+
+def stored_settings(config: OfflineConfig | OnlineConfig) -> list[str]:
+    """Names that a run's config.json must hold: what it lacks would silently take its default."""
+    return [name for name in to_flat(config) if name not in _NOT_STORED]
 
 
 def config_for_task(

@@ -132,16 +132,15 @@ class SACConfig:
     target_entropy: float | None = setting(
         None, "target entropy with auto_entropy; minus the action dimension when empty"
     )
-
+    max_entropy_weight: float | None = setting(
+        None, "entropy weight at most with auto_entropy; without bound when empty", above=0.0
+    )
     deterministic_backup: bool = setting(False, "leave the entropy term out of the critics' target")
 
     def __post_init__(self) -> None:
-        if self.target_entropy is not None and not self.auto_entropy:
-            raise InputError(
-                "target_entropy: has no effect without auto_entropy; give --auto_entropy as well"
-            )
-        if self.entropy_lr != SACConfig.entropy_lr and not self.auto_entropy:
-            raise InputError("entropy_lr: has no effect without auto_entropy; give --auto_entropy as well")
+        for name in ("target_entropy", "entropy_lr", "max_entropy_weight"):
+            if getattr(self, name) != getattr(SACConfig, name) and not self.auto_entropy:
+                raise InputError(f"{name}: has no effect without auto_entropy; give --auto_entropy as well")
 
 
 class Hyper(NamedTuple):

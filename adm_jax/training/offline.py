@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.config import OfflineConfig, offline_from_flat, settings_source
+from adm_jax.config import OfflineConfig, offline_from_flat, settings_source, stored_settings
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
@@ -87,7 +87,7 @@ def resume(path: str) -> dict[str, Any]:
     """
     folder = RunFolder.open(path, ["dynamics"])
     stored = folder.config["config"]
-    folder.require(to_flat(offline_from_flat({"dynamics": stored["dynamics"]})))
+    folder.require(stored_settings(offline_from_flat({"dynamics": stored["dynamics"]})))
     config = offline_from_flat(stored)
     config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
     task, data = load_data(config)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adm_jax.config import MODEL_FREE, OnlineConfig, online_from_flat, settings_source
+from adm_jax.config import MODEL_FREE, OnlineConfig, online_from_flat, settings_source, stored_settings
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import to_flat
 from adm_jax.envs.evaluator import Evaluator
@@ -86,7 +86,7 @@ def resume(path: str) -> dict[str, Any]:
     """
     folder = RunFolder.open(path, ["dynamics"])
     stored = folder.config["config"]
-    folder.require(to_flat(online_from_flat({"dynamics": stored["dynamics"]})))
+    folder.require(stored_settings(online_from_flat({"dynamics": stored["dynamics"]})))
     config = online_from_flat(stored)
     config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
     finished, latest = folder.read_result(), Checkpointer(folder.checkpoints).latest()

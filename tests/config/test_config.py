@@ -13,6 +13,7 @@ from adm_jax.config import (
     offline_from_flat,
     online_config_for_task,
     online_from_flat,
+    stored_settings,
 )
 from adm_jax.config.models import EnsembleConfig, ModelConfig, RecurrentConfig, get_model, register_dynamics
 from adm_jax.config.presets import settings_of
@@ -63,6 +64,7 @@ def test_lists_of_json_become_tuples():
         ({"memory_limit_gib": 0.0}, "memory_limit_gib: 0.0 is out of range; above 0.0"),
         ({"target_entropy": -3.0}, "target_entropy: has no effect without auto_entropy"),
         ({"entropy_lr": 1e-3}, "entropy_lr: has no effect without auto_entropy"),
+        ({"max_entropy_weight": 1.0}, "max_entropy_weight: has no effect without auto_entropy"),
         ({"horizon": 100}, "horizon: has no effect without persistent"),
         ({"entropy_weight": 1e-300}, "entropy_weight: 1e-300 is out of range of float32"),
         ({"penalty_coef": 1e39}, "penalty_coef: 1e+39 is out of range of float32"),
@@ -135,6 +137,10 @@ def test_what_runs_of_earlier_versions_have_stored_is_read():
     assert online_from_flat(stored) == online_config_for_task("hopper")
     with pytest.raises(InputError, match="actor_lr_schedule: cosine has no effect here; must be none"):
         online_from_flat({**stored, "actor_lr_schedule": "cosine"})
+    flat = to_flat(config_for_task("hopper-medium"))
+    del flat["max_entropy_weight"]  # of which there was none
+    assert set(stored_settings(OfflineConfig())) == set(flat)
+    assert offline_from_flat(flat) == config_for_task("hopper-medium")
 
 
 def test_fields_are_frozen():

@@ -112,7 +112,7 @@ def test_a_task_of_ones_own_takes_the_full_horizon_defaults():
         # nothing is known of these, or little: the defaults
         ("hopper-medium-expert", 2, 2, 4096, 0.05, 20, 0.05, 2000),
         ("neorl-hopper-low", 5, 5, 4096, 0.05, 5, 0.1, 2000),
-        ("halfcheetah-medium-replay", 2, 2, 4096, 0.05, 5, 0.1, 2000),
+        ("halfcheetah-medium-replay", 2, 2, 4096, 0.05, 2.5, 0.1, 2000),
     ],
 )
 def test_full_horizon_settings(name, m, streams, envs, ratio, penalty, alpha, epochs):
@@ -127,10 +127,12 @@ def test_full_horizon_settings(name, m, streams, envs, ratio, penalty, alpha, ep
     rows = envs * 25 * built.rollout.retain_epochs  # 1e7, or 3e7, in whole epochs
     large = ("hopper-medium", "neorl-hopper-medium", "neorl-walker2d-medium")
     assert 0 <= rows - (30e6 if name in large else 10e6) < envs * 25
+    slower = name == "halfcheetah-medium-replay"
     constant = ("walker2d-medium", "walker2d-medium-replay", "walker2d-medium-expert")
-    assert built.actor_lr_schedule == ("none" if name in constant else "cosine")
+    assert built.actor_lr_schedule == ("none" if slower or name in constant else "cosine")
     assert built.sac.deterministic_backup == (name == "halfcheetah-medium-expert")
-    assert (built.sac.actor_lr, built.sac.critic_lr) == (1e-4, 3e-4)
+    assert (built.sac.actor_lr, built.sac.critic_lr) == (7e-5 if slower else 1e-4, 3e-4)
+    assert alpha is not None or built.sac.entropy_lr == 1e-4  # the authors' default offline
     assert built.rollout.uncertainty == "sample_std_of_means"
 
 
@@ -157,6 +159,7 @@ def test_mopo_settings(name, length, penalty):
     assert (s["rollout_length"], s["penalty_coef"], s["num_epochs"]) == (length, penalty, 3000)
     assert (s["rollout_batch_size"], s["retain_epochs"], s["real_ratio"]) == (50_000, 5, 0.05)
     assert (s["actor_lr"], s["critic_lr"], s["entropy_lr"], s["auto_entropy"]) == (1e-4, 3e-4, 1e-4, True)
+    assert config.config_for_task(name, dynamics="ensemble").sac.max_entropy_weight == 1.0
 
 
 @pytest.mark.parametrize(
@@ -288,7 +291,7 @@ def test_published_settings(name, m, length, penalty, alpha, ratio, epochs):
     play = name == "antmaze-medium-play"
     expected_lr = (7e-5 if replay_cheetah else 1e-4, "none" if replay_cheetah or play else "cosine")
     assert (s["actor_lr"], s["actor_lr_schedule"]) == expected_lr
-    assert s["auto_entropy"] is play
+    assert (s["auto_entropy"], s.get("entropy_lr")) == (play, 1e-4 if play else None)
     assert s.get("deterministic_backup", False) is (name in (*PEN, *ANTMAZE) and not play)
     assert s["model_hidden_dim"] == (400 if name == "halfcheetah-medium-expert" else 200)
     assert s["uncertainty"] == "std_of_means"

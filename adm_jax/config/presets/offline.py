@@ -15,37 +15,28 @@ from typing import Any
 
 from adm_jax.config.presets.preset import Preset, Presets
 
+# fmt: off
 # m and the model's width of Table 4 and of the authors' code; nothing is published for offline data
 TRUNCATED_SETTINGS: dict[str, Any] = {"max_backtrack": 2, "model_hidden_dim": 400}
 
 _COMMON: dict[str, Any] = {
-    "num_epochs": 5000,
-    "updates_per_epoch": 1000,
-    "rollout_batch_size": 50_000,
-    "retain_epochs": 5,
-    "real_ratio": 0.05,
-    "entropy_weight": 0.1,
-    "auto_entropy": False,
-    "actor_lr": 1e-4,
-    "actor_lr_schedule": "cosine",
-    "model_hidden_dim": 200,
-    "uncertainty": "std_of_means",
-    "eval_every": 10,
+    "num_epochs": 5000, "updates_per_epoch": 1000, "rollout_batch_size": 50_000, "retain_epochs": 5,
+    "real_ratio": 0.05, "entropy_weight": 0.1, "auto_entropy": False, "actor_lr": 1e-4,
+    "actor_lr_schedule": "cosine", "model_hidden_dim": 200, "uncertainty": "std_of_means", "eval_every": 10,
     "eval_episodes": 10,
 }
 
 _Row = tuple[int, int, float, float, dict[str, Any]]
 _BACKUP = {"deterministic_backup": True}
+_ADAPTED = {"auto_entropy": True, "entropy_lr": 1e-4}  # the authors' default offline; online it is 3e-4
 
 # environment and data -> max_backtrack, rollout_length, penalty_coef, entropy_weight and what else departs
 # from _COMMON in the authors' code
 D4RL: dict[str, _Row] = {
     "hopper-random": (5, 50, 5.0, 1.0, {"num_epochs": 3000}),
     "halfcheetah-random": (2, 10, 2.5, 0.1, {"num_epochs": 3000}),
-    "walker2d-random": (2, 50, 2.5, 1.0, {"num_epochs": 3000}),
-    "hopper-medium": (5, 10, 1.0, 0.05, {}),
-    "halfcheetah-medium": (2, 5, 2.5, 0.1, {}),
-    "walker2d-medium": (5, 10, 5.0, 0.01, {}),
+    "walker2d-random": (2, 50, 2.5, 1.0, {"num_epochs": 3000}), "hopper-medium": (5, 10, 1.0, 0.05, {}),
+    "halfcheetah-medium": (2, 5, 2.5, 0.1, {}), "walker2d-medium": (5, 10, 5.0, 0.01, {}),
     "hopper-medium-replay": (5, 5, 0.1, 0.05, {"real_ratio": 0.5}),
     "halfcheetah-medium-replay": (2, 5, 2.5, 0.1, {"actor_lr": 7e-5, "actor_lr_schedule": "none"}),
     "walker2d-medium-replay": (5, 5, 0.1, 0.1, {"real_ratio": 0.5}),
@@ -54,14 +45,10 @@ D4RL: dict[str, _Row] = {
     "walker2d-medium-expert": (3, 2, 6.0, 0.011, {"real_ratio": 0.5}),
 }
 NEORL: dict[str, _Row] = {
-    "hopper-low": (5, 20, 5.0, 0.1, {}),
-    "halfcheetah-low": (2, 20, 10.0, 0.1, {}),
-    "walker2d-low": (5, 10, 2.5, 0.1, {}),
-    "hopper-medium": (5, 20, 50.0, 0.5, {}),
-    "halfcheetah-medium": (2, 5, 20.0, 0.1, {}),
-    "walker2d-medium": (5, 10, 5.0, 0.05, {}),
-    "hopper-high": (5, 20, 50.0, 0.5, {}),
-    "halfcheetah-high": (2, 10, 50.0, 0.1, {}),
+    "hopper-low": (5, 20, 5.0, 0.1, {}), "halfcheetah-low": (2, 20, 10.0, 0.1, {}),
+    "walker2d-low": (5, 10, 2.5, 0.1, {}), "hopper-medium": (5, 20, 50.0, 0.5, {}),
+    "halfcheetah-medium": (2, 5, 20.0, 0.1, {}), "walker2d-medium": (5, 10, 5.0, 0.05, {}),
+    "hopper-high": (5, 20, 50.0, 0.5, {}), "halfcheetah-high": (2, 10, 50.0, 0.1, {}),
     "walker2d-high": (5, 10, 2.5, 0.1, {}),
 }
 PEN_DATA: dict[str, _Row] = {
@@ -71,7 +58,7 @@ PEN_DATA: dict[str, _Row] = {
 ANTMAZE_DATA: dict[str, _Row] = {
     "umaze": (2, 10, 25.0, 0.05, {"real_ratio": 0.5, **_BACKUP}),
     "umaze-diverse": (2, 5, 25.0, 0.05, {"real_ratio": 0.25, **_BACKUP}),
-    "medium-play": (2, 5, 25.0, 1.0, {"real_ratio": 0.75, "auto_entropy": True, "actor_lr_schedule": "none"}),
+    "medium-play": (2, 5, 25.0, 1.0, {"real_ratio": 0.75, "actor_lr_schedule": "none", **_ADAPTED}),
     "medium-diverse": (2, 5, 25.0, 0.05, {"real_ratio": 0.95, **_BACKUP}),
     "large-play": (2, 5, 25.0, 0.05, {"real_ratio": 0.95, **_BACKUP}),
     "large-diverse": (2, 5, 25.0, 0.05, {"real_ratio": 0.95, **_BACKUP}),
@@ -85,38 +72,18 @@ PAPER: dict[str, dict[str, Any]] = {
 
 # MOPO as OfflineRL-Kit (yihaosun1124) runs it: H and penalty coefficient of each task it has settings for
 _MOPO: dict[str, tuple[int, float]] = {
-    "halfcheetah-medium": (5, 0.5),
-    "hopper-medium": (5, 5.0),
-    "walker2d-medium": (5, 0.5),
-    "halfcheetah-medium-replay": (5, 0.5),
-    "hopper-medium-replay": (5, 2.5),
-    "walker2d-medium-replay": (1, 2.5),
-    "halfcheetah-medium-expert": (5, 2.5),
-    "hopper-medium-expert": (5, 5.0),
-    "walker2d-medium-expert": (1, 2.5),
+    "halfcheetah-medium": (5, 0.5), "hopper-medium": (5, 5.0), "walker2d-medium": (5, 0.5),
+    "halfcheetah-medium-replay": (5, 0.5), "hopper-medium-replay": (5, 2.5),
+    "walker2d-medium-replay": (1, 2.5), "halfcheetah-medium-expert": (5, 2.5),
+    "hopper-medium-expert": (5, 5.0), "walker2d-medium-expert": (1, 2.5),
 }
 # for all tasks; MOPO fits whole passes over the data without a limit: here an epoch has a number of steps
 MOPO_COMMON: dict[str, Any] = {
-    "num_epochs": 3000,
-    "updates_per_epoch": 1000,
-    "rollout_batch_size": 50_000,
-    "retain_epochs": 5,
-    "real_ratio": 0.05,
-    "auto_entropy": True,
-    "entropy_weight": 1.0,
-    "entropy_lr": 1e-4,
-    "actor_lr": 1e-4,
-    "actor_lr_schedule": "cosine",
-    "critic_lr": 3e-4,
-    "uncertainty": "max_aleatoric",
-    "fit_batch_size": 256,
-    "fit_lr_decay": "none",
-    "fit_max_epochs": 100,
-    "fit_patience": 5,
-    "fit_min_improvement": 0.01,
-    "selection_metric": "mse",
-    "eval_every": 10,
-    "eval_episodes": 10,
+    "num_epochs": 3000, "updates_per_epoch": 1000, "rollout_batch_size": 50_000, "retain_epochs": 5,
+    "real_ratio": 0.05, "auto_entropy": True, "entropy_weight": 1.0, "entropy_lr": 1e-4, "actor_lr": 1e-4,
+    "actor_lr_schedule": "cosine", "critic_lr": 3e-4, "uncertainty": "max_aleatoric", "fit_batch_size": 256,
+    "fit_lr_decay": "none", "fit_max_epochs": 100, "fit_patience": 5, "fit_min_improvement": 0.01,
+    "selection_metric": "mse", "eval_every": 10, "eval_episodes": 10,
 }
 
 _MOPO_SOURCE = "OfflineRL-Kit's MOPO"
@@ -126,24 +93,10 @@ _WIDE = ("humanoid", "pen")  # MBPO's networks have 400 hidden units there
 # constant rates. Found in three tries on this dataset, rates of actor and critics: 1e-4 and 3e-4 (mean return
 # 491 after 15,000 updates), 3e-4 and 3e-4 (387 after 12,000), 3e-4 and 1e-3 (512 after 12,000).
 QUICK: dict[str, Any] = {
-    "max_backtrack": 5,
-    "rollout_length": 5,
-    "penalty_coef": 0.1,
-    "entropy_weight": 0.05,
-    "real_ratio": 0.5,
-    "actor_lr": 3e-4,
-    "critic_lr": 1e-3,
-    "actor_lr_schedule": "none",
-    "rollout_batch_size": 5_000,
-    "num_epochs": 12,
-    "updates_per_epoch": 1_000,
-    "eval_every": 4,
-    "eval_episodes": 30,
-    "checkpoint_every": 4,
-    "fit_max_epochs": 12,
-    "fit_steps_per_epoch": 400,
-    "fit_patience": 12,
-    "bc_steps": 10_000,
+    "max_backtrack": 5, "rollout_length": 5, "penalty_coef": 0.1, "entropy_weight": 0.05, "real_ratio": 0.5,
+    "actor_lr": 3e-4, "critic_lr": 1e-3, "actor_lr_schedule": "none", "rollout_batch_size": 5_000,
+    "num_epochs": 12, "updates_per_epoch": 1_000, "eval_every": 4, "eval_episodes": 30, "checkpoint_every": 4,
+    "fit_max_epochs": 12, "fit_steps_per_epoch": 400, "fit_patience": 12, "bc_steps": 10_000,
 }
 _NONE_PUBLISHED = "no settings are published for this dataset: "
 # of a task that is made from a dataset
@@ -154,6 +107,7 @@ UNPUBLISHED: Presets = {
     ),
     "adm2po": Preset(source=_NONE_PUBLISHED + "full-horizon defaults"),
 }
+# fmt: on
 
 
 def admpo(row: _Row) -> dict[str, Any]:
