@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from adm_jax.config import OfflineConfig
-from adm_jax.config.evaluation import MeasuredModels
+from adm_jax.config.evaluation import EvaluationConfig
 from adm_jax.config.references import source_digest
 from adm_jax.config.settings import leaves, to_flat
 from adm_jax.data.dataset import Dataset
@@ -97,7 +97,7 @@ def prepare_models(
 
 
 def create_folder(
-    measurement: str, config: MeasuredModels, fits: Sequence[OfflineConfig], task: Task, data: EpisodeData
+    measurement: str, config: EvaluationConfig, fits: Sequence[OfflineConfig], task: Task, data: EpisodeData
 ) -> RunFolder:
     """The folder of a measurement's run."""
     return RunFolder.create(
