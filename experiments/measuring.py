@@ -46,8 +46,7 @@ def configurations(config_class: type[C]) -> tuple[C, list[OfflineConfig]]:
 
     A setting goes to the models that have it; without a task, a dataset makes its own.
 
-    Raises:
-      InputError: no model has a setting that was given, or a value is wrong.
+    Raises InputError: no model has a setting that was given, or a value is wrong.
     """
     config = replace_flat(config_class(), flags.explicit(config_class))
     given = flags.explicit(OfflineConfig)

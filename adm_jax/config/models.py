@@ -159,8 +159,7 @@ def register_dynamics(
       settings: flat settings of the offline loop that go with it; they go before the task's published ones.
       overwrite: replace a model of this name.
 
-    Raises:
-      InputError: the name is taken by another model.
+    Raises InputError: the name is taken by another model.
     """
     algorithm = algorithm or f"offline_{name}"
     online_algorithm = online_algorithm or f"online_{name}"
@@ -175,8 +174,7 @@ def register_dynamics(
 def get_model(name: str) -> Model:
     """The dynamics model registered under a name; ``module:name`` imports the module first.
 
-    Raises:
-      InputError: there is none; the message lists the known names and how to register one.
+    Raises InputError: there is none; the message lists the known names and how to register one.
     """
     module, _, short = name.rpartition(":")
     if module:

@@ -63,8 +63,7 @@ def all_leaves(config_class: type) -> Iterator[Leaf]:
 def offline_from_flat(values: Mapping[str, Any]) -> OfflineConfig:
     """The configuration that flat values describe; what they leave out takes its default.
 
-    Raises:
-      InputError: a name is no setting of this configuration, or a value is out of its range.
+    Raises InputError: a name is no setting of this configuration, or a value is out of its range.
     """
     return _from_flat(OfflineConfig, values)
 
@@ -117,8 +116,7 @@ def config_for_task(
       dynamics: a registered dynamics model; published settings that it doesn't have are left out.
       overrides: fields in flat form, as ``num_epochs=50``.
 
-    Raises:
-      InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
+    Raises InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
     """
     model = get_model(dynamics)
     own = presets.UNPUBLISHED if task == DERIVED_TASK else presets.presets_of(task)
@@ -140,8 +138,8 @@ def online_config_for_task(
         published settings, of which those that it doesn't have are left out.
       overrides: fields in flat form, as ``num_steps=20_000``.
 
-    Raises:
-      InputError: the task, the model or a field is unknown, has no effect, or a value is out of its range.
+    Raises InputError: the task, the model or a field is unknown, has no effect, or a value is out of its
+    range.
     """
     if dynamics == MODEL_FREE:
         _refuse_settings_of_models(overrides)

@@ -28,8 +28,7 @@ def import_module(name: str, field: str) -> ModuleType:
       name: as ``my_robot.tasks``.
       field: the flag or configuration field that named it, for messages.
 
-    Raises:
-      InputError: there is no such module, or importing it fails.
+    Raises InputError: there is no such module, or importing it fails.
     """
     try:
         with _current_folder_importable():
@@ -60,8 +59,7 @@ def source_digest(reference: str | None, field: str) -> str | None:
 def import_function(reference: str, field: str) -> Any:
     """The callable that ``module:function`` names.
 
-    Raises:
-      InputError: the reference is malformed, or there is no such module or function.
+    Raises InputError: the reference is malformed, or there is no such module or function.
     """
     if not _REFERENCE.fullmatch(reference):
         raise InputError(f"{field}: {reference!r} is malformed; must be module:function, as my_robot:{field}")

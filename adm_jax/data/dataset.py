@@ -66,9 +66,8 @@ def make_dataset(
       split_length: both parts have an episode of so many steps; of m when None. Models that differ in m are
         held out the same episodes where it is the same.
 
-    Raises:
-      InputError: no roll-out window or no training segment of m steps is left, or one episode is all there
-        is to split.
+    Raises InputError: no roll-out window or no training segment of m steps is left, or one episode is all
+    there is to split.
     """
     length = max(split_length or 0, max_backtrack)
     held_out = _held_out_mask(data, length, holdout, holdout_fraction, holdout_max_size, split_seed)

@@ -66,8 +66,7 @@ def end_at(data: EpisodeData, terminal: np.ndarray) -> EpisodeData:
       data: the episodes.
       terminal: [N] bool, which transitions lead to a terminal state.
 
-    Returns:
-      The episodes without what came behind those transitions.
+    Returns the episodes without what came behind those transitions.
     """
     ends = data.episode_ends
     starts = np.repeat(ends - data.episode_lengths + 1, data.episode_lengths)

@@ -56,9 +56,7 @@ def as_flags(values: Any, where: str) -> np.ndarray:
 
 
 def validate(
-    data: EpisodeData,
-    action_low: float | np.ndarray = -1.0,
-    action_high: float | np.ndarray = 1.0,
+    data: EpisodeData, action_low: float | np.ndarray = -1.0, action_high: float | np.ndarray = 1.0
 ) -> None:
     """Checks everything the rest of the library takes for granted about a dataset.
 
@@ -72,8 +70,7 @@ def validate(
       action_low: lower bound of the actions, a number or [A].
       action_high: upper bound of the actions, a number or [A].
 
-    Raises:
-      InputError: one line naming the source, the episode, the field and what would be right.
+    Raises InputError: one line naming the source, the episode, the field and what would be right.
     """
     _check_layout(data)
     for name in ("obs", "action", "reward", "next_obs"):
@@ -104,8 +101,7 @@ def check_dims(
       wanted_by: who needs them, as "task hopper (Hopper-v4)".
       env_id: Gymnasium id of the environment; not compared when None.
 
-    Raises:
-      InputError: one line with both pairs of dimensions, or both environments.
+    Raises InputError: one line with both pairs of dimensions, or both environments.
     """
     have, made_in = (data.obs.shape[1], data.action.shape[1]), data.metadata.get("env_id")
     if have != (obs_dim, action_dim):
@@ -128,8 +124,7 @@ def check_actions(data: EpisodeData, scale: float, wanted_by: str) -> None:
       scale: actions of the environment lie within +-scale.
       wanted_by: whose environment that is, as "task hopper".
 
-    Raises:
-      InputError: one line naming the first action outside.
+    Raises InputError: one line naming the first action outside.
     """
     outside = np.abs(data.action) > scale + ACTION_TOLERANCE * max(1.0, scale)
     if outside.any():
@@ -147,8 +142,7 @@ def check_digests(data: EpisodeData, expected: Any) -> None:
       data: the dataset as read.
       expected: ``{field: hexadecimal digest}``.
 
-    Raises:
-      InputError: one line naming the fields that differ.
+    Raises InputError: one line naming the fields that differ.
     """
     if not isinstance(expected, dict):
         raise InputError(f"{data.source}: metadata: sha256 is {expected!r}; must be a digest for each field")

@@ -37,8 +37,7 @@ class EnvBatch(Protocol):
 def make_batch(env: EnvSpec | str, num_envs: int) -> EnvBatch:
     """N environments: simulated as a batch where that is exact, else Gymnasium's vector environment.
 
-    Raises:
-      InputError: the environment cannot be used (see environment.make_env).
+    Raises InputError: the environment cannot be used (see environment.make_env).
     """
     first = environment.make_env(env)
     return BatchedMujoco(first, num_envs) if is_supported(first) else GymnasiumBatch(env, first, num_envs)
@@ -80,8 +79,7 @@ class GymnasiumBatch:
     def step(self, action: np.ndarray, rows: np.ndarray | None = None) -> BatchStep:
         """See EnvBatch.
 
-        Raises:
-          ValueError: a row has not been reset since its episode ended.
+        Raises ValueError: a row has not been reset since its episode ended.
         """
         rows = np.arange(self.num_envs) if rows is None else np.asarray(rows)
         if not self._running[rows].all():

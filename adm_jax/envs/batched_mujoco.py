@@ -57,8 +57,7 @@ class BatchedMujoco:
           num_envs: N.
           num_threads: how many step rows, the calling one among them; by default one per usable core.
 
-        Raises:
-          ValueError: the environment is none of those that are restated in locomotion_rules.
+        Raises ValueError: the environment is none of those that are restated in locomotion_rules.
         """
         if not is_supported(env):
             raise ValueError(f"{env} is none of the environments that can be stepped as a batch")
@@ -95,8 +94,7 @@ class BatchedMujoco:
 
         Actions are taken as they are: in float32 a control cost is float32, as in Gymnasium.
 
-        Raises:
-          ValueError: a row has not been reset since its episode ended, or the shape is wrong.
+        Raises ValueError: a row has not been reset since its episode ended, or the shape is wrong.
         """
         rows = np.arange(self.num_envs) if rows is None else np.asarray(rows)
         if action.shape != (len(rows), *self.action_low.shape):

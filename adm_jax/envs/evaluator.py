@@ -37,8 +37,8 @@ class Evaluator:
     ):
         """Makes the environments.
 
-        Raises:
-          InputError: the environment cannot be used (see environment.make_env), or there is nothing to run.
+        Raises InputError: the environment cannot be used (see environment.make_env), or there is nothing to
+        run.
         """
         if not member_seeds or num_episodes < 1:
             raise InputError(

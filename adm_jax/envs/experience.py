@@ -44,8 +44,7 @@ class Experience:
           num_steps: transitions of a member that there shall be room for.
           num_envs: E.
 
-        Raises:
-          InputError: the environment doesn't exist or cannot be used (see environment.make_env).
+        Raises InputError: the environment doesn't exist or cannot be used (see environment.make_env).
         """
         self.env_id = environment.as_spec(env).env_id
         self._seeds, self._num_envs = tuple(seeds), num_envs
@@ -160,8 +159,7 @@ class Experience:
         The episodes under way are replayed from their beginnings with their recorded actions, which brings
         back all that an environment holds: its simulation, its random state, its elapsed steps.
 
-        Raises:
-          InputError: a replay leads elsewhere: the environment is not the one that was recorded.
+        Raises InputError: a replay leads elsewhere: the environment is not the one that was recorded.
         """
         for field, saved in zip(self.recorded, recorded, strict=True):
             field[...] = saved

@@ -61,12 +61,10 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
         ``obs_limit`` where only first entries of the observation are kept.
       source: the dataset, for messages.
 
-    Returns:
-      A specification that ``make_env`` takes; its maker is the registered one.
+    Returns a specification that ``make_env`` takes; its maker is the registered one.
 
-    Raises:
-      InputError: no environment is named, its specification is damaged, or nobody registers it; says what to
-        install where a known package does.
+    Raises InputError: no environment is named, its specification is damaged, or nobody registers it; says
+    what to install where a known package does.
     """
     limit = metadata.get("obs_limit")
     if metadata.get("env_spec") is None:
@@ -111,12 +109,10 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
       data: the dataset; ``source`` begins with its id.
       termination: name of the termination function; when None that of the environment, where it is known.
 
-    Returns:
-      The task. No settings are published for it; reference scores are the dataset's, where it has some.
+    Returns the task. No settings are published for it; reference scores are the dataset's, where it has some.
 
-    Raises:
-      InputError: the environment cannot be recovered or made; its dimensions are not the data's; its
-        termination is unknown and not given.
+    Raises InputError: the environment cannot be recovered or made; its dimensions are not the data's; its
+    termination is unknown and not given.
     """
     spec = recover_env(data.metadata, data.source)
     made = environment.make_env(spec)
@@ -200,8 +196,7 @@ def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_b
       terminated_fn: next_obs [N, D] -> terminated [N].
       wanted_by: who ends episodes so, as "task hopper".
 
-    Raises:
-      InputError: most states after which the data go on are terminal ones by the function.
+    Raises InputError: most states after which the data go on are terminal ones by the function.
     """
     ended = terminal_states(data, terminated_fn)
     going_on = ~data.terminated

@@ -151,8 +151,7 @@ def get_termination(name: str, obs_dim: int | None = None) -> TerminationFn:
       name: a name in ``TERMINATIONS``, or ``module:function``.
       obs_dim: D; a user's function is tried on zeros [2, D] where it is given.
 
-    Raises:
-      InputError: there is none (the message lists the known names), or the user's does not serve.
+    Raises InputError: there is none (the message lists the known names), or the user's does not serve.
     """
     if is_reference(name):
         return load_user_function(name, "termination", () if obs_dim is None else (obs_dim,), bool)

@@ -20,8 +20,7 @@ def get_reward(reference: str, obs_dim: int, action_dim: int) -> RewardFn:
     The function must be written in jax.numpy: ``reward_fn(obs [B, D], action [B, A], next_obs [B, D])`` to
     reward [B], float32.
 
-    Raises:
-      InputError: there is no such function, or it does not serve.
+    Raises InputError: there is no such function, or it does not serve.
     """
     return load_user_function(reference, "reward", (obs_dim, action_dim, obs_dim), jnp.float32)
 
@@ -37,8 +36,7 @@ def load_user_function(
       arg_dims: dimensions of the arguments; the trial is left out when there are none.
       dtype: of the result [2].
 
-    Raises:
-      InputError: one line: it cannot be imported or called so, or gives another shape or dtype.
+    Raises InputError: one line: it cannot be imported or called so, or gives another shape or dtype.
     """
     function = import_function(reference, field)
     if not arg_dims:

@@ -76,8 +76,7 @@ def errors(fitted: FittedModels, segment: Segment, chunk: int) -> np.ndarray:
 def held_out_episodes(dataset: Dataset, horizon: int) -> Segment:
     """Held-out episodes from their first states, cut at ``horizon`` steps.
 
-    Raises:
-      InputError: no episode is held out from its beginning.
+    Raises InputError: no episode is held out from its beginning.
     """
     held_out = np.asarray(dataset.holdout.index)
     starts = np.sort(held_out[np.asarray(dataset.steps_from_start)[held_out] == 0])
@@ -94,8 +93,7 @@ def run(config: CompoundingErrorConfig, fits: Sequence[OfflineConfig]) -> dict[s
       config: what is measured.
       fits: how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
 
-    Raises:
-      InputError: data or settings do not serve; nothing has been computed then.
+    Raises InputError: data or settings do not serve; nothing has been computed then.
     """
     task, data = load_data(fits[0])
     store = None if config.models is None else resolve_path("models", config.models)

@@ -66,9 +66,8 @@ def prepare_models(
       data: their data.
       store: folder of models that were kept, if there is one.
 
-    Raises:
-      InputError: data or settings do not serve, models would be held out different episodes, or the folder
-        has models of other data, seeds or settings, damaged ones, or cannot be written.
+    Raises InputError: data or settings do not serve, models would be held out different episodes, or the
+    folder has models of other data, seeds or settings, damaged ones, or cannot be written.
     """
     dims = task.obs_dim, task.action_dim
     split_length = max(make_dynamics(fit.dynamics, *dims, fit.model).max_backtrack for fit in fits)
@@ -117,8 +116,7 @@ def create_folder(
 def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels:
     """The models of all seeds: those that ``store`` has, or fitted now and kept there.
 
-    Raises:
-      InputError: too few networks of a fit had a finite held-out error; nothing of the model is kept.
+    Raises InputError: too few networks of a fit had a finite held-out error; nothing of the model is kept.
     """
     config, parts, dataset, holdout, record, params, outdated = model
     if params is not None:
@@ -177,8 +175,7 @@ def _folder(store: Path, model: Prepared) -> Path:
 def _restore(model: Prepared, store: Path) -> Prepared:
     """The model with what the folder has of it, unless other code fitted that.
 
-    Raises:
-      InputError: it is damaged, or was fitted otherwise.
+    Raises InputError: it is damaged, or was fitted otherwise.
     """
     folder, wanted = _folder(store, model), model.record
     try:

@@ -23,14 +23,7 @@ from adm_jax.evaluation import off_policy, plots
 from adm_jax.evaluation.fitted_models import FittedModels, Prepared, create_folder, fit_models, prepare_models
 from adm_jax.evaluation.fitted_q import FQEResult, FQESettings, fitted_q
 from adm_jax.evaluation.kept_results import KeptResults
-from adm_jax.evaluation.policies import (
-    ActionFn,
-    TargetPolicy,
-    action_fn,
-    group_by_kind,
-    read_policies,
-    stack,
-)
+from adm_jax.evaluation.policies import ActionFn, TargetPolicy, action_fn, group_by_kind, read_policies, stack
 from adm_jax.evaluation.rank_metrics import compare
 from adm_jax.evaluation.truth import Measured, read_truth, real_episodes, to_truth
 from adm_jax.nn.precision import matmul_precision
@@ -55,8 +48,7 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
       config: what is evaluated, and how.
       fits: how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
 
-    Raises:
-      InputError: policies, truth, data or settings do not serve; nothing has been computed then.
+    Raises InputError: policies, truth, data or settings do not serve; nothing has been computed then.
     """
     if config.policies is None:
         raise InputError("policies: give --policies=<folder or glob> of the policies to evaluate")

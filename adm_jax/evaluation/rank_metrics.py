@@ -83,8 +83,7 @@ def compare(
       num_resamples: of the bootstrap.
       seed: of the bootstrap.
 
-    Returns:
-      ``{name or "one - other": {metric: {"value", "low", "high"}}}``.
+    Returns ``{name or "one - other": {metric: {"value", "low", "high"}}}``.
     """
     return compare_over([(estimates, truth)], regret_at=regret_at, num_resamples=num_resamples, seed=seed)
 

@@ -43,9 +43,8 @@ class Measured(NamedTuple):
 def read_truth(path: str, measured: Measured, names: Sequence[str], gammas: Sequence[float]) -> np.ndarray:
     """True returns [P, G] of the policies of these names.
 
-    Raises:
-      InputError: the file is missing or damaged, of something else than ``measured``, or lacks a policy or a
-        discount.
+    Raises InputError: the file is missing or damaged, of something else than ``measured``, or lacks a policy
+    or a discount.
     """
     try:
         content = json.loads(resolve_path("truth", path).read_text())

@@ -35,8 +35,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(_TASKS)  # sees what is registered 
 def get_task(name: str) -> Task:
     """The task of that name, or of ``module:task``: a module that registers it is imported first.
 
-    Raises:
-      InputError: there is none; the message lists the known names and says how to register one.
+    Raises InputError: there is none; the message lists the known names and says how to register one.
     """
     return presets.named(name, _TASKS)
 
@@ -61,11 +60,9 @@ def register_task(task: Task | None = None, *, overwrite: bool = False, **fields
         ``mopo_source`` MOPO's, ``full_horizon_settings`` and ``full_horizon_source`` ADM2PO's;
         ``online_settings`` and ``online_sources`` map ``admpo``, ``mbpo`` and ``sac`` to theirs.
 
-    Returns:
-      The task as registered.
+    Returns the task as registered.
 
-    Raises:
-      InputError: a field is missing, unknown or wrong, or the name is taken.
+    Raises InputError: a field is missing, unknown or wrong, or the name is taken.
     """
     fields["presets"] = _presets(fields, {} if task is None else task.presets)
     try:
@@ -84,8 +81,7 @@ def register_task(task: Task | None = None, *, overwrite: bool = False, **fields
 def _presets(fields: dict[str, Any], before: Presets) -> Presets:
     """Takes a task's presets, and parts of them, out of ``register_task``'s fields.
 
-    Raises:
-      InputError: a family is unknown, or a part is of a wrong type.
+    Raises InputError: a family is unknown, or a part is of a wrong type.
     """
     own = fields.pop("presets", before)
     _require_mapping("presets", own)

@@ -90,8 +90,7 @@ def put(task: str, presets: Presets) -> None:
 def named(reference: str, known: Mapping[str, Any]) -> Any:
     """What is known of a task, or of ``module:task``: a module that registers it is imported first.
 
-    Raises:
-      InputError: there is none; the message lists the known names and says how to register one.
+    Raises InputError: there is none; the message lists the known names and says how to register one.
     """
     module, _, own = reference.rpartition(":")
     if is_reference(reference):
@@ -118,8 +117,7 @@ def settings_of(task: str, presets: Presets, family: Family, preset: str = "code
       family: whose settings.
       preset: ``code``, or ``paper``: what ADMPO's paper states, and its code where the paper is silent.
 
-    Raises:
-      InputError: there is no preset of that name.
+    Raises InputError: there is no preset of that name.
     """
     shared, _ = _SHARED.get(family, ({}, ""))
     settings = {**shared, **presets.get(family, Preset()).settings}

@@ -32,11 +32,9 @@ def pack(data: EpisodeData, path: Path) -> int:
       data: the dataset, with ``REQUIRED_METADATA`` in its metadata. The same data give the same file.
       path: the file, ending in ``.xz``.
 
-    Returns:
-      The file's size in bytes.
+    Returns the file's size in bytes.
 
-    Raises:
-      InputError: the data are invalid, their metadata lack an entry, or the file cannot be written.
+    Raises InputError: the data are invalid, their metadata lack an entry, or the file cannot be written.
     """
     validation.validate(data)
     missing = [name for name in REQUIRED_METADATA if data.metadata.get(name) is None]
@@ -80,8 +78,7 @@ def pack(data: EpisodeData, path: Path) -> int:
 def unpack(path: Path) -> EpisodeData:
     """Reads and validates what ``pack`` wrote, bit for bit.
 
-    Raises:
-      InputError: one line: the file is missing, damaged, or of another format.
+    Raises InputError: one line: the file is missing, damaged, or of another format.
     """
     source = str(path)
     try:
@@ -120,8 +117,7 @@ def ensure(dataset_id: str = BUILTIN_ID, *, root: Path | None = None) -> Path:
       dataset_id: a key of ``FILES``.
       root: folder of all datasets; when None ``MINARI_DATASETS_PATH``, or Minari's own in the user's home.
 
-    Raises:
-      InputError: no such built-in dataset, or the copy cannot be written.
+    Raises InputError: no such built-in dataset, or the copy cannot be written.
     """
     if dataset_id not in FILES:
         raise InputError(f"dataset: {dataset_id} is not built in; one of {', '.join(FILES)}")

@@ -120,13 +120,11 @@ def read(
       max_episode_steps: the time limit that ended episodes. Needed where the file has neither timeouts nor
         next observations; where given, no episode may be longer.
 
-    Returns:
-      The episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to get them.
+    Returns the episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to get them.
 
-    Raises:
-      InputError: one line: the file is missing or damaged, lacks an array or holds one of a wrong shape;
-        its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time;
-        an episode is longer than the limit; its environment is unknown.
+    Raises InputError: one line: the file is missing or damaged, lacks an array or holds one of a wrong shape;
+    its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time; an
+    episode is longer than the limit; its environment is unknown.
     """
     source = str(path)
     file = _read_file(path, source, env_id)

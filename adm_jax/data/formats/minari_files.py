@@ -97,13 +97,12 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
       dataset_id: Minari id.
       root: folder of all datasets; ``datasets_root()`` when None.
 
-    Returns:
-      The data; ``source`` names id and file, ``metadata`` holds what the dataset says of its environment
-      (``env_id``, ``env_spec`` as JSON) and of reference scores (``reference_min``, ``reference_max``), and
-      where observations were flattened ``obs_layout``: the keys in order, with the entries of each.
+    Returns the data; ``source`` names id and file, ``metadata`` holds what the dataset says of its
+    environment (``env_id``, ``env_spec`` as JSON) and of reference scores (``reference_min``,
+    ``reference_max``), and where observations were flattened ``obs_layout``: the keys in order, with the
+    entries of each.
 
-    Raises:
-      InputError: one line for whatever is missing, unreadable or wrong.
+    Raises InputError: one line for whatever is missing, unreadable or wrong.
     """
     folder = dataset_dir(dataset_id, root) / "data"
     path = folder / "main_data.hdf5"

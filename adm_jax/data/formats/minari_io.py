@@ -21,12 +21,10 @@ def load(dataset_id: str, *, root: Path | None = None) -> EpisodeData:
       dataset_id: Minari id, as ``adm_jax/hopper-replay-v0``.
       root: folder of all datasets; when None ``MINARI_DATASETS_PATH``, or Minari's own in the user's home.
 
-    Returns:
-      The data; ``metadata`` holds ``env_id`` and what was kept when it was saved.
+    Returns the data; ``metadata`` holds ``env_id`` and what was kept when it was saved.
 
-    Raises:
-      InputError: one line: a malformed id; no such dataset (within seconds where there is no network);
-        damaged or invalid data.
+    Raises InputError: one line: a malformed id; no such dataset (within seconds where there is no network);
+    damaged or invalid data.
     """
     minari_files.check_id(dataset_id)
     if not minari_files.exists(dataset_id, root):

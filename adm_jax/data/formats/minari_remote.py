@@ -63,8 +63,7 @@ def unreachable(seconds: float = PROBE_SECONDS) -> str:
 def download(dataset_id: str, root: Path) -> Path:
     """Fetches a dataset into ``root``; takes as long as the network does.
 
-    Raises:
-      InputError: one line that says what was looked for, where, and how to import a file instead.
+    Raises InputError: one line that says what was looked for, where, and how to import a file instead.
     """
     reason = unreachable()
     if reason:

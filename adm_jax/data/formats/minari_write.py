@@ -65,11 +65,9 @@ def save(
       overwrite: replace a dataset of this id (in two renames: for an instant there is neither).
       root: folder of all datasets; ``minari_files.datasets_root()`` when None.
 
-    Returns:
-      The dataset's folder.
+    Returns the dataset's folder.
 
-    Raises:
-      InputError: the id is malformed or taken, the data are invalid, or the folder cannot be written.
+    Raises InputError: the id is malformed or taken, the data are invalid, or the folder cannot be written.
     """
     minari_files.check_id(dataset_id)
     if not (overwrite and minari_files.exists(dataset_id, root)):
@@ -113,8 +111,8 @@ def env_spec(env_id: str, env_kwargs: Mapping[str, Any] | None, wanted_by: str) 
         the rest into the environment's own arguments. None, where they could not be stored, has none.
       wanted_by: the dataset or task, for the warning.
 
-    Returns:
-      The JSON; None, with a warning, where nobody has registered the environment or JSON cannot hold it.
+    Returns the JSON; None, with a warning, where nobody has registered the environment or JSON cannot hold
+    it.
     """
     from gymnasium import error, spec
 

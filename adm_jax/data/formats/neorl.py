@@ -92,14 +92,12 @@ def read(
         Walker2d by the height at which episodes start.
       max_episode_steps: the step limit; 1000 for the MuJoCo environments when None.
 
-    Returns:
-      The episodes (``metadata`` holds ``env_id``, ``env_kwargs`` of the MuJoCo environments, and
-      ``imported_from``) and what was done to get them.
+    Returns the episodes (``metadata`` holds ``env_id``, ``env_kwargs`` of the MuJoCo environments, and
+    ``imported_from``) and what was done to get them.
 
-    Raises:
-      InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong
-        shape; index is no list of cuts; done is set in mid-episode; an episode is longer than the limit; its
-        environment cannot be told.
+    Raises InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong
+    shape; index is no list of cuts; done is set in mid-episode; an episode is longer than the limit; its
+    environment cannot be told.
     """
     source = str(path)
     raw = _read_arrays(path, source)

@@ -57,8 +57,7 @@ def check_shape(shape: tuple[int, ...], rank: int, num_rows: int, where: str, fi
       where: "file: rewards", what the message starts with.
       first: name of the array that sets N.
 
-    Raises:
-      InputError: one line naming the array, its shape and the right one.
+    Raises InputError: one line naming the array, its shape and the right one.
     """
     if len(shape) != rank:
         raise InputError(f"{where} has shape {shape}; must be {('[N]', '[N, dimension]')[rank - 1]}")
@@ -75,12 +74,10 @@ def find_breaks(rows: Rows, ends: np.ndarray) -> tuple[tuple[int, ...], tuple[in
       rows: with next_obs.
       ends: [N] bool, the last rows of episodes as far as the file says.
 
-    Returns:
-      Rows that do not lead to the next though no end is said to be there, and ends after which the next row
-      goes on from the same state.
+    Returns rows that do not lead to the next though no end is said to be there, and ends after which the next
+    row goes on from the same state.
 
-    Raises:
-      InputError: a terminal row is followed by its own next state, or the rows are not in order of time.
+    Raises InputError: a terminal row is followed by its own next state, or the rows are not in order of time.
     """
     assert rows.next_obs is not None
     source, names = rows.source, rows.names
@@ -111,8 +108,7 @@ def check_lengths(ends: np.ndarray, max_episode_steps: int | None, source: str) 
       max_episode_steps: the limit; nothing is checked when None.
       source: the file.
 
-    Raises:
-      InputError: one line naming the first such episode and its last row.
+    Raises InputError: one line naming the first such episode and its last row.
     """
     if max_episode_steps is None:
         return
