@@ -1,4 +1,4 @@
-"""Off-policy evaluation: what policies return, told from a dataset, without running them.
+"""Off-policy evaluation: what policies return, estimated from a dataset without running them.
 
 python -m experiments.ope --task=hopper-builtin --policies=POLICIES --real_episodes=20
 python -m experiments.ope --task=hopper --dataset=hopper/mine-v0 --policies='snapshots/*.npz' \\

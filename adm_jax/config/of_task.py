@@ -17,14 +17,9 @@ C = TypeVar("C", OfflineConfig, OnlineConfig)
 
 # what published settings tune from one dataset to the next
 _TUNED = (
-    "max_backtrack",
-    "rollout_length",
-    "rollout_batch_size",
-    "penalty_coef",
-    "entropy_weight",
-    "real_ratio",
+    "max_backtrack", "rollout_length", "rollout_batch_size", "penalty_coef", "entropy_weight", "real_ratio",
     "num_epochs",
-)
+)  # fmt: skip
 
 
 # settings that runs of earlier versions have not stored; those did what the default does
@@ -184,7 +179,7 @@ def _online_family(dynamics: str) -> OnlineFamily:
 def settings_source(config: OfflineConfig | OnlineConfig, task: HasPresets) -> str:
     """Where a run's settings come from, in words, and which were given instead.
 
-    Of a task that is made from a dataset, and has none, the values are told too.
+    For a task that is made from a dataset, and has none, the values are added.
     """
     family: Family
     if isinstance(config, OnlineConfig):

@@ -52,7 +52,7 @@ class EpisodeData:
         }
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every field's bytes, stored beside the data to notice a bit that flipped on disk."""
+        """SHA-256 of every field's bytes, stored with the data to notice a bit that flipped on disk."""
         return {
             name: hashlib.sha256(np.ascontiguousarray(getattr(self, name)).data).hexdigest()
             for name in FIELDS

@@ -17,7 +17,7 @@ _BLOCK = 50  # steps that are held out, or not, together
 
 
 class Lanes(NamedTuple):
-    """The first so many steps of every lane are in use; how many is told to whoever needs it."""
+    """The first steps of every lane are in use; functions take how many."""
 
     transitions: Transition  # leaves [E, T, ...]
 
@@ -63,7 +63,7 @@ def sample(lanes: Lanes, num_steps: Array, key: Key, batch_size: int) -> Transit
 
 
 class LaneIndex(NamedTuple):
-    """What a model is fitted and rolled out with beside the lanes themselves; the same shapes at any time."""
+    """What fitting and rolling out need in addition to the lanes; the shapes stay the same as lanes fill."""
 
     index: Index
     normalizer: Normalizer

@@ -165,7 +165,7 @@ def reset_seed(*path: int) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the simulator: MuJoCo 3.5 changed Hopper's dynamics, so a return is told with them."""
+    """Versions of the simulator: returns depend on them, as MuJoCo 3.5 changed Hopper's dynamics."""
     return {"mujoco": mujoco.__version__, "gymnasium": gymnasium.__version__}
 
 

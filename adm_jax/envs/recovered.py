@@ -38,7 +38,7 @@ _NEVER = "halfcheetah"  # ends on states that are not finite only
 _NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
 _EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
 _HEALTH = ("healthy", "terminate")  # parts of arguments that move or switch off termination
-_MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disagree: refused, told
+_MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disagree: refused, warned of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +189,7 @@ def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_b
     """Compares a task's termination function with what the data say of their states.
 
     Data of another environment show here even where the dimensions agree: its states are out of the range in
-    which the task's environment goes on. Smaller disagreement is only told.
+    which the task's environment goes on. Smaller disagreement is a warning.
 
     Args:
       data: the dataset.

@@ -5,9 +5,8 @@ Gymnasium's v4 environments' ``not is_healthy`` as far as the observation tells:
 to +-10, so that Hopper's bound of 100 can be seen to be broken by angles only. A state that is not finite
 counts as terminated: nothing may be rolled out from it.
 
-``*_authors`` are what the ADM authors' code does instead, kept to compare with it.
-
-A function of one's own, named ``module:function``, stands beside them.
+``*_authors`` are what the ADM authors' code does instead, kept to compare with it. Users add their own as
+``module:function``.
 """
 
 from collections.abc import Callable, Mapping
@@ -137,10 +136,9 @@ def neorl_walker2d_authors(next_obs: Array) -> Array:
 
 
 _BUILTIN = (
-    *(hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, inverted_pendulum),
-    *(pen, antmaze),
-    *(hopper_authors, walker2d_authors, halfcheetah_authors, neorl_walker2d_authors),
-)
+    hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, inverted_pendulum, pen,
+    antmaze, hopper_authors, walker2d_authors, halfcheetah_authors, neorl_walker2d_authors,
+)  # fmt: skip
 TERMINATIONS: Mapping[str, TerminationFn] = {fn.__name__: fn for fn in _BUILTIN}
 
 

@@ -3,7 +3,7 @@
 The file is JSON: ``{"env_id": "Hopper-v4", "policies": {"<file name>": {"return_mean": 27.5,
 "discounted_0.995_mean": 24.7}}}``. ``return_mean`` is the undiscounted return; of every other discount there
 is a ``discounted_<gamma>_mean``. ``"max_steps": 1000`` and ``"deterministic": false`` say what the episodes
-were; they need not be told. Returns that were measured are left in the run's folder as such a file.
+were, and may be left out. Returns that were measured are left in the run's folder as such a file.
 """
 
 import functools
@@ -32,18 +32,20 @@ class RealEpisodes(NamedTuple):
     after: np.ndarray  # [P, E, C], undiscounted, of as many first steps
 
 
-class Measured(NamedTuple):
-    """What true returns are of."""
+class Conditions(NamedTuple):
+    """The episodes whose returns they are."""
 
     env_id: str
     max_steps: int  # of an episode
     deterministic: bool  # the policies' modes instead of their samples
 
 
-def read_truth(path: str, measured: Measured, names: Sequence[str], gammas: Sequence[float]) -> np.ndarray:
+def read_truth(
+    path: str, conditions: Conditions, names: Sequence[str], gammas: Sequence[float]
+) -> np.ndarray:
     """True returns [P, G] of the policies of these names.
 
-    Raises InputError: the file is missing or damaged, of something else than ``measured``, or lacks a policy
+    Raises InputError: the file is missing or damaged, of other ``conditions``, or lacks a policy
     or a discount.
     """
     try:
@@ -53,7 +55,7 @@ def read_truth(path: str, measured: Measured, names: Sequence[str], gammas: Sequ
         raise InputError(f"truth: {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'truth: {path}: must be JSON {{"policies": {{name: {{...}}}}}}') from error
-    for name, wanted in measured._asdict().items():
+    for name, wanted in conditions._asdict().items():
         if content.get(name, wanted) != wanted:
             raise InputError(
                 f"truth: {path}: is of {name} {content[name]}, this evaluation of {wanted}; the two must be "
@@ -82,9 +84,9 @@ def _key(gamma: float) -> str:
 
 
 def to_truth(
-    measured: Measured, names: Sequence[str], gammas: Sequence[float], returns: np.ndarray
+    conditions: Conditions, names: Sequence[str], gammas: Sequence[float], returns: np.ndarray
 ) -> dict[str, Any]:
-    """Measured returns [P, E, G] as the content of such a file, with their standard deviations."""
+    """Conditions returns [P, E, G] as the content of such a file, with their standard deviations."""
     policies = {}
     for name, episodes in zip(names, returns, strict=True):
         policies[name] = {"episodes": len(episodes)}
@@ -92,7 +94,7 @@ def to_truth(
             key = _key(gamma)
             policies[name][key] = float(episodes[:, column].mean())
             policies[name][key.replace("mean", "std")] = float(episodes[:, column].std())
-    return {**measured._asdict(), "policies": policies}
+    return {**conditions._asdict(), "policies": policies}
 
 
 def real_episodes(

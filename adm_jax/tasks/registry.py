@@ -14,7 +14,7 @@ from adm_jax.tasks.task import Task
 from adm_jax.types import InputError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-# what register_task takes beside Task's fields: argument -> family, and the part of its preset
+# what register_task takes in addition to Task's fields: argument -> family, and the part of its preset
 _OF_PRESETS = {
     "settings": ("admpo_off", "settings"),
     "paper_settings": ("admpo_paper", "settings"),

@@ -26,8 +26,16 @@ import numpy as np
 
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats.columns import (
+    Columns,
+    Names,
+    check_lengths,
+    check_shape,
+    converted,
+    find_breaks,
+    shown,
+)
 from adm_jax.data.formats.minari_files import one_line
-from adm_jax.data.formats.rows import Names, Rows, check_lengths, check_shape, converted, find_breaks, shown
 from adm_jax.types import InputError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -103,7 +111,7 @@ class Report:
 class _File:
     """What the file holds."""
 
-    rows: Rows
+    rows: Columns
     timeouts: np.ndarray | None  # [N] bool
     env_id: str
     converted: tuple[str, ...]
@@ -187,7 +195,7 @@ def _read_file(path: Path, source: str, env_id: str | None) -> _File:
     assert reward is not None
     assert terminals is not None
     return _File(
-        rows=Rows(obs, action, reward, next_obs, terminals, source, _NAMES),
+        rows=Columns(obs, action, reward, next_obs, terminals, source, _NAMES),
         timeouts=timeouts,
         env_id=env_id,
         converted=converted({name: raw[name] for name in _NUMBERS}),
@@ -228,7 +236,7 @@ def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
 
 
 def _find_splits(
-    rows: Rows, timeouts: np.ndarray | None, flagged: np.ndarray, max_episode_steps: int | None
+    rows: Columns, timeouts: np.ndarray | None, flagged: np.ndarray, max_episode_steps: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Rows [of the file] where an episode ends though no flag says so, and timeouts that end none really."""
     if rows.next_obs is not None:
@@ -249,14 +257,14 @@ def _find_splits(
 def _refuse_shifted(
     timeouts: np.ndarray, splits: tuple[int, ...], continued: tuple[int, ...], source: str
 ) -> None:
-    """Refuses timeouts beside the rows where episodes end, most of them by the same row."""
+    """Refuses timeouts one row off the ends of episodes, if most of them are off to the same side."""
     for offset, side in ((1, "after"), (-1, "before")):
-        beside = sorted(set(continued) & {t + offset for t in splits})
-        if beside and 2 * len(beside) >= timeouts.sum():
-            t = beside[0]
+        shifted = sorted(set(continued) & {t + offset for t in splits})
+        if shifted and 2 * len(shifted) >= timeouts.sum():
+            t = shifted[0]
             raise InputError(
                 f"{source}: timeouts[{t}] is set one row {side} an episode's end: next_observations"
-                f"[{t - offset}] is not observations[{t - offset + 1}] ({len(beside)} such in all); "
+                f"[{t - offset}] is not observations[{t - offset + 1}] ({len(shifted)} such in all); "
                 f"timeouts must be set at the last row of an episode"
             )
 
@@ -281,7 +289,7 @@ def _refuse_uneven(terminals: np.ndarray, timeouts: np.ndarray, source: str) -> 
 
 
 def _episodes(
-    rows: Rows, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str
+    rows: Columns, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str
 ) -> tuple[EpisodeData, np.ndarray]:
     """Episodes that end at ``ends`` [N], and which rows [N] had to be dropped."""
     terminated, truncated = rows.terminals, ends & ~rows.terminals

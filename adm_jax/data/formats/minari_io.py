@@ -31,7 +31,7 @@ def load(dataset_id: str, *, root: Path | None = None) -> EpisodeData:
         if dataset_id in builtin.FILES:
             try:
                 builtin.ensure(dataset_id, root=root)
-            except InputError as error:  # a store that cannot be written need not stop data that are at hand
+            except InputError as error:  # the packaged data do not need a store that can be written
                 logger.warning("%s; going on without a copy", error)
                 return builtin.unpack(builtin.FILES[dataset_id])
         else:

@@ -51,8 +51,8 @@ def read_metadata(path: Path, dataset_id: str) -> dict[str, Any]:
 def foreign_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What any Minari dataset says of its origin, by this library's names.
 
-    ``env_id`` and ``env_spec`` (JSON) are the environment's to evaluate in, where Minari names one beside the
-    one the data come from; ``reference_min`` and ``reference_max`` the returns that score 0 and 100.
+    ``env_id`` and ``env_spec`` (JSON) are of the environment to evaluate in, where Minari names one, else of
+    the one the data come from; ``reference_min`` and ``reference_max`` the returns that score 0 and 100.
     """
     facts: dict[str, Any] = {}
     for name in ("eval_env_spec", "env_spec"):

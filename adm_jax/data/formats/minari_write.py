@@ -1,6 +1,6 @@
 """Writing a Minari dataset whole or not at all.
 
-Minari's own classes write the files, in a hidden folder beside the datasets (Minari's listing skips those);
+Minari's own classes write the files, in a hidden folder among the datasets (Minari's listing skips those);
 one rename then makes the dataset appear. Whoever is killed leaves a hidden folder; a later write removes it.
 """
 
@@ -50,7 +50,7 @@ def save(
 
     The environment's specification (see ``env_spec``) is stored with the arguments ``env_kwargs`` of
     ``data.metadata``; one that the data bring along for the same ``env_id`` (``env_spec``) is kept.
-    ``data.metadata`` is kept beside it, ``env_kwargs`` as ``storable_kwargs`` has them; ``env_id``,
+    ``data.metadata`` is kept too, ``env_kwargs`` as ``storable_kwargs`` has them; ``env_id``,
     ``command``, ``seed``, the versions installed now (unless it already names versions: a copy keeps its
     maker's), return statistics and digests are added.
 
@@ -250,7 +250,7 @@ def _to_json(registered: Any, env_kwargs: Mapping[str, Any] | None) -> str:
     if env_kwargs is None:
         raise ValueError("its arguments are no JSON")
     own = {name: env_kwargs[name] for name in _OF_MAKE if env_kwargs.get(name) is not None}
-    if own.get("max_episode_steps") == -1:  # how make is told to set no limit
+    if own.get("max_episode_steps") == -1:  # to gymnasium.make it means no limit
         own["max_episode_steps"] = None
     others = {name: value for name, value in env_kwargs.items() if name not in _OF_MAKE}
     changed = dataclasses.replace(

@@ -21,7 +21,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Columns:
     """A file's arrays, all of N rows, and what they are called there."""
 
     obs: np.ndarray  # [N, D] float32
@@ -67,7 +67,7 @@ def check_shape(shape: tuple[int, ...], rank: int, num_rows: int, where: str, fi
         raise InputError(f"{where.replace(': ', ': empty, ', 1)} holds no row; at least one is needed")
 
 
-def find_breaks(rows: Rows, ends: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def find_breaks(rows: Columns, ends: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Compares where episodes are said to end with where rows do not lead to the next.
 
     Args:
