@@ -60,13 +60,9 @@ class EpisodeData:
 
 
 def end_at(data: EpisodeData, terminal: np.ndarray) -> EpisodeData:
-    """The same episodes, each ended by termination at its first transition to a terminal state.
+    """The same episodes, each terminated at its first transition to a ``terminal`` [N] state.
 
-    Args:
-      data: the episodes.
-      terminal: [N] bool, which transitions lead to a terminal state.
-
-    Returns the episodes without what came behind those transitions.
+    What came behind those transitions is left out.
     """
     ends = data.episode_ends
     starts = np.repeat(ends - data.episode_lengths + 1, data.episode_lengths)

@@ -79,19 +79,11 @@ def make_index(
     holdout_fraction: float,
     split_seed: int,
 ) -> LaneIndex:
-    """Indexes the steps recorded so far, on the host.
+    """Indexes the S steps recorded so far of ``capacity``, on the host: obs [E, S, D], action [E, S, A].
 
-    Blocks of steps are held out at random, whether an episode ends in them or not: a block is held out for
-    good or never, so that a model whose fit goes on from the one before has not seen what it is judged by.
-
-    Args:
-      obs: [E, S, D] of the S steps recorded.
-      action: [E, S, A].
-      ended: [E, S] whether an episode ended with the step, in whichever way.
-      capacity: T, steps that the lanes have room for.
-      max_backtrack: m.
-      holdout_fraction: share of the blocks that are held out.
-      split_seed: seed of their choice.
+    ``ended`` [E, S] is whether an episode ended with the step, in whichever way. Blocks of steps are held out
+    at random, whether an episode ends in them or not: a block is held out for good or never, so that a model
+    whose fit goes on from the one before has not seen what it is judged by.
     """
     num_envs, num_steps = ended.shape
     ends = ended.copy()

@@ -32,13 +32,7 @@ def init(capacity: int, obs_dim: int, action_dim: int) -> RingBuffer:
 
 
 def add(buffer: RingBuffer, batch: Transition, valid: Array | None = None) -> RingBuffer:
-    """Appends the valid rows of a batch of B transitions, oldest rows overwritten first.
-
-    Args:
-      buffer: of a capacity of at least B.
-      batch: leaves [B, ...].
-      valid: [B] bool; rows that are False leave no trace. All rows when None.
-    """
+    """Appends a batch's rows, leaves [B, ...], that are ``valid`` [B] (None: all), over the oldest."""
     allocated = buffer.data.reward.shape[0]
     num_rows = batch.reward.shape[0]
     if num_rows > allocated:

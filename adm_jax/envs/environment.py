@@ -60,14 +60,9 @@ def _make(spec: EnvSpec) -> gymnasium.Env:
 
 
 def register_robotics(env_id: str, maker: str = "", wanted_by: str = "") -> None:
-    """Imports Gymnasium-Robotics where an environment is one of its: importing it registers them.
+    """Imports Gymnasium-Robotics where an environment is one of its, by id or ``maker``: that registers them.
 
-    Args:
-      env_id: Gymnasium id; of other environments nothing is done.
-      maker: the environment's entry point, where a dataset tells it.
-      wanted_by: the dataset, for the message.
-
-    Raises InputError: it is not installed.
+    Raises InputError: it is not installed; ``wanted_by`` is the dataset.
     """
     known = env_id.startswith(_ROBOTICS) or maker.startswith("gymnasium_robotics.")
     if known and env_id not in gymnasium.registry:

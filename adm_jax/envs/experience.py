@@ -36,13 +36,7 @@ class Experience:
     """
 
     def __init__(self, env: EnvSpec | str, seeds: Sequence[int], num_steps: int, num_envs: int = 1):
-        """Makes the environments and begins their first episodes.
-
-        Args:
-          env: which environment.
-          seeds: of the members.
-          num_steps: transitions of a member that there shall be room for.
-          num_envs: E.
+        """Makes ``num_envs`` environments for each seed, with room for ``num_steps``, and resets them.
 
         Raises InputError: the environment doesn't exist or cannot be used (see environment.make_env).
         """
@@ -88,10 +82,7 @@ class Experience:
         return np.stack([rng.uniform(self._low, self._high, size) for rng in rngs]).astype(np.float32)
 
     def step(self, action: np.ndarray) -> None:
-        """Takes one step in every environment, records it, and resets where an episode ended.
-
-        Args:
-          action: [P, E, A] float32.
+        """Takes a step of actions [P, E, A] float32, records it, and resets where an episode ended.
 
         Raises:
           ValueError: an action is not finite or outside the environment's bounds.

@@ -56,12 +56,9 @@ class DerivedTask(Task):
 def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec:
     """The environment to evaluate policies in, from a dataset's metadata.
 
-    Args:
-      metadata: of EpisodeData: ``env_spec`` (JSON of a gymnasium EnvSpec), or ``env_id`` with ``env_kwargs``;
-        ``obs_limit`` where only first entries of the observation are kept.
-      source: the dataset, for messages.
-
-    Returns a specification that ``make_env`` takes; its maker is the registered one.
+    ``metadata`` has ``env_spec`` (JSON of a gymnasium EnvSpec), or ``env_id`` with ``env_kwargs``, and
+    ``obs_limit`` where only first entries of the observation are kept; ``source`` is the dataset. The maker
+    of the specification is the registered one.
 
     Raises InputError: no environment is named, its specification is damaged, or nobody registers it; says
     what to install where a known package does.
@@ -103,13 +100,10 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
 
 
 def task_from_dataset(data: EpisodeData, termination: str | None = None) -> DerivedTask:
-    """A task on the environment a dataset was made for.
+    """A task on the environment a dataset was made for, with no published settings.
 
-    Args:
-      data: the dataset; ``source`` begins with its id.
-      termination: name of the termination function; when None that of the environment, where it is known.
-
-    Returns the task. No settings are published for it; reference scores are the dataset's, where it has some.
+    Reference scores are the dataset's, where it has some; the termination is the environment's, where it is
+    known and none is given.
 
     Raises InputError: the environment cannot be recovered or made; its dimensions are not the data's; its
     termination is unknown and not given.
@@ -165,15 +159,11 @@ def terminal_states(data: EpisodeData, terminated_fn: TerminationFn) -> np.ndarr
 
 
 def relabel_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> EpisodeData:
-    """Ends the data's episodes where a task's roll-outs end, and tells how much of them that leaves out.
+    """Ends the data's episodes where a task's roll-outs end, and warns how much of them that leaves out.
 
     Without it, data that go on behind a drop or a goal would teach the critics a continuing task and the
-    roll-outs an episodic one, and roll-outs would begin where none may go on.
-
-    Args:
-      data: the dataset.
-      terminated_fn: next_obs [N, D] -> terminated [N].
-      wanted_by: who ends episodes so, as "task pen-human".
+    roll-outs an episodic one, and roll-outs would begin where none may go on. ``terminated_fn`` is next_obs
+    [N, D] -> terminated [N], ``wanted_by`` who ends episodes so, as "task pen-human".
     """
     cut = end_at(data, terminal_states(data, terminated_fn))
     shorter = int((cut.episode_lengths < data.episode_lengths).sum())
@@ -186,15 +176,11 @@ def relabel_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted
 
 
 def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> None:
-    """Compares a task's termination function with what the data say of their states.
+    """Compares a termination function, next_obs [N, D] -> terminated [N], with the data's flags.
 
     Data of another environment show here even where the dimensions agree: its states are out of the range in
-    which the task's environment goes on. Smaller disagreement is a warning.
-
-    Args:
-      data: the dataset.
-      terminated_fn: next_obs [N, D] -> terminated [N].
-      wanted_by: who ends episodes so, as "task hopper".
+    which the task's environment goes on. Smaller disagreement is a warning. ``wanted_by`` is who ends
+    episodes so, as "task hopper".
 
     Raises InputError: most states after which the data go on are terminal ones by the function.
     """

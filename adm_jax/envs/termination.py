@@ -145,11 +145,8 @@ TERMINATIONS: Mapping[str, TerminationFn] = {fn.__name__: fn for fn in _BUILTIN}
 def get_termination(name: str, obs_dim: int | None = None) -> TerminationFn:
     """The termination function of that name, or the user's that ``module:function`` names.
 
-    Args:
-      name: a name in ``TERMINATIONS``, or ``module:function``.
-      obs_dim: D; a user's function is tried on zeros [2, D] where it is given.
-
-    Raises InputError: there is none (the message lists the known names), or the user's does not serve.
+    A user's is tried on zeros [2, D] where ``obs_dim`` is given. Raises InputError: there is none (the
+    message lists the known names), or the user's does not serve.
     """
     if is_reference(name):
         return load_user_function(name, "termination", () if obs_dim is None else (obs_dim,), bool)

@@ -28,15 +28,10 @@ def get_reward(reference: str, obs_dim: int, action_dim: int) -> RewardFn:
 def load_user_function(
     reference: str, field: str, arg_dims: tuple[int, ...], dtype: Any
 ) -> Callable[..., Array]:
-    """Imports ``module:function`` and tries it, compiled, on zeros [2, dim] for each of its arguments.
+    """Imports ``module:function`` and tries it, compiled, on zeros [2, dim] for each argument.
 
-    Args:
-      reference: ``module:function``.
-      field: the flag that named it, for messages.
-      arg_dims: dimensions of the arguments; the trial is left out when there are none.
-      dtype: of the result [2].
-
-    Raises InputError: one line: it cannot be imported or called so, or gives another shape or dtype.
+    Raises InputError: one line that begins with ``field``: it cannot be imported or called so, or gives
+    another shape than [2] or another dtype.
     """
     function = import_function(reference, field)
     if not arg_dims:

@@ -44,12 +44,9 @@ def bounded(dynamics: Dynamics, low: Array, high: Array) -> Dynamics:
 
 
 def errors(fitted: FittedModels, segment: Segment, chunk: int) -> np.ndarray:
-    """Errors [S, B, K] of every seed's model, finite; rows are predicted ``chunk`` at a time.
+    """Errors [S, B, K] of every seed's model, finite, over B whole episodes of K steps at most.
 
-    Args:
-      fitted: S models.
-      segment: B whole episodes of K steps at most; where they are not valid the error says nothing.
-      chunk: rows at a time.
+    Where ``segment`` is not valid an error says nothing. Rows are predicted ``chunk`` at a time.
     """
     normalizer = fitted.dataset.normalizer
     mean, std = normalizer.obs_mean, normalizer.obs_std
@@ -89,9 +86,7 @@ def held_out_episodes(dataset: Dataset, horizon: int) -> Segment:
 def run(config: CompoundingErrorConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     """Measures every model; returns what ``result.json`` holds.
 
-    Args:
-      config: what is measured.
-      fits: how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
+    ``fits`` are how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
 
     Raises InputError: data or settings do not serve; nothing has been computed then.
     """

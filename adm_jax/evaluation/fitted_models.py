@@ -58,13 +58,7 @@ class FittedModels(NamedTuple):
 def prepare_models(
     fits: Sequence[OfflineConfig], task: Task, data: EpisodeData, store: Path | None
 ) -> list[Prepared]:
-    """Every model with its dataset; the same episodes are held out from all of them.
-
-    Args:
-      fits: how each is fitted.
-      task: their task.
-      data: their data.
-      store: folder of models that were kept, if there is one.
+    """Every model with its dataset, and with what ``store`` has of it; all are held out the same episodes.
 
     Raises InputError: data or settings do not serve, models would be held out different episodes, or the
     folder has models of other data, seeds or settings, damaged ones, or cannot be written.

@@ -54,16 +54,11 @@ class _State(NamedTuple):
 def fitted_q(
     policy_fn: Callable[[Array, Key], Array], dataset: Dataset, starts: Array, key: Key, settings: FQESettings
 ) -> FQEResult:
-    """Estimates one policy's discounted return.
+    """Estimates the discounted return of a policy, (obs [B, D], key) -> action [B, A], from ``starts`` [E].
 
-    Values are learned in units of ``reward scale / (1 - gamma)``, so that they are of the size of one.
-
-    Args:
-      policy_fn: ``(obs [B, D], key) -> action [B, A]``.
-      dataset: all of its transitions are regressed on; the end of a truncated episode is no termination.
-      starts: rows of the dataset at which episodes begin, [E].
-      key: consumed.
-      settings: see FQESettings.
+    These are rows of the dataset; all of its transitions are regressed on, and the end of a truncated episode
+    is no termination. Values are learned in units of ``reward scale / (1 - gamma)``, so that they are near
+    one.
     """
     network = MLP(settings.hidden_dim, settings.num_hidden, 1)
     optimizer = optax.adam(settings.learning_rate)

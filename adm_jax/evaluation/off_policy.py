@@ -92,20 +92,11 @@ def roll_out_episodes(
     horizon: int,
     chunk: int,
 ) -> Episodes:
-    """Whole episodes from the states at ``starts`` [E], rolled out until all have ended.
+    """Whole episodes from the dataset's states at ``starts`` [E], rolled out until all have ended.
 
     An episode ends where its next state terminates, after ``horizon`` steps, or before a step that is not
-    finite.
-
-    Args:
-      simulation: the policy and the model.
-      dataset: where episodes begin.
-      starts: rows of the dataset, [E].
-      key: consumed.
-      gammas: discounts, G of them.
-      bounds: low and high [D], for ``in_range``.
-      horizon: steps at most.
-      chunk: episodes rolled out at a time.
+    finite. ``gammas`` are G discounts, ``bounds`` low and high [D] for ``in_range``; ``chunk`` episodes are
+    rolled out at a time.
     """
     discounts = jnp.asarray(gammas, jnp.float32)
     low, high = bounds

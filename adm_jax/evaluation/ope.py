@@ -44,9 +44,7 @@ R = TypeVar("R")  # a NamedTuple of arrays
 def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     """Evaluates policies in dynamics models; returns what ``result.json`` holds.
 
-    Args:
-      config: what is evaluated, and how.
-      fits: how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
+    ``fits`` are how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
 
     Raises InputError: policies, truth, data or settings do not serve; nothing has been computed then.
     """
@@ -270,17 +268,11 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
     fit = fitted.config
     termination = fit.rollout.termination or work.task.termination
     references = {"dynamics": fit.dynamics, "termination": termination, "reward": fit.rollout.reward}
+    sizes = config.gammas, work.horizon, config.num_episodes, config.episode_chunk
     depends_on = (
         (references, fit.matmul_precision, to_flat(fit.model)),
         [source_digest(reference, field) for field, reference in references.items()],
-        (
-            config.gammas,
-            work.horizon,
-            config.num_episodes,
-            config.episode_chunk,
-            config.deterministic,
-            config.predictions,
-        ),  # fmt: skip
+        (*sizes, config.deterministic, config.predictions),
         (work.data.digests(), np.asarray(starts), low, high, work.task.env_id),
     )
     kept = [

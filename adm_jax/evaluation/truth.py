@@ -108,17 +108,11 @@ def real_episodes(
     max_steps: int | None = None,
     seed: int = 0,
 ) -> RealEpisodes:
-    """Real episodes, as many policies side by side as there is room for.
+    """E real episodes of P policies, as many policies side by side as there is room for.
 
-    Args:
-      env: the environment.
-      policies: P of them.
-      gammas: discounts, G of them.
-      num_episodes: E.
-      deterministic: the policies' modes instead of their samples.
-      marks: numbers of first steps whose returns are wanted too, C of them.
-      max_steps: of an episode; the environment's own limit when None.
-      seed: of the policies' samples; episode e begins in the same state for all policies.
+    ``gammas`` are G discounts, ``marks`` C numbers of first steps whose returns are wanted too. Without
+    ``max_steps`` the environment's own limit holds. ``seed`` is of the policies' samples; episode e begins in
+    the same state for all policies.
     """
     together = max(_MAX_ROWS // num_episodes, 1)
     parts = [policies[begin : begin + together] for begin in range(0, len(policies), together)]

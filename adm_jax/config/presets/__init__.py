@@ -111,13 +111,8 @@ def presets_of(task: str) -> Presets:
 def settings_of(task: str, presets: Presets, family: Family, preset: str = "code") -> dict[str, Any]:
     """The flat settings of a task's preset, above what the family's tasks share.
 
-    Args:
-      task: its name, for messages.
-      presets: the task's.
-      family: whose settings.
-      preset: ``code``, or ``paper``: what ADMPO's paper states, and its code where the paper is silent.
-
-    Raises InputError: there is no preset of that name.
+    ``preset`` is ``code``, or ``paper``: what ADMPO's paper states, and its code where the paper is silent.
+    The task's name is for messages. Raises InputError: there is no preset of that name.
     """
     shared, _ = _SHARED.get(family, ({}, ""))
     settings = {**shared, **presets.get(family, Preset()).settings}

@@ -26,15 +26,10 @@ _FORMAT = "adm_jax packed episodes 1"
 
 
 def pack(data: EpisodeData, path: Path) -> int:
-    """Writes ``data`` as one compressed file, in one rename.
+    """Writes data with ``REQUIRED_METADATA`` as one ``.xz`` file, in one rename; returns its size in bytes.
 
-    Args:
-      data: the dataset, with ``REQUIRED_METADATA`` in its metadata. The same data give the same file.
-      path: the file, ending in ``.xz``.
-
-    Returns the file's size in bytes.
-
-    Raises InputError: the data are invalid, their metadata lack an entry, or the file cannot be written.
+    The same data give the same file. Raises InputError: the data are invalid, their metadata lack an entry,
+    or the file cannot be written.
     """
     validation.validate(data)
     missing = [name for name in REQUIRED_METADATA if data.metadata.get(name) is None]
@@ -112,10 +107,7 @@ def ensure(dataset_id: str = BUILTIN_ID, *, root: Path | None = None) -> Path:
     """The folder of a built-in dataset's Minari copy, made now if this is its first use.
 
     Safe against others doing the same and against being killed: the copy appears complete, by one rename.
-
-    Args:
-      dataset_id: a key of ``FILES``.
-      root: folder of all datasets; when None ``MINARI_DATASETS_PATH``, or Minari's own in the user's home.
+    Without ``root`` it is ``minari_files.datasets_root()``.
 
     Raises InputError: no such built-in dataset, or the copy cannot be written.
     """

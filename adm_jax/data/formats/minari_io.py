@@ -17,11 +17,8 @@ logger = logging.getLogger(__name__)
 def load(dataset_id: str, *, root: Path | None = None) -> EpisodeData:
     """Loads and validates a dataset: local, built-in, or from Minari's remote, in this order.
 
-    Args:
-      dataset_id: Minari id, as ``adm_jax/hopper-replay-v0``.
-      root: folder of all datasets; when None ``MINARI_DATASETS_PATH``, or Minari's own in the user's home.
-
-    Returns the data; ``metadata`` holds ``env_id`` and what was kept when it was saved.
+    ``metadata`` of the data holds ``env_id`` and what was kept when it was saved. Without ``root`` it is
+    ``minari_files.datasets_root()``.
 
     Raises InputError: one line: a malformed id; no such dataset (within seconds where there is no network);
     damaged or invalid data.

@@ -33,8 +33,7 @@ def remote_name() -> str:
 def unreachable(seconds: float = PROBE_SECONDS) -> str:
     """Why the remote cannot be reached, empty where it can.
 
-    Args:
-      seconds: limit on the whole request. It runs in a thread because looking up a name knows no time limit.
+    The request runs in a thread because looking up a name knows no time limit.
     """
     kind, _, author = remote_name().partition("://")
     if kind != "hf":  # a bucket of the user's own: Minari must find out
