@@ -7,10 +7,10 @@ What slices inside episodes need (adm_jax.data.dataset) is worked out on the hos
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.data.dataset import Dataset, Index, index_rows, moments
+from adm_jax.data.ring_buffer import zeros
 from adm_jax.types import Array, Key, Normalizer, Transition
 
 _BLOCK = 50  # steps that are held out, or not, together
@@ -24,25 +24,12 @@ class Lanes(NamedTuple):
 
 def init(num_envs: int, num_steps: int, obs_dim: int, action_dim: int) -> Lanes:
     """Room for ``num_steps`` steps of each of ``num_envs`` environments."""
-    shape = (num_envs, num_steps)
-    return Lanes(
-        Transition(
-            obs=jnp.zeros((*shape, obs_dim)),
-            action=jnp.zeros((*shape, action_dim)),
-            reward=jnp.zeros(shape),
-            next_obs=jnp.zeros((*shape, obs_dim)),
-            terminated=jnp.zeros(shape, bool),
-        )
-    )
+    return Lanes(zeros((num_envs, num_steps), obs_dim, action_dim))
 
 
 def abstract_block(shape: tuple[int, int, int], obs_dim: int, action_dim: int) -> Transition:
     """Shapes of a block [P, E, S, ...] that ``add`` is given for every member."""
-
-    def array(*dims: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct((*shape, *dims), dtype)
-
-    return Transition(array(obs_dim), array(action_dim), array(), array(obs_dim), array(dtype=bool))
+    return jax.eval_shape(lambda: zeros(shape, obs_dim, action_dim))
 
 
 def add(lanes: Lanes, block: Transition, start: Array) -> Lanes:

@@ -18,16 +18,16 @@ class RingBuffer(NamedTuple):
     capacity: Array  # [] int32, at most C: rows used before the oldest are overwritten
 
 
+def zeros(shape: tuple[int, ...], obs_dim: int, action_dim: int) -> Transition:
+    """Room for transitions, leaves [*shape, ...]."""
+    obs, scalar = jnp.zeros((*shape, obs_dim)), jnp.zeros(shape)
+    action, flag = jnp.zeros((*shape, action_dim)), jnp.zeros(shape, bool)
+    return Transition(obs, action, scalar, jnp.zeros_like(obs), flag)
+
+
 def init(capacity: int, obs_dim: int, action_dim: int) -> RingBuffer:
     """An empty buffer of ``capacity`` transitions."""
-    data = Transition(
-        obs=jnp.zeros((capacity, obs_dim)),
-        action=jnp.zeros((capacity, action_dim)),
-        reward=jnp.zeros((capacity,)),
-        next_obs=jnp.zeros((capacity, obs_dim)),
-        terminated=jnp.zeros((capacity,), bool),
-    )
-    zero = jnp.zeros((), jnp.int32)
+    data, zero = zeros((capacity,), obs_dim, action_dim), jnp.zeros((), jnp.int32)
     return RingBuffer(data, zero, zero, jnp.asarray(capacity, jnp.int32))
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.config.presets import UNPUBLISHED
+from adm_jax.config.presets.offline import UNPUBLISHED
 from adm_jax.data.episodes import EpisodeData, end_at
 from adm_jax.envs import environment
 from adm_jax.envs.termination import TERMINATIONS, TerminationFn

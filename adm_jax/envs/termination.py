@@ -21,23 +21,19 @@ from adm_jax.types import Array, InputError
 TerminationFn = Callable[[Array], Array]  # next_obs [..., D] -> terminated [...]
 
 
-def _above(x: Array, bound: float) -> Array:
-    """``x > bound`` as if in float64, where Gymnasium compares.
+def _above(x: Array, bound: float, *, or_equal: bool = False) -> Array:
+    """``x > bound`` as if in float64, where Gymnasium compares; False for NaN.
 
     In float32 the bound itself would be rounded: 0.8 upwards, and the least healthy height would be lost.
     """
     least = np.float32(bound)
-    if float(least) <= bound:
+    if float(least) < bound or (float(least) == bound and not or_equal):
         least = np.nextafter(least, np.float32(np.inf))
     return x >= least
 
 
 def _at_least(x: Array, bound: float) -> Array:
-    """``x >= bound`` as if in float64; False for NaN."""
-    least = np.float32(bound)
-    if float(least) < bound:
-        least = np.nextafter(least, np.float32(np.inf))
-    return x >= least
+    return _above(x, bound, or_equal=True)
 
 
 def _inside(x: Array, low: float, high: float) -> Array:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from adm_jax.config import presets
-from adm_jax.config.presets import FAMILIES, Preset, Presets
+from adm_jax.config.presets.preset import FAMILIES, Preset, Presets
 from adm_jax.tasks import environments
 from adm_jax.tasks.task import Task
 from adm_jax.types import InputError
@@ -116,12 +116,8 @@ def _check(task: Task) -> None:
     for name in ("name", "env_id", "termination"):
         value = getattr(task, name)
         _require(isinstance(value, str) and value, name, value, "must be a text that is not empty")
-    _require(
-        _NAME.fullmatch(task.name),
-        "name",
-        task.name,
-        "must be letters, digits, '-', '_' and '.': it names a folder",
-    )
+    wanted = "must be letters, digits, '-', '_' and '.': it names a folder"
+    _require(_NAME.fullmatch(task.name), "name", task.name, wanted)
     for name in ("obs_dim", "action_dim", "obs_limit"):
         value = getattr(task, name)
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1

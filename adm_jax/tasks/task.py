@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adm_jax.config.presets import Presets
+from adm_jax.config.presets.preset import Presets
 from adm_jax.types import EnvSpec
 
 

@@ -7,7 +7,8 @@ import gymnasium
 import pytest
 
 from adm_jax import config, tasks
-from adm_jax.config.presets import Preset, settings_of, source_of
+from adm_jax.config.presets import settings_of, source_of
+from adm_jax.config.presets.preset import Preset
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.envs import environment, termination
 from adm_jax.tasks import TASKS, Task, get_task, register_task, registry

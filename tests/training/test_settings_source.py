@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from adm_jax.config import OfflineConfig, config_for_task, online_config_for_task, settings_source
-from adm_jax.config.presets import Preset, source_of
+from adm_jax.config.presets import source_of
+from adm_jax.config.presets.preset import Preset
 from adm_jax.config.settings import replace_flat
 from adm_jax.envs.recovered import task_from_dataset
 from adm_jax.tasks import Task, get_task

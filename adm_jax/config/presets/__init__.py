@@ -9,26 +9,10 @@ from typing import Any
 
 from adm_jax.config.presets import full_horizon, offline, online
 from adm_jax.config.presets.full_horizon import adm2po
-from adm_jax.config.presets.offline import UNPUBLISHED, admpo, mopo
-from adm_jax.config.presets.preset import FAMILIES, Family, OfflineFamily, OnlineFamily, Preset, Presets
+from adm_jax.config.presets.offline import admpo, mopo
+from adm_jax.config.presets.preset import Family, Preset, Presets
 from adm_jax.config.references import import_module, is_reference
 from adm_jax.types import InputError
-
-__all__ = [
-    "BUILTIN",
-    "FAMILIES",
-    "UNPUBLISHED",
-    "Family",
-    "OfflineFamily",
-    "OnlineFamily",
-    "Preset",
-    "Presets",
-    "named",
-    "presets_of",
-    "put",
-    "settings_of",
-    "source_of",
-]
 
 _CODE = "the authors' code (HxLyn3/ADMPO, 2025-02-13)"
 _PAPER = "arXiv 2405.17031, Tables 3 and 5, Eq. 4"

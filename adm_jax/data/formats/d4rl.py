@@ -20,6 +20,7 @@ terminate, and keeping the last one with a made-up next observation would teach 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -182,21 +183,14 @@ def _read_file(path: Path, source: str, env_id: str | None) -> _File:
         raise InputError(
             f"{source}: cannot be read as HDF5, damaged or cut short ({one_line(error)})"
         ) from error
-    obs, action, reward, next_obs = (
-        None if raw[name] is None else validation.as_float32(raw[name], f"{source}: {name}")
-        for name in _NUMBERS
-    )
-    terminals, timeouts = (
-        None if raw[name] is None else validation.as_flags(raw[name], f"{source}: {name}")
-        for name in ("terminals", "timeouts")
-    )
-    assert obs is not None
-    assert action is not None
-    assert reward is not None
-    assert terminals is not None
+    read: dict[str, Any] = {}  # None where the file lacks it; _read_array refuses that of what is required
+    for name, values in raw.items():
+        convert = validation.as_float32 if name in _NUMBERS else validation.as_flags
+        read[name] = None if values is None else convert(values, f"{source}: {name}")
+    obs, action, reward, next_obs = (read[name] for name in _NUMBERS)
     return _File(
-        rows=Columns(obs, action, reward, next_obs, terminals, source, _NAMES),
-        timeouts=timeouts,
+        rows=Columns(obs, action, reward, next_obs, read["terminals"], source, _NAMES),
+        timeouts=read["timeouts"],
         env_id=env_id,
         converted=converted({name: raw[name] for name in _NUMBERS}),
     )
