@@ -131,12 +131,8 @@ def _check_policy_dir(path: Path) -> None:
 
 def _save(task: Task, data: EpisodeData, dataset_id: str, scale: float) -> None:
     folder = minari_io.save(data, dataset_id, env_id=task.env_id, action_low=-scale, action_high=scale)
-    returns = data.return_statistics()
-    print(
-        f"{data.metadata['kind']}: {len(data.reward)} transitions, {len(data.episode_ends)} episodes; "
-        f"returns: mean {returns['episode_return_mean']:.1f}, best {returns['episode_return_max']:.1f}, "
-        f"weighted by length {returns['transition_weighted_return_mean']:.1f}"
-    )
+    kind, steps, episodes = data.metadata["kind"], len(data.reward), len(data.episode_ends)
+    print(f"{kind}: {steps} transitions, {episodes} episodes; {data.describe_returns()}")
     print(f"saved as {dataset_id} in {folder}")
 
 

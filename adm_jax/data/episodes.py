@@ -51,6 +51,11 @@ class EpisodeData:
             "episode_return_max": float(returns.max()),
         }
 
+    def describe_returns(self) -> str:
+        """Them in words."""
+        mean, weighted, best = self.return_statistics().values()
+        return f"returns: mean {mean:.1f}, best {best:.1f}, weighted by length {weighted:.1f}"
+
     def digests(self) -> dict[str, str]:
         """SHA-256 of every field's bytes, stored with the data to notice a bit that flipped on disk."""
         return {

@@ -6,6 +6,7 @@ drawn, so that the interval of their difference is a paired one.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -66,17 +67,14 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 def compare(
     estimates: Mapping[str, Sequence[float]],
     truth: Sequence[float],
-    *,
-    regret_at: Sequence[int] = REGRET_AT,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    **how: Any,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Every estimator's metrics with 95 % bootstrap intervals, and the differences of each two.
 
     ``estimates`` are name of the estimator -> [P]. Returns ``{name or "one - other": {metric: {"value",
-    "low", "high"}}}``.
+    "low", "high"}}}``; ``how`` as in ``compare_over``.
     """
-    return compare_over([(estimates, truth)], regret_at=regret_at, num_resamples=num_resamples, seed=seed)
+    return compare_over([(estimates, truth)], **how)
 
 
 def compare_over(

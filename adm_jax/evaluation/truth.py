@@ -6,6 +6,7 @@ is a ``discounted_<gamma>_mean``. ``"max_steps": 1000`` and ``"deterministic": f
 were, and may be left out. Returns that were measured are left in the run's folder as such a file.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.envs.evaluator import Evaluator
+from adm_jax.envs.evaluator import ActFn, Evaluator
 from adm_jax.evaluation.policies import TargetPolicy, action_fn, group_by_kind, stack
 from adm_jax.runs.folder import resolve_path
 from adm_jax.types import Array, EnvSpec, InputError
@@ -116,25 +117,17 @@ def real_episodes(
     """
     together = max(_MAX_ROWS // num_episodes, 1)
     parts = [policies[begin : begin + together] for begin in range(0, len(policies), together)]
-    done = [
-        _real_episodes(env, part, gammas, num_episodes, deterministic, marks, max_steps, seed)
-        for part in parts
-    ]
+    done: list[RealEpisodes] = []
+    for part in parts:
+        with contextlib.closing(Evaluator(env, [0] * len(part), num_episodes)) as evaluator:
+            act = _act_fn(evaluator, part, seed, deterministic)
+            result = evaluator.evaluate(act, gammas=gammas, marks=marks, max_steps=max_steps)
+        done.append(RealEpisodes(result.discounted, result.lengths, result.after))
     return jax.tree.map(lambda *x: np.concatenate(x), *done)
 
 
-def _real_episodes(
-    env: EnvSpec,
-    policies: Sequence[TargetPolicy],
-    gammas: Sequence[float],
-    num_episodes: int,
-    deterministic: bool,
-    marks: Sequence[int],
-    max_steps: int | None,
-    seed: int,
-) -> RealEpisodes:
-    """``real_episodes`` of as many policies as are stepped together."""
-    evaluator = Evaluator(env, [0] * len(policies), num_episodes)
+def _act_fn(evaluator: Evaluator, policies: Sequence[TargetPolicy], seed: int, deterministic: bool) -> ActFn:
+    """What the policies do in the evaluator's environments; to be called once a step."""
     low, high = evaluator.action_low, evaluator.action_high
     groups = group_by_kind(policies)
 
@@ -153,6 +146,4 @@ def _real_episodes(
             action[group] = act(params, jnp.asarray(obs[group]), jax.random.fold_in(key, index), index)
         return action
 
-    result = evaluator.evaluate(act_all, gammas=gammas, marks=marks, max_steps=max_steps)
-    evaluator.close()
-    return RealEpisodes(result.discounted, result.lengths, result.after)
+    return act_all

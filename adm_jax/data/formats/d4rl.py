@@ -108,16 +108,6 @@ class Report:
         return lines
 
 
-@dataclass(frozen=True)
-class _File:
-    """What the file holds."""
-
-    rows: Columns
-    timeouts: np.ndarray | None  # [N] bool
-    env_id: str
-    converted: tuple[str, ...]
-
-
 def read(
     path: Path, *, env_id: str | None = None, max_episode_steps: int | None = None
 ) -> tuple[EpisodeData, Report]:
@@ -136,8 +126,7 @@ def read(
     episode is longer than the limit; its environment is unknown.
     """
     source = str(path)
-    file = _read_file(path, source, env_id)
-    rows, timeouts, env_id = file.rows, file.timeouts, file.env_id
+    rows, timeouts, env_id, converted_arrays = _read_file(path, source, env_id)
     if timeouts is None and rows.next_obs is None and not max_episode_steps:
         raise InputError(
             f"{source}: has neither timeouts nor next_observations, so that time limits cannot be told; "
@@ -167,12 +156,15 @@ def read(
         dropped_terminal=int((dropped & rows.terminals).sum()),
         dropped_episodes=int(dropped.sum()) - len(data.episode_ends) if dropped.any() else 0,
         last_row_open=last_row_open,
-        converted=file.converted,
+        converted=converted_arrays,
     )
     return data, report
 
 
-def _read_file(path: Path, source: str, env_id: str | None) -> _File:
+def _read_file(
+    path: Path, source: str, env_id: str | None
+) -> tuple[Columns, np.ndarray | None, str, tuple[str, ...]]:
+    """What the file holds: its arrays, timeouts [N], environment, and which arrays were not float32."""
     if not path.is_file():
         raise InputError(f"{source}: no such file")
     try:
@@ -188,12 +180,8 @@ def _read_file(path: Path, source: str, env_id: str | None) -> _File:
         convert = validation.as_float32 if name in _NUMBERS else validation.as_flags
         read[name] = None if values is None else convert(values, f"{source}: {name}")
     obs, action, reward, next_obs = (read[name] for name in _NUMBERS)
-    return _File(
-        rows=Columns(obs, action, reward, next_obs, read["terminals"], source, _NAMES),
-        timeouts=read["timeouts"],
-        env_id=env_id,
-        converted=converted({name: raw[name] for name in _NUMBERS}),
-    )
+    rows = Columns(obs, action, reward, next_obs, read["terminals"], source, _NAMES)
+    return rows, read["timeouts"], env_id, converted({name: raw[name] for name in _NUMBERS})
 
 
 def _read_env_id(file: h5py.File, source: str) -> str:

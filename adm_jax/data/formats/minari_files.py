@@ -2,8 +2,7 @@
 
 Reading goes to Minari's HDF5 layout directly with h5py's low-level calls rather than through
 ``iterate_episodes``: less than half of Minari's time per episode (0.35 ms against 0.8), a line for each
-thing that can be wrong instead of an assertion, and neither Minari nor gymnasium imported to load data. A
-flat cache would save less than a second per thousand episodes, and be a second copy to keep in step.
+thing that can be wrong instead of an assertion, and neither Minari nor gymnasium imported to load data.
 
 Dictionary observations (AntMaze, PointMaze) are flattened as Gymnasium's ``FlattenObservation`` does: the
 keys in alphabetical order, one after the other.
