@@ -124,12 +124,14 @@ def advance(
             envs = ModelEnvs(rows.carry, rows.obs, num_steps, ended)
             return envs, (transition, kept, uncertainty, num_steps, ended)
 
-        envs, (transitions, kept, *others, ended) = jax.lax.scan(body, envs, jnp.arange(length))
+        envs, (transitions, kept, uncertainty, num_steps, ended) = jax.lax.scan(
+            body, envs, jnp.arange(length)
+        )
         if returns_fn is None:
-            return envs, (transitions, kept, *others, transitions)
+            return envs, (transitions, kept, uncertainty, num_steps, transitions)
         continues = jnp.append(kept[1:] & ~ended[:-1], jnp.zeros_like(kept[:1]), axis=0)
         returns = returns_fn(transitions, continues, jax.random.fold_in(chunk_key, length))
-        return envs, (transitions, kept, *others, returns)
+        return envs, (transitions, kept, uncertainty, num_steps, returns)
 
     envs, rows = jax.lax.map(run_chunk, (envs, jnp.arange(num_chunks)))
     steps, kept, uncertainty, num_steps, returns = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from adm_jax.tasks import full_horizon
+from adm_jax.config.presets import full_horizon
 from benchmarks import measure, report, workload
 from benchmarks.counting import count
 from benchmarks.options import Options

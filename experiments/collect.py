@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from adm_jax.config import ReplayConfig
-from adm_jax.config.collect import DEFAULT_KINDS, KINDS, CollectConfig
+from adm_jax.config.collect import CollectConfig
 from adm_jax.data import builtin
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_files, minari_io, minari_write
@@ -35,23 +35,8 @@ from experiments import app, flags
 
 FLAGS = absl_flags.FLAGS
 flags.define(ReplayConfig)
+flags.define(CollectConfig)
 flags.define_compilation_cache()
-absl_flags.DEFINE_list(
-    "kinds",
-    None,
-    f"what to collect, of {', '.join(KINDS)}; when empty the first five, or full-replay alone where "
-    "--builtin_file is given",
-)
-absl_flags.DEFINE_integer("num_transitions", 100_000, "transitions of random, medium and expert each")
-absl_flags.DEFINE_float(
-    "medium_return",
-    None,
-    "return at which a policy is medium; when empty a third of the way from the task's random to its expert "
-    "return",
-)
-absl_flags.DEFINE_bool(
-    "deterministic", False, "medium and expert policies act by their mode, not by samples as in D4RL"
-)
 absl_flags.DEFINE_string(
     "dataset",
     None,
@@ -77,7 +62,7 @@ def main(argv: list[str]) -> None:
     _check_targets(ids, policy_dir, wanted.kinds)
     compilation_cache.enable(FLAGS.compilation_cache)
     scale = environment.action_scale(task.env)
-    minari_write.env_spec(task.env_id, task.env_kwargs, f"task {task.name}")  # what it warns of is told now
+    minari_write.env_spec(task.env_id, task.env_kwargs, f"task {task.name}")  # its warnings come now
     with Progress() as progress:
         collected = collect.collect(config, wanted, progress)
     facts = {
@@ -98,12 +83,12 @@ def main(argv: list[str]) -> None:
 
 
 def _wanted() -> CollectConfig:
-    kinds = FLAGS.kinds
-    if kinds is None:
-        kinds = ["full-replay"] if FLAGS.builtin_file else DEFAULT_KINDS
-    if FLAGS.builtin_file and "full-replay" not in kinds:
-        raise InputError(f"builtin_file: holds a full-replay, which is not among kinds {','.join(kinds)}")
-    return CollectConfig(tuple(kinds), FLAGS.num_transitions, FLAGS.medium_return, FLAGS.deterministic)
+    given = flags.explicit(CollectConfig)
+    if FLAGS.builtin_file:
+        kinds = given.setdefault("kinds", ("full-replay",))
+        if "full-replay" not in kinds:
+            raise InputError(f"builtin_file: holds a full-replay, which is not among kinds {','.join(kinds)}")
+    return CollectConfig(**given)
 
 
 def _dataset_ids(dataset: str, kinds: tuple[str, ...]) -> dict[str, str]:
@@ -146,12 +131,8 @@ def _check_policy_dir(path: Path) -> None:
 
 def _save(task: Task, data: EpisodeData, dataset_id: str, scale: float) -> None:
     folder = minari_io.save(data, dataset_id, env_id=task.env_id, action_low=-scale, action_high=scale)
-    returns = data.return_statistics()
-    print(
-        f"{data.metadata['kind']}: {len(data.reward)} transitions, {len(data.episode_ends)} episodes; "
-        f"returns: mean {returns['episode_return_mean']:.1f}, best {returns['episode_return_max']:.1f}, "
-        f"weighted by length {returns['transition_weighted_return_mean']:.1f}"
-    )
+    kind, steps, episodes = data.metadata["kind"], len(data.reward), len(data.episode_ends)
+    print(f"{kind}: {steps} transitions, {episodes} episodes; {data.describe_returns()}")
     print(f"saved as {dataset_id} in {folder}")
 
 

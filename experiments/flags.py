@@ -47,8 +47,7 @@ def config(config_class: type[T], flag_values: flags.FlagValues = flags.FLAGS) -
     Where a task's published settings lie between the two, pass ``explicit`` to
     ``adm_jax.config.config_for_task`` instead.
 
-    Raises:
-      InputError: values contradict each other.
+    Raises InputError: values contradict each other.
     """
     return replace_flat(config_class(), explicit(config_class, flag_values))
 
@@ -62,8 +61,7 @@ def explicit(config_class: type, flag_values: flags.FlagValues = flags.FLAGS) ->
 def parse_leaf(leaf: Leaf, text: str) -> Any:
     """A field's value from the command line's text, in range.
 
-    Raises:
-      InputError: it is not of the field's type, none of its choices or out of its range.
+    Raises InputError: it is not of the field's type, none of its choices or out of its range.
     """
     kind, optional = base_type(leaf.type)
     if leaf.type == Swept and "," in text:

@@ -57,11 +57,7 @@ def main(_: list[str]) -> None:
     )
     for line in report.lines():
         print(line)
-    returns = data.return_statistics()
-    print(
-        f"returns: mean {returns['episode_return_mean']:.1f}, best {returns['episode_return_max']:.1f}, "
-        f"weighted by length {returns['transition_weighted_return_mean']:.1f}"
-    )
+    print(data.describe_returns())
     print(f"saved as {FLAGS.dataset} in {folder}")
 
 

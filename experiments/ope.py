@@ -1,4 +1,4 @@
-"""Off-policy evaluation: what policies return, told from a dataset, without running them.
+"""Off-policy evaluation: what policies return, estimated from a dataset without running them.
 
 python -m experiments.ope --task=hopper-builtin --policies=POLICIES --real_episodes=20
 python -m experiments.ope --task=hopper --dataset=hopper/mine-v0 --policies='snapshots/*.npz' \\
@@ -10,25 +10,16 @@ initial states, and compares the estimates with the true returns, where they are
 plot. Policies are this library's own (experiments.collect keeps them), plain npz archives, or DOPE's pickles.
 """
 
-from absl import flags as absl_flags
-
 from adm_jax.config.evaluation import OPEConfig
-from experiments import app, evaluation_app
+from experiments import app, measuring
 
-FLAGS = absl_flags.FLAGS
-evaluation_app.define(OPEConfig, "termination", "reward")
+measuring.define(OPEConfig, "termination", "reward")
 
 
 def main(argv: list[str]) -> None:
     """Evaluates, and prints a table of the estimators."""
     del argv
-    config, fits = evaluation_app.configurations(OPEConfig)
-    # Imported here, as it takes seconds: a mistyped flag is told at once.
-    from adm_jax.evaluation import ope
-    from adm_jax.population import compilation_cache
-
-    compilation_cache.enable(FLAGS.compilation_cache)
-    ope.run(config, fits)
+    measuring.run(OPEConfig, "ope")
 
 
 if __name__ == "__main__":

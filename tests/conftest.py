@@ -49,10 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _own_registrations() -> Iterator[None]:
     """A file's models and tasks are its own: which files a worker runs before is pytest-xdist's choice."""
-    from adm_jax.config import models
+    from adm_jax.config import models, presets
     from adm_jax.tasks import registry
 
-    before = [(names, dict(names)) for names in (models._MODELS, registry._TASKS)]
+    before = [(names, dict(names)) for names in (models._MODELS, registry._TASKS, presets._BY_TASK)]
     yield
     for names, entries in before:
         names.clear()

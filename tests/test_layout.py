@@ -11,22 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    *(
-        "types",
-        "statistics",
-        "tasks",
-        "config",
-        "nn",
-        "data",
-        "envs",
-        "dynamics",
-        "agents",
-        "rollout",
-        "model_envs",
-        "population",
-        "runs",
-        "training",
-    ),
+    "types",
+    "statistics",
+    "config",
+    "tasks",
+    "nn",
+    "data",
+    "envs",
+    "dynamics",
+    "agents",
+    "rollout",
+    "model_envs",
+    "population",
+    "runs",
+    "training",
     "evaluation",
 )
 ONLY_IN = {  # library -> where it may be imported
@@ -59,18 +57,16 @@ NUMERIC_CORE = (
     "model_envs",
 )
 BEYOND_THE_CORE = (  # not rich: flax imports it
-    *(
-        "gymnasium",
-        "mujoco",
-        "minari",
-        "orbax",
-        "h5py",
-        "matplotlib",
-        "psutil",
-        "tensorboardX",
-        "torch",
-        "huggingface_hub",
-    ),
+    "gymnasium",
+    "mujoco",
+    "minari",
+    "orbax",
+    "h5py",
+    "matplotlib",
+    "psutil",
+    "tensorboardX",
+    "torch",
+    "huggingface_hub",
     "experiments",
 )
 

@@ -247,6 +247,8 @@ def _update(
     config = spec.config
     critic_key, actor_key = jax.random.split(key)
     alpha = jnp.exp(state.log_alpha) if config.auto_entropy else hyper.entropy_weight
+    if config.max_entropy_weight is not None:
+        alpha = jnp.minimum(alpha, config.max_entropy_weight)
 
     gradient_fn = jax.grad(partial(_critic_loss, spec), has_aux=True)
     grads, critic_metrics = gradient_fn(state.critic_params, state, batch, critic_key, alpha)

@@ -9,20 +9,14 @@ from adm_jax.config.of_task import (
     DERIVED_TASK,
     all_leaves,
     config_for_task,
-    offline_family,
     offline_from_flat,
     online_config_for_task,
-    online_family,
     online_from_flat,
+    settings_source,
+    stored_settings,
 )
-from adm_jax.config.offline import (
-    OfflineConfig,
-)
-from adm_jax.config.online import (
-    MODEL_FREE,
-    OnlineConfig,
-    ReplayConfig,
-)
+from adm_jax.config.offline import OfflineConfig
+from adm_jax.config.online import MODEL_FREE, OnlineConfig, ReplayConfig
 from adm_jax.config.parts import (
     SWEPT,
     FitConfig,
@@ -48,9 +42,9 @@ __all__ = [
     "SACConfig",
     "all_leaves",
     "config_for_task",
-    "offline_family",
     "offline_from_flat",
     "online_config_for_task",
-    "online_family",
     "online_from_flat",
+    "settings_source",
+    "stored_settings",
 ]

@@ -1,4 +1,4 @@
-"""What is measured of fitted models, beside how they are fitted (``adm_jax.config.OfflineConfig``)."""
+"""What is measured of fitted models; ``adm_jax.config.OfflineConfig`` says how they are fitted."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,8 +10,8 @@ REGRET_AT = (1, 3)  # every k of regret@k
 
 
 @dataclass(frozen=True)
-class MeasuredModels:
-    """Which models are measured; they are fitted as ``experiments.admpo_off`` fits them."""
+class EvaluationConfig:
+    """Which models are measured; they are fitted as in ``experiments.admpo_off``."""
 
     dynamics: tuple[str, ...] = setting(("adm_v2",), "dynamics models: registered names, or module:name")
     models: str | None = setting(
@@ -31,7 +31,7 @@ class MeasuredModels:
 
 
 @dataclass(frozen=True)
-class OPEConfig(MeasuredModels):
+class OPEConfig(EvaluationConfig):
     """Off-policy evaluation in dynamics models."""
 
     policies: str | None = setting(
@@ -73,7 +73,7 @@ class OPEConfig(MeasuredModels):
 
 
 @dataclass(frozen=True)
-class CompoundingErrorConfig(MeasuredModels):
+class CompoundingErrorConfig(EvaluationConfig):
     """Growth of models' errors over held-out episodes."""
 
     episode_chunk: int = setting(100, "episodes predicted at a time; bounds the memory", low=1)

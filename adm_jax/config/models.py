@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from adm_jax.config.references import import_module
 from adm_jax.config.settings import setting
-from adm_jax.tasks.references import import_module
 from adm_jax.types import InputError
 
 
@@ -147,20 +147,14 @@ def register_dynamics(
 ) -> None:
     """Makes a dynamics model known under a name, for ``--dynamics``.
 
-    Args:
-      name: what it is chosen by.
-      factory: ``(obs_dim, action_dim, config) -> adm_jax.dynamics.interface.Dynamics``, or "module:function",
-        which is imported when the first one is made.
-      config_class: its settings, a frozen dataclass; every field is a flag, if the model is registered
-        before flags are parsed (those of ``module:name`` are not: give them from Python).
-      algorithm: name of the folder of its offline runs; ``offline_<name>`` when None.
-      online_algorithm: the same of its online runs; ``online_<name>`` when None.
-      published: whose published settings of a task it takes, as far as it has such settings.
-      settings: flat settings of the offline loop that go with it; they go before the task's published ones.
-      overwrite: replace a model of this name.
+    ``factory`` is ``(obs_dim, action_dim, config) -> adm_jax.dynamics.interface.Dynamics``, or
+    "module:function", which is imported when the first one is made. Every field of ``config_class``, a frozen
+    dataclass, is a flag if the model is registered before flags are parsed (those of ``module:name`` are not:
+    give them from Python). ``algorithm`` and ``online_algorithm`` name the folders of its runs,
+    ``offline_<name>`` and ``online_<name>`` when None. It takes a task's settings ``published`` by ADMPO or
+    MOPO, as far as it has such settings, and above them its own flat ``settings`` of the offline loop.
 
-    Raises:
-      InputError: the name is taken by another model.
+    Raises InputError: the name is taken by another model, and ``overwrite`` is not set.
     """
     algorithm = algorithm or f"offline_{name}"
     online_algorithm = online_algorithm or f"online_{name}"
@@ -175,8 +169,7 @@ def register_dynamics(
 def get_model(name: str) -> Model:
     """The dynamics model registered under a name; ``module:name`` imports the module first.
 
-    Raises:
-      InputError: there is none; the message lists the known names and how to register one.
+    Raises InputError: there is none; the message lists the known names and how to register one.
     """
     module, _, short = name.rpartition(":")
     if module:

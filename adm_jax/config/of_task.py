@@ -1,19 +1,44 @@
 """Configurations from flat values, and from the published settings of a task."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from adm_jax.config import presets
 from adm_jax.config.models import get_model, registered
 from adm_jax.config.offline import OfflineConfig
 from adm_jax.config.online import MODEL_FREE, OnlineConfig
+from adm_jax.config.presets.offline import UNPUBLISHED
+from adm_jax.config.presets.preset import Family, OfflineFamily, OnlineFamily, Presets
+from adm_jax.config.run import RunConfig
 from adm_jax.config.settings import Leaf, leaves, replace_flat, to_flat
-from adm_jax.tasks import Task, get_task, presets
-from adm_jax.tasks.task import Family, OnlineFamily
 from adm_jax.types import InputError
 
 DERIVED_TASK = "auto"  # the name of a task that is made from the dataset and has no published settings
-_UNPUBLISHED_TASK = Task(DERIVED_TASK, "", 0, 0, "", **presets.UNPUBLISHED)  # its settings, before it is made
 C = TypeVar("C", OfflineConfig, OnlineConfig)
+
+# what published settings tune from one dataset to the next
+_TUNED = (
+    "max_backtrack", "rollout_length", "rollout_batch_size", "penalty_coef", "entropy_weight", "real_ratio",
+    "num_epochs",
+)  # fmt: skip
+
+
+# settings that runs of earlier versions have not stored; those did what the default does
+_NOT_STORED = ("max_entropy_weight",)
+
+
+class HasPresets(Protocol):
+    """A task, as far as its settings go."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def presets(self) -> Presets:
+        """Family -> (settings, source)."""
+        ...
 
 
 def all_leaves(config_class: type) -> Iterator[Leaf]:
@@ -22,7 +47,7 @@ def all_leaves(config_class: type) -> Iterator[Leaf]:
     for leaf in leaves(config_class):
         seen.add(leaf.name)
         yield leaf
-    if config_class not in (OfflineConfig, OnlineConfig):
+    if not issubclass(config_class, RunConfig):
         return
     for model in registered().values():
         for leaf in leaves(model.config_class):
@@ -34,14 +59,17 @@ def all_leaves(config_class: type) -> Iterator[Leaf]:
 def offline_from_flat(values: Mapping[str, Any]) -> OfflineConfig:
     """The configuration that flat values describe; what they leave out takes its default.
 
-    Raises:
-      InputError: a name is no setting of this configuration, or a value is out of its range.
+    Raises InputError: a name is no setting of this configuration, or a value is out of its range.
     """
     return _from_flat(OfflineConfig, values)
 
 
 def online_from_flat(values: Mapping[str, Any]) -> OnlineConfig:
     """As ``offline_from_flat``; with ``dynamics=none`` a dynamics model's settings say nothing."""
+    values = dict(values)
+    schedule = values.pop("actor_lr_schedule", "none")  # which runs of earlier versions have stored
+    if schedule != "none":
+        raise InputError(f"actor_lr_schedule: {schedule} has no effect here; must be none")
     return _from_flat(OnlineConfig, values)
 
 
@@ -66,6 +94,11 @@ def _from_flat(config_class: type[C], values: Mapping[str, Any]) -> C:
     return replace_flat(base, values)
 
 
+def stored_settings(config: OfflineConfig | OnlineConfig) -> list[str]:
+    """Names that a run's config.json must hold: what it lacks would silently take its default."""
+    return [name for name in to_flat(config) if name not in _NOT_STORED]
+
+
 def config_for_task(
     task: str = "hopper-builtin", preset: str = "code", dynamics: str = "adm", **overrides: Any
 ) -> OfflineConfig:
@@ -79,24 +112,15 @@ def config_for_task(
       dynamics: a registered dynamics model; published settings that it doesn't have are left out.
       overrides: fields in flat form, as ``num_epochs=50``.
 
-    Raises:
-      InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
+    Raises InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
     """
     model = get_model(dynamics)
-    known = _UNPUBLISHED_TASK if task == DERIVED_TASK else get_task(task)
-    published = known.preset(preset, offline_family(dynamics, overrides.get("persistent", False)))
-    own = to_flat(OfflineConfig(dynamics=dynamics, model=model.config_class()))
-    unknown = set(published) - {leaf.name for leaf in all_leaves(OfflineConfig)}
-    if unknown:
-        raise InputError(f"task: {task}: settings: {sorted(unknown)[0]} is no field of the configuration")
-    published = {name: value for name, value in published.items() if name in own}
+    own = UNPUBLISHED if task == DERIVED_TASK else presets.presets_of(task)
+    family = _offline_family(dynamics, overrides.get("persistent", False))
+    published = presets.settings_of(task.rpartition(":")[2], own, family, preset)
+    default = OfflineConfig(dynamics=dynamics, model=model.config_class())
     chosen = {"task": task, "preset": preset, "dynamics": dynamics}
-    return offline_from_flat({**published, **model.settings, **overrides, **chosen})
-
-
-def offline_family(dynamics: str, persistent: bool) -> Family:
-    """Whose published settings go with a dynamics model offline; with full-horizon roll-outs ADM-v2's."""
-    return "adm2po" if persistent else get_model(dynamics).published
+    return offline_from_flat({**_known(task, published, default), **model.settings, **overrides, **chosen})
 
 
 def online_config_for_task(
@@ -110,19 +134,24 @@ def online_config_for_task(
         published settings, of which those that it doesn't have are left out.
       overrides: fields in flat form, as ``num_steps=20_000``.
 
-    Raises:
-      InputError: the task, the model or a field is unknown, has no effect, or a value is out of its range.
+    Raises InputError: the task, the model or a field is unknown, has no effect, or a value is out of its
+    range.
     """
-    chosen = {"task": task, "dynamics": dynamics}
     if dynamics == MODEL_FREE:
         _refuse_settings_of_models(overrides)
-    published = get_task(task).online_preset(online_family(dynamics))
-    own = to_flat(online_from_flat({"dynamics": dynamics}))
-    unknown = set(published) - {leaf.name for leaf in all_leaves(OnlineConfig)}
+    published = presets.settings_of(task, presets.presets_of(task), _online_family(dynamics))
+    default = online_from_flat({"dynamics": dynamics})
+    chosen = {"task": task, "dynamics": dynamics}
+    return online_from_flat({**_known(task, published, default), **overrides, **chosen})
+
+
+def _known(task: str, published: Mapping[str, Any], config: OfflineConfig | OnlineConfig) -> dict[str, Any]:
+    """The published settings that the configuration with its dynamics model has."""
+    unknown = set(published) - {leaf.name for leaf in all_leaves(type(config))}
     if unknown:
         raise InputError(f"task: {task}: settings: {sorted(unknown)[0]} is no field of the configuration")
-    published = {name: value for name, value in published.items() if name in own}
-    return online_from_flat({**published, **overrides, **chosen})
+    own = to_flat(config)
+    return {name: value for name, value in published.items() if name in own}
 
 
 def _refuse_settings_of_models(names: Iterable[str]) -> None:
@@ -134,8 +163,38 @@ def _refuse_settings_of_models(names: Iterable[str]) -> None:
             raise InputError(f"{name}: has no effect with dynamics={MODEL_FREE}, which has no dynamics model")
 
 
-def online_family(dynamics: str) -> OnlineFamily:
+def _offline_family(dynamics: str, persistent: bool) -> OfflineFamily:
+    """Whose published settings go with a dynamics model offline; with full-horizon roll-outs ADM-v2's."""
+    if persistent:
+        return "adm2po"
+    return "mopo" if get_model(dynamics).published == "mopo" else "admpo_off"
+
+
+def _online_family(dynamics: str) -> OnlineFamily:
     """Whose published settings go with a dynamics model online."""
     if dynamics == MODEL_FREE:
         return "sac"
-    return "mbpo" if get_model(dynamics).published == "mopo" else "admpo"
+    return "mbpo" if get_model(dynamics).published == "mopo" else "admpo_on"
+
+
+def settings_source(config: OfflineConfig | OnlineConfig, task: HasPresets) -> str:
+    """Where a run's settings come from, in words, and which were given instead.
+
+    For a task that is made from a dataset, and has none, the values are added.
+    """
+    family: Family
+    if isinstance(config, OnlineConfig):
+        family = _online_family(config.dynamics)
+        published = presets.settings_of(task.name, task.presets, family)
+    else:
+        family = _offline_family(config.dynamics, config.rollout.persistent)
+        published = presets.settings_of(task.name, task.presets, family, config.preset)
+        published |= get_model(config.dynamics).settings
+    values = to_flat(config)
+    others = [name for name, value in published.items() if name in values and values[name] != value]
+    parts = [presets.source_of(task.name, task.presets, family)]
+    if others:
+        parts.append(f"given instead: {', '.join(others)}")
+    if config.task == DERIVED_TASK:
+        parts.append(", ".join(f"{name}={values[name]}" for name in _TUNED if name in values))
+    return "; ".join(parts)

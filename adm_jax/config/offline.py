@@ -3,23 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from adm_jax.config.models import ModelConfig, RecurrentConfig
-from adm_jax.config.parts import (
-    MAX_ROWS,
-    MAX_SEED,
-    FitConfig,
-    PretrainConfig,
-    RolloutConfig,
-    SACConfig,
-    check_model_config,
-    check_seeds,
-)
-from adm_jax.config.settings import check, setting, values_of
-from adm_jax.types import InputError, MatmulPrecision
+from adm_jax.config.parts import PretrainConfig, RolloutConfig
+from adm_jax.config.run import RunConfig
+from adm_jax.config.settings import setting, values_of
+from adm_jax.types import InputError
 
 
 @dataclass(frozen=True)
-class OfflineConfig:
+class OfflineConfig(RunConfig):
     """Offline policy optimisation in a learned model (ADMPO-OFF; ADM paper, Algorithm 3).
 
     Which data, how long, and the parts' configurations.
@@ -35,15 +26,16 @@ class OfflineConfig:
     preset: Literal["code", "paper"] = setting(
         "code", "published settings to take: the authors' code or the paper's tables"
     )
-    seeds: tuple[int, ...] = setting(
-        (0, 1, 2), "seeds of the members, trained side by side", low=0, high=MAX_SEED
-    )
-    workdir: str = setting("runs", "folder that holds the run's folder")
     num_epochs: int = setting(1000, "epochs of roll-out and updates", low=1)
     updates_per_epoch: int = setting(1000, "SAC updates per epoch", low=1)
-    real_ratio: float = setting(0.05, "share of real transitions in a SAC batch", low=0.0, high=1.0)
     penalty_coef: float | tuple[float, ...] = setting(
         1.0, "coefficient beta of the uncertainty penalty", low=0.0
+    )
+    actor_lr_schedule: Literal["none", "cosine"] = setting(
+        "cosine", "decay of the actor's rate over num_epochs"
+    )
+    critic_lr_schedule: Literal["none", "cosine"] = setting(
+        "none", "decay of the critics' rate over num_epochs"
     )
     bc_steps: int = setting(20_000, "behaviour-cloning steps of the baseline; 0 leaves it out", low=0)
     bc_lr: float = setting(3e-4, "behaviour cloning's learning rate", above=0.0)
@@ -60,50 +52,20 @@ class OfflineConfig:
         low=0,
     )
     eval_every: int = setting(10, "epochs between evaluations in the real environment", low=1)
-    eval_episodes: int = setting(10, "episodes per member and evaluation", low=1, high=1000)
     checkpoint_every: int = setting(10, "epochs between checkpoints", low=1)
-    members: Literal["auto", "vmap", "map"] = setting(
-        "auto", "how members share the program; auto: map on CPU, vmap on GPU"
-    )
     members_per_batch: int | None = setting(
         None,
         "members trained side by side, one such batch after another; as many as fit into memory when empty",
         low=1,
     )
-    num_devices: int | None = setting(
-        None, "devices that the members are spread over; as many as divide them when empty", low=1
-    )
-    matmul_precision: MatmulPrecision = setting(
-        "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
-    )
-    memory_limit_gib: float | None = setting(
-        None, "memory this run may use; what is free when empty", above=0.0
-    )
-    model: ModelConfig = field(default_factory=RecurrentConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    sac: SACConfig = field(default_factory=SACConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
     def __post_init__(self) -> None:
-        check(self)
-        check_model_config(self.dynamics, self.model)
-        check_seeds(self.seeds)
-        self._check_contradictions()
-
-    def _check_contradictions(self) -> None:
-        """Settings that say nothing together; silently ignoring one would mislead."""
-        rows = self.rollout.rollout_batch_size * self.rollout.rollout_length * self.rollout.retain_epochs
-        if rows > MAX_ROWS:
-            raise InputError(
-                f"rollout_batch_size: times rollout_length and retain_epochs it is {rows} rows of model "
-                f"buffer; at most {MAX_ROWS}"
-            )
-        if self.real_ratio > 0 and int(self.real_ratio * self.sac.batch_size) == 0:
-            raise InputError(
-                f"real_ratio: {self.real_ratio} of batch_size {self.sac.batch_size} is less than one "
-                "transition; set it to 0 or raise one of them"
-            )
+        self._check_run()
+        rollout = self.rollout
+        rows = rollout.rollout_batch_size * rollout.rollout_length * rollout.retain_epochs
+        self._check_buffer(rows, "rollout_length and retain_epochs")
         self._check_cloning()
 
     def _check_cloning(self) -> None:

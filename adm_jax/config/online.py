@@ -3,21 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from adm_jax.config.models import ModelConfig, RecurrentConfig
-from adm_jax.config.parts import (
-    MAX_ROWS,
-    MAX_SEED,
-    SWEPT,
-    FitConfig,
-    GrowingRolloutConfig,
-    SACConfig,
-    check_model_config,
-    check_seeds,
-)
+from adm_jax.config.parts import SWEPT, FitConfig, GrowingRolloutConfig, SACConfig
+from adm_jax.config.run import MAX_ROWS, RunConfig
 from adm_jax.config.settings import check, only_value, setting
-from adm_jax.types import InputError, MatmulPrecision
+from adm_jax.types import InputError
 
 MODEL_FREE = "none"  # in place of a dynamics model's name
+
+
+def _sac() -> SACConfig:
+    return SACConfig(actor_lr=3e-4, auto_entropy=True, entropy_weight=1.0)
 
 
 @dataclass(frozen=True)
@@ -33,21 +28,13 @@ class ReplayConfig:
     num_envs: int = setting(1, "environments stepped side by side", low=1, high=1024)
     eval_every: int = setting(5_000, "environment steps between evaluations, where any are needed", low=1)
     eval_episodes: int = setting(10, "episodes of an evaluation", low=1, high=1000)
-    sac: SACConfig = field(
-        default_factory=lambda: SACConfig(
-            actor_lr=3e-4, actor_lr_schedule="none", auto_entropy=True, entropy_weight=1.0
-        )
-    )
+    sac: SACConfig = field(default_factory=_sac)
 
     def __post_init__(self) -> None:
         check(self)
         for name in SWEPT:
             if hasattr(self.sac, name):
                 only_value(name, getattr(self.sac, name))
-        if self.sac.actor_lr_schedule != "none":
-            raise InputError(
-                f"actor_lr_schedule: {self.sac.actor_lr_schedule} has no effect here; must be none"
-            )
         if self.num_steps % self.steps_per_iteration or self.warmup_steps % self.steps_per_iteration:
             raise InputError(
                 f"steps_per_iteration: {self.steps_per_iteration} does not divide num_steps {self.num_steps} "
@@ -62,7 +49,7 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True)
-class OnlineConfig:
+class OnlineConfig(RunConfig):
     """Learning in the real environment (ADM paper, Algorithm 2): ADMPO-ON, MBPO, and SAC without a model.
 
     Steps are those of one member's environments together, warm-up included.
@@ -74,17 +61,12 @@ class OnlineConfig:
         "SAC alone",
     )
     task: str = setting("inverted_pendulum", "task name, or module:task of one registered there")
-    seeds: tuple[int, ...] = setting(
-        (0, 1, 2), "seeds of the members, trained side by side", low=0, high=MAX_SEED
-    )
-    workdir: str = setting("runs", "folder that holds the run's folder")
     num_steps: int = setting(55_000, "environment steps, warm-up included", low=1, high=MAX_ROWS)
     warmup_steps: int = setting(5_000, "uniformly random steps before the first update", low=1)
     num_envs: int = setting(1, "environments of a member, stepped side by side", low=1, high=1024)
     steps_per_iteration: int = setting(1, "environment steps between two rounds of updates", low=1)
     updates_per_step: int = setting(20, "SAC updates per environment step", low=1)
     actor_every: int = setting(1, "critics' updates for each of the actor and the entropy weight", low=1)
-    real_ratio: float = setting(0.05, "share of real transitions in a SAC batch", low=0.0, high=1.0)
     model_every: int = setting(250, "environment steps between two fits, each followed by roll-outs", low=1)
     refit: Literal["warm", "scratch"] = setting(
         "warm", "fit on from the model before for refit_epochs, or anew for fit_max_epochs at most"
@@ -99,30 +81,12 @@ class OnlineConfig:
     )
     log_every: int = setting(1_000, "environment steps between two lines of metrics", low=1)
     eval_every: int = setting(1_000, "environment steps between evaluations of the policy", low=1)
-    eval_episodes: int = setting(10, "episodes per member and evaluation", low=1, high=1000)
     checkpoint_every: int = setting(5_000, "environment steps between checkpoints", low=1)
-    members: Literal["auto", "vmap", "map"] = setting(
-        "auto", "how members share the program; auto: map on CPU, vmap on GPU"
-    )
-    num_devices: int | None = setting(
-        None, "devices that the members are spread over; as many as divide them when empty", low=1
-    )
-    matmul_precision: MatmulPrecision = setting(
-        "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
-    )
-    memory_limit_gib: float | None = setting(
-        None, "memory this run may use; what is free when empty", above=0.0
-    )
-    model: ModelConfig = field(default_factory=RecurrentConfig)
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(fit_steps_per_epoch=250, fit_max_epochs=8, fit_patience=8)
     )
     rollout: GrowingRolloutConfig = field(default_factory=GrowingRolloutConfig)
-    sac: SACConfig = field(
-        default_factory=lambda: SACConfig(
-            actor_lr=3e-4, actor_lr_schedule="none", auto_entropy=True, entropy_weight=1.0
-        )
-    )
+    sac: SACConfig = field(default_factory=_sac)
 
     @property
     def has_model(self) -> bool:
@@ -130,14 +94,7 @@ class OnlineConfig:
         return self.dynamics != MODEL_FREE
 
     def __post_init__(self) -> None:
-        check(self)
-        if self.has_model:
-            check_model_config(self.dynamics, self.model)
-        check_seeds(self.seeds)
-        if self.sac.actor_lr_schedule != "none":
-            raise InputError(
-                f"actor_lr_schedule: {self.sac.actor_lr_schedule} has no effect here; must be none"
-            )
+        self._check_run(has_model=self.has_model)
         if self.steps_per_iteration % self.num_envs:
             raise InputError(
                 f"num_envs: {self.num_envs} does not divide steps_per_iteration {self.steps_per_iteration}"
@@ -170,13 +127,6 @@ class OnlineConfig:
 
     def _check_rollouts(self) -> None:
         rollout = self.rollout
-        longest = max(rollout.rollout_length, rollout.final_rollout_length)
-        rows = rollout.rollout_batch_size * longest * rollout.retain_rollouts
-        if rows > MAX_ROWS:
-            raise InputError(
-                f"rollout_batch_size: times the longest roll-out and retain_rollouts it is {rows} rows of "
-                f"model buffer; at most {MAX_ROWS}"
-            )
         if rollout.final_rollout_length < rollout.rollout_length:
             raise InputError(
                 f"final_rollout_length: {rollout.final_rollout_length} is less than rollout_length "
@@ -186,8 +136,5 @@ class OnlineConfig:
             raise InputError(
                 f"growth_end: {rollout.growth_end} is before growth_start {rollout.growth_start}"
             )
-        if self.real_ratio > 0 and int(self.real_ratio * self.sac.batch_size) == 0:
-            raise InputError(
-                f"real_ratio: {self.real_ratio} of batch_size {self.sac.batch_size} is less than one "
-                "transition; set it to 0 or raise one of them"
-            )
+        rows = rollout.rollout_batch_size * rollout.final_rollout_length * rollout.retain_rollouts
+        self._check_buffer(rows, "the longest roll-out and retain_rollouts")

@@ -5,12 +5,8 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from adm_jax.config.models import ModelConfig, get_model
 from adm_jax.config.settings import setting
 from adm_jax.types import InputError
-
-MAX_SEED = 2**32 - 1
-MAX_ROWS = 2**30  # of a ring buffer: its index is int32
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,22 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class SimulationConfig:
+    """Steps in the dynamics model."""
+
+    rollout_chunk: int | None = setting(
+        None, "rows rolled out at a time, which bounds the memory; 250 on CPU, else 10,000 when empty", low=1
+    )
+    termination: str | None = setting(
+        None, "termination function by name, or your own as module:function; the task's own when empty"
+    )
+    reward: str | None = setting(
+        None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
+    )
+
+
+@dataclass(frozen=True)
+class RolloutConfig(SimulationConfig):
     """Roll-outs in the dynamics model (ADM paper, Algorithm 1)."""
 
     rollout_length: int = setting(5, "steps H of a roll-out", low=1)
@@ -55,9 +66,6 @@ class RolloutConfig:
         "rollout_length steps in them, and their episodes go on from epoch to epoch",
     )
     horizon: int = setting(1000, "steps of such an episode at most", low=1)
-    rollout_chunk: int | None = setting(
-        None, "rows rolled out at a time, which bounds the memory; 250 on CPU, else 10,000 when empty", low=1
-    )
     retain_epochs: int = setting(5, "epochs whose roll-outs the model buffer holds", low=1)
     history_cache_gib: float = setting(
         1.0,
@@ -87,12 +95,6 @@ class RolloutConfig:
         above=0.0,
         high=1.0,
     )
-    termination: str | None = setting(
-        None, "termination function by name, or your own as module:function; the task's own when empty"
-    )
-    reward: str | None = setting(
-        None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
-    )
 
     def __post_init__(self) -> None:
         if self.trace_decay and self.rollout_length == 1:
@@ -106,7 +108,7 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
-class GrowingRolloutConfig:
+class GrowingRolloutConfig(SimulationConfig):
     """Roll-outs that grow longer while the model gets better (ADM paper, Table 4; MBPO)."""
 
     rollout_length: int = setting(1, "steps of a roll-out at first", low=1)
@@ -114,16 +116,7 @@ class GrowingRolloutConfig:
     growth_start: int = setting(0, "environment steps after warm-up at which roll-outs begin to grow", low=0)
     growth_end: int = setting(50_000, "environment steps after warm-up at which they have grown", low=0)
     rollout_batch_size: int = setting(100_000, "starts of roll-outs each time", low=1)
-    rollout_chunk: int | None = setting(
-        None, "rows rolled out at a time, which bounds the memory; 250 on CPU, else 10,000 when empty", low=1
-    )
     retain_rollouts: int = setting(4, "times of rolling out whose rows the model buffer holds", low=1)
-    termination: str | None = setting(
-        None, "termination function by name, or your own as module:function; the task's own when empty"
-    )
-    reward: str | None = setting(
-        None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
-    )
 
     def length_at(self, num_steps: int) -> int:
         """Steps of a roll-out after so many environment steps since warm-up: linear, whole numbers."""
@@ -147,9 +140,6 @@ class SACConfig:
     batch_size: int = setting(256, "transitions per update", low=1)
     actor_lr: float | tuple[float, ...] = setting(1e-4, "actor's learning rate", above=0.0)
     critic_lr: float | tuple[float, ...] = setting(3e-4, "critics' learning rate", above=0.0)
-    actor_lr_schedule: Literal["none", "cosine"] = setting(
-        "cosine", "decay of the actor's rate over num_epochs"
-    )
     auto_entropy: bool = setting(False, "adapt the entropy weight to target_entropy")
     entropy_weight: float | tuple[float, ...] = setting(
         0.1, "entropy weight alpha; where it starts with auto_entropy", above=0.0
@@ -160,7 +150,9 @@ class SACConfig:
     target_entropy: float | None = setting(
         None, "target entropy with auto_entropy; minus the action dimension when empty"
     )
-
+    max_entropy_weight: float | None = setting(
+        None, "entropy weight at most with auto_entropy; without bound when empty", above=0.0
+    )
     deterministic_backup: bool = setting(False, "leave the entropy term out of the critics' target")
     num_critics: int = setting(2, "critics", low=1, high=100)
     num_min_critics: int | None = setting(
@@ -170,9 +162,6 @@ class SACConfig:
     )
     critic_layer_norm: bool = setting(False, "LayerNorm before each ReLU of the critics")
     actor_layer_norm: bool = setting(False, "LayerNorm before each ReLU of the actor")
-    critic_lr_schedule: Literal["none", "cosine"] = setting(
-        "none", "decay of the critics' rate over num_epochs"
-    )
     standardize_obs: bool = setting(
         False, "actor and critics see observations less the dataset's mean, over its deviation"
     )
@@ -199,12 +188,9 @@ class SACConfig:
                 f"num_min_critics: the minimum of {self.num_min_critics} of num_critics={self.num_critics} "
                 "critics; give at most as many"
             )
-        if self.target_entropy is not None and not self.auto_entropy:
-            raise InputError(
-                "target_entropy: has no effect without auto_entropy; give --auto_entropy as well"
-            )
-        if self.entropy_lr != SACConfig.entropy_lr and not self.auto_entropy:
-            raise InputError("entropy_lr: has no effect without auto_entropy; give --auto_entropy as well")
+        for name in ("target_entropy", "entropy_lr", "max_entropy_weight"):
+            if getattr(self, name) != getattr(SACConfig, name) and not self.auto_entropy:
+                raise InputError(f"{name}: has no effect without auto_entropy; give --auto_entropy as well")
 
 
 @dataclass(frozen=True)
@@ -235,18 +221,3 @@ class Hyper(NamedTuple):
 
 
 SWEPT = Hyper._fields  # the settings that may have several values
-
-
-def check_model_config(dynamics: str, model: ModelConfig) -> None:
-    """Raises InputError if a model's settings are not of the class that its name has."""
-    wanted = get_model(dynamics).config_class
-    if not isinstance(model, wanted):
-        raise InputError(f"model: dynamics={dynamics} needs a {wanted.__name__}, not {type(model).__name__}")
-
-
-def check_seeds(seeds: tuple[int, ...]) -> None:
-    """Raises InputError if there is no seed, or one is named twice."""
-    if not seeds:
-        raise InputError("seeds: empty; give at least one, as in --seeds=0,1,2")
-    if len(set(seeds)) != len(seeds):
-        raise InputError(f"seeds: {','.join(map(str, seeds))} names a seed twice; each member needs its own")

@@ -71,8 +71,7 @@ def to_flat(config: Any) -> dict[str, Any]:
 def replace_flat(config: T, values: Mapping[str, Any]) -> T:
     """``config`` with the named leaves replaced.
 
-    Raises:
-      InputError: a name is no field of the configuration, or a value is out of its range.
+    Raises InputError: a name is no field of the configuration, or a value is out of its range.
     """
     unknown = set(values) - set(to_flat(config))
     if unknown:
@@ -108,8 +107,7 @@ def values_of(setting: Swept) -> tuple[float, ...]:
 def only_value(name: str, setting: Swept) -> float:
     """The value of a setting that may be swept elsewhere.
 
-    Raises:
-      InputError: it has several.
+    Raises InputError: it has several.
     """
     if isinstance(setting, tuple):
         raise InputError(f"{name}: {','.join(map(str, setting))} are several values; give one")
@@ -130,8 +128,7 @@ def check(config: Any) -> None:
 def check_leaf(name: str, annotation: Any, value: Any, metadata: Mapping[str, Any]) -> None:
     """Checks one value's type, choices and range.
 
-    Raises:
-      InputError: the message names the field and says what would be right.
+    Raises InputError: the message names the field and says what would be right.
     """
     kind, optional = base_type(annotation)
     if value is None and optional:

@@ -66,9 +66,8 @@ def make_dataset(
       split_length: both parts have an episode of so many steps; of m when None. Models that differ in m are
         held out the same episodes where it is the same.
 
-    Raises:
-      InputError: no roll-out window or no training segment of m steps is left, or one episode is all there
-        is to split.
+    Raises InputError: no roll-out window or no training segment of m steps is left, or one episode is all
+    there is to split.
     """
     length = max(split_length or 0, max_backtrack)
     held_out = _held_out_mask(data, length, holdout, holdout_fraction, holdout_max_size, split_seed)
@@ -92,13 +91,7 @@ def make_dataset(
 
 
 def index_rows(is_end: np.ndarray, held_out: np.ndarray, max_backtrack: int) -> Index:
-    """Indexes N consecutive rows, on the host.
-
-    Args:
-      is_end: [N] whether an episode ends with the row; it does with the last one.
-      held_out: [N] whether the row is held out from training.
-      max_backtrack: m.
-    """
+    """Indexes N consecutive rows, on the host: ``is_end`` [N], true of the last one, and ``held_out`` [N]."""
     rows, ends = np.arange(len(is_end)), np.flatnonzero(is_end)
     starts = np.append(0, ends[:-1] + 1)
     steps_from_start = rows - np.repeat(starts, np.diff(np.append(starts, len(is_end))))
@@ -204,14 +197,8 @@ def sample_starts(
 ) -> Array:
     """Rows [B] of the current states that roll-outs start from; ``gather_windows`` has their histories.
 
-    A current state is the observation of a stored transition: it has never terminated.
-
-    Args:
-      dataset: indexed for ``max_backtrack``.
-      key: consumed.
-      batch_size: B.
-      max_backtrack: m.
-      min_history: transitions of history at least; m - 1, as the authors have it, when None.
+    A current state is the observation of a stored transition: it has never terminated. Its history has
+    ``min_history`` transitions at least; m - 1, as the authors have it, when None.
     """
     history = max_backtrack - 1 if min_history is None else min_history
     return _draw(dataset.windows, key, batch_size, history)

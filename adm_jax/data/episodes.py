@@ -51,8 +51,13 @@ class EpisodeData:
             "episode_return_max": float(returns.max()),
         }
 
+    def describe_returns(self) -> str:
+        """Them in words."""
+        mean, weighted, best = self.return_statistics().values()
+        return f"returns: mean {mean:.1f}, best {best:.1f}, weighted by length {weighted:.1f}"
+
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every field's bytes, stored beside the data to notice a bit that flipped on disk."""
+        """SHA-256 of every field's bytes, stored with the data to notice a bit that flipped on disk."""
         return {
             name: hashlib.sha256(np.ascontiguousarray(getattr(self, name)).data).hexdigest()
             for name in FIELDS
@@ -60,14 +65,9 @@ class EpisodeData:
 
 
 def end_at(data: EpisodeData, terminal: np.ndarray) -> EpisodeData:
-    """The same episodes, each ended by termination at its first transition to a terminal state.
+    """The same episodes, each terminated at its first transition to a ``terminal`` [N] state.
 
-    Args:
-      data: the episodes.
-      terminal: [N] bool, which transitions lead to a terminal state.
-
-    Returns:
-      The episodes without what came behind those transitions.
+    What came behind those transitions is left out.
     """
     ends = data.episode_ends
     starts = np.repeat(ends - data.episode_lengths + 1, data.episode_lengths)

@@ -7,42 +7,29 @@ What slices inside episodes need (adm_jax.data.dataset) is worked out on the hos
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.data.dataset import Dataset, Index, index_rows, moments
+from adm_jax.data.ring_buffer import zeros
 from adm_jax.types import Array, Key, Normalizer, Transition
 
 _BLOCK = 50  # steps that are held out, or not, together
 
 
 class Lanes(NamedTuple):
-    """The first so many steps of every lane are in use; how many is told to whoever needs it."""
+    """The first steps of every lane are in use; functions take how many."""
 
     transitions: Transition  # leaves [E, T, ...]
 
 
 def init(num_envs: int, num_steps: int, obs_dim: int, action_dim: int) -> Lanes:
     """Room for ``num_steps`` steps of each of ``num_envs`` environments."""
-    shape = (num_envs, num_steps)
-    return Lanes(
-        Transition(
-            obs=jnp.zeros((*shape, obs_dim)),
-            action=jnp.zeros((*shape, action_dim)),
-            reward=jnp.zeros(shape),
-            next_obs=jnp.zeros((*shape, obs_dim)),
-            terminated=jnp.zeros(shape, bool),
-        )
-    )
+    return Lanes(zeros((num_envs, num_steps), obs_dim, action_dim))
 
 
 def abstract_block(shape: tuple[int, int, int], obs_dim: int, action_dim: int) -> Transition:
     """Shapes of a block [P, E, S, ...] that ``add`` is given for every member."""
-
-    def array(*dims: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct((*shape, *dims), dtype)
-
-    return Transition(array(obs_dim), array(action_dim), array(), array(obs_dim), array(dtype=bool))
+    return jax.eval_shape(lambda: zeros(shape, obs_dim, action_dim))
 
 
 def add(lanes: Lanes, block: Transition, start: Array) -> Lanes:
@@ -63,7 +50,7 @@ def sample(lanes: Lanes, num_steps: Array, key: Key, batch_size: int) -> Transit
 
 
 class LaneIndex(NamedTuple):
-    """What a model is fitted and rolled out with beside the lanes themselves; the same shapes at any time."""
+    """What fitting and rolling out need in addition to the lanes; the shapes stay the same as lanes fill."""
 
     index: Index
     normalizer: Normalizer
@@ -79,19 +66,11 @@ def make_index(
     holdout_fraction: float,
     split_seed: int,
 ) -> LaneIndex:
-    """Indexes the steps recorded so far, on the host.
+    """Indexes the S steps recorded so far of ``capacity``, on the host: obs [E, S, D], action [E, S, A].
 
-    Blocks of steps are held out at random, whether an episode ends in them or not: a block is held out for
-    good or never, so that a model whose fit goes on from the one before has not seen what it is judged by.
-
-    Args:
-      obs: [E, S, D] of the S steps recorded.
-      action: [E, S, A].
-      ended: [E, S] whether an episode ended with the step, in whichever way.
-      capacity: T, steps that the lanes have room for.
-      max_backtrack: m.
-      holdout_fraction: share of the blocks that are held out.
-      split_seed: seed of their choice.
+    ``ended`` [E, S] is whether an episode ended with the step, in whichever way. Blocks of steps are held out
+    at random, whether an episode ends in them or not: a block is held out for good or never, so that a model
+    whose fit goes on from the one before has not seen what it is judged by.
     """
     num_envs, num_steps = ended.shape
     ends = ended.copy()

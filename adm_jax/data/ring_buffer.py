@@ -18,28 +18,23 @@ class RingBuffer(NamedTuple):
     capacity: Array  # [] int32, at most C: rows used before the oldest are overwritten
 
 
+def zeros(shape: tuple[int, ...], obs_dim: int, action_dim: int) -> Transition:
+    """Room for transitions, leaves [*shape, ...]."""
+    obs, scalar = jnp.zeros((*shape, obs_dim)), jnp.zeros(shape)
+    action, flag = jnp.zeros((*shape, action_dim)), jnp.zeros(shape, bool)
+    return Transition(obs, action, scalar, jnp.zeros_like(obs), flag)
+
+
 def init(capacity: int, obs_dim: int, action_dim: int, discounts: bool = False) -> RingBuffer:
     """An empty buffer of ``capacity`` transitions, with discounts of their own or without."""
-    data = Transition(
-        obs=jnp.zeros((capacity, obs_dim)),
-        action=jnp.zeros((capacity, action_dim)),
-        reward=jnp.zeros((capacity,)),
-        next_obs=jnp.zeros((capacity, obs_dim)),
-        terminated=jnp.zeros((capacity,), bool),
-        discount=jnp.zeros((capacity,)) if discounts else None,
-    )
-    zero = jnp.zeros((), jnp.int32)
+    data, zero = zeros((capacity,), obs_dim, action_dim), jnp.zeros((), jnp.int32)
+    if discounts:
+        data = data._replace(discount=jnp.zeros((capacity,)))
     return RingBuffer(data, zero, zero, jnp.asarray(capacity, jnp.int32))
 
 
 def add(buffer: RingBuffer, batch: Transition, valid: Array | None = None) -> RingBuffer:
-    """Appends the valid rows of a batch of B transitions, oldest rows overwritten first.
-
-    Args:
-      buffer: of a capacity of at least B.
-      batch: leaves [B, ...].
-      valid: [B] bool; rows that are False leave no trace. All rows when None.
-    """
+    """Appends a batch's rows, leaves [B, ...], that are ``valid`` [B] (None: all), over the oldest."""
     allocated = buffer.data.reward.shape[0]
     num_rows = batch.reward.shape[0]
     if num_rows > allocated:

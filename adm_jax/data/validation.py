@@ -28,11 +28,9 @@ _NUM_SHOWN = 8
 
 
 def as_float32(values: Any, where: str) -> np.ndarray:
-    """``values`` as contiguous float32; raises InputError where they are not real numbers.
+    """``values`` [...] as contiguous float32; raises InputError where they are not real numbers.
 
-    Args:
-      values: an array of any shape.
-      where: "file: episode 3: obs", what the message starts with.
+    ``where`` is what the message starts with, as "file: episode 3: obs".
     """
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":
@@ -56,30 +54,24 @@ def as_flags(values: Any, where: str) -> np.ndarray:
 
 
 def validate(
-    data: EpisodeData,
-    action_low: float | np.ndarray = -1.0,
-    action_high: float | np.ndarray = 1.0,
+    data: EpisodeData, action_low: float | np.ndarray = -1.0, action_high: float | np.ndarray = 1.0
 ) -> None:
     """Checks everything the rest of the library takes for granted about a dataset.
 
     Dtypes, ranks and equal counts; at least one transition; finite values, observations and rewards no larger
     than ``LARGEST_VALUE``; actions within the bounds (to ``ACTION_TOLERANCE`` times the bound, at least times
     one); a flag at the end of the last episode; ``next_obs[t]`` and ``obs[t + 1]`` the same bits inside an
-    episode. Dimensions that never change are told in one warning: they may well be meant, as a goal.
+    episode. One warning names dimensions that never change: they may well be meant, as a goal.
 
-    Args:
-      data: the dataset.
-      action_low: lower bound of the actions, a number or [A].
-      action_high: upper bound of the actions, a number or [A].
-
-    Raises:
-      InputError: one line naming the source, the episode, the field and what would be right.
+    Bounds are numbers or [A]. Raises InputError: one line naming the source, the episode, the field and what
+    would be right.
     """
     _check_layout(data)
     for name in ("obs", "action", "reward", "next_obs"):
-        _check_finite(data, name)
+        _refuse(data, name, ~np.isfinite(getattr(data, name)), "must be finite", count=False)
+    size = f"must lie within +-{LARGEST_VALUE:g}: replace markers of missing values, or choose a larger unit"
     for name in ("obs", "reward", "next_obs"):
-        _check_size(data, name)
+        _refuse(data, name, np.abs(getattr(data, name)) > LARGEST_VALUE, size)
     _check_bounds(data, action_low, action_high)
     if not (data.terminated[-1] or data.truncated[-1]):
         raise InputError(
@@ -95,17 +87,10 @@ def check_dims(
 ) -> None:
     """Checks the dimensions, and the environment's name, against what a task's environment has.
 
-    Data that do not say where they were made pass; another version of the environment is only told.
+    Data that do not say where they were made pass; another version of the environment is a warning.
+    ``wanted_by`` is who needs them, as "task hopper (Hopper-v4)"; without ``env_id`` it is not compared.
 
-    Args:
-      data: the dataset.
-      obs_dim: D of the environment.
-      action_dim: A of the environment.
-      wanted_by: who needs them, as "task hopper (Hopper-v4)".
-      env_id: Gymnasium id of the environment; not compared when None.
-
-    Raises:
-      InputError: one line with both pairs of dimensions, or both environments.
+    Raises InputError: one line with both pairs of dimensions, or both environments.
     """
     have, made_in = (data.obs.shape[1], data.action.shape[1]), data.metadata.get("env_id")
     if have != (obs_dim, action_dim):
@@ -123,32 +108,19 @@ def check_dims(
 def check_actions(data: EpisodeData, scale: float, wanted_by: str) -> None:
     """Checks that a policy bounded as the environment's actions are could have taken the data's.
 
-    Args:
-      data: the dataset.
-      scale: actions of the environment lie within +-scale.
-      wanted_by: whose environment that is, as "task hopper".
+    The environment's lie within +-scale; ``wanted_by`` is whose environment that is, as "task hopper".
 
-    Raises:
-      InputError: one line naming the first action outside.
+    Raises InputError: one line naming the first action outside.
     """
     outside = np.abs(data.action) > scale + ACTION_TOLERANCE * max(1.0, scale)
-    if outside.any():
-        place = _place(data, "action", tuple(np.argwhere(outside)[0]))
-        raise InputError(
-            f"{place} ({outside.sum()} such in all); actions of {wanted_by} lie within +-{scale:g}: "
-            f"data of another environment, or actions in another unit"
-        )
+    others = "data of another environment, or actions in another unit"
+    _refuse(data, "action", outside, f"actions of {wanted_by} lie within +-{scale:g}: {others}")
 
 
 def check_digests(data: EpisodeData, expected: Any) -> None:
     """Compares every field's SHA-256 with the one stored when the data was written.
 
-    Args:
-      data: the dataset as read.
-      expected: ``{field: hexadecimal digest}``.
-
-    Raises:
-      InputError: one line naming the fields that differ.
+    Raises InputError: one line naming the fields that differ from ``expected``, ``{field: hex digest}``.
     """
     if not isinstance(expected, dict):
         raise InputError(f"{data.source}: metadata: sha256 is {expected!r}; must be a digest for each field")
@@ -190,25 +162,15 @@ def _check_layout(data: EpisodeData) -> None:
         )
 
 
-def _check_finite(data: EpisodeData, name: str) -> None:
-    finite = np.isfinite(getattr(data, name))
-    if not finite.all():
-        index = tuple(np.argwhere(~finite)[0])
-        raise InputError(f"{_place(data, name, index)}; must be finite")
-
-
-def _check_size(data: EpisodeData, name: str) -> None:
-    large = np.abs(getattr(data, name)) > LARGEST_VALUE
-    if large.any():
-        index = tuple(np.argwhere(large)[0])
-        raise InputError(
-            f"{_place(data, name, index)} ({large.sum()} such in all); must lie within +-{LARGEST_VALUE:g}: "
-            f"replace markers of missing values, or choose a larger unit"
-        )
+def _refuse(data: EpisodeData, name: str, wrong: np.ndarray, wanted: str, *, count: bool = True) -> None:
+    """Raises InputError naming the first element of a field that is ``wrong``, if any is."""
+    if wrong.any():
+        place = _place(data, name, tuple(np.argwhere(wrong)[0]))
+        raise InputError(f"{place}{f' ({wrong.sum()} such in all)' * count}; {wanted}")
 
 
 def _warn_of_constants(data: EpisodeData) -> None:
-    """Tells dimensions of zero variance: nothing can be learned from them, and nothing scales them."""
+    """Warns of dimensions of zero variance: nothing can be learned from them, and nothing scales them."""
     if len(data.obs) < 2:
         return
     constant = [
@@ -242,11 +204,9 @@ def _check_bounds(data: EpisodeData, low: float | np.ndarray, high: float | np.n
     )
     outside = (data.action < low - slack_low) | (data.action > high + slack_high)
     if outside.any():
-        index = tuple(np.argwhere(outside)[0])
-        raise InputError(
-            f"{_place(data, 'action', index)}; "
-            f"must lie in the action bounds [{low[index[1]]:g}, {high[index[1]]:g}]"
-        )
+        i = np.argwhere(outside)[0, 1]
+        wanted = f"must lie in the action bounds [{low[i]:g}, {high[i]:g}]"
+        _refuse(data, "action", outside, wanted, count=False)
 
 
 def _check_continuity(data: EpisodeData) -> None:
@@ -263,11 +223,7 @@ def _check_continuity(data: EpisodeData) -> None:
 def follows(obs: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
     """Whether row t + 1 starts, bit for bit, where row t led: [N - 1] bool.
 
-    Bits, not values: a store that keeps one of 0.0 and -0.0 would lose the other.
-
-    Args:
-      obs: [N, D] float32.
-      next_obs: [N, D] float32.
+    Both [N, D] float32. Bits, not values: a store that keeps one of 0.0 and -0.0 would lose the other.
     """
     return (next_obs[:-1].view(np.uint32) == obs[1:].view(np.uint32)).all(axis=1)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from adm_jax.config.models import ModelConfig, get_model
-from adm_jax.tasks.references import import_function
+from adm_jax.config.references import import_function
 from adm_jax.types import Array, InputError, Key, Normalizer, Params, Prediction, Segment, Window
 
 Carry = Any

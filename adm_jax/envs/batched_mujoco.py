@@ -7,7 +7,7 @@ Why not ``mujoco.rollout``: from step to step a row has to carry its solver's wa
 which ``mujoco.rollout`` takes but does not give back. Begun without it, states differ from Gymnasium's in
 their last bits after a few steps, and the differences grow. So each row keeps an ``MjData`` of its own and is
 stepped by ``mujoco.mj_step``, which releases Python's interpreter lock; and what ``mujoco.rollout`` does not
-return (Humanoid's inertias, contact forces) is at hand.
+return (Humanoid's inertias, contact forces) can be read.
 """
 
 import os
@@ -34,6 +34,41 @@ class BatchStep(NamedTuple):
     truncated: np.ndarray  # [n] bool; the time limit
 
 
+class EnvBatch:
+    """N rows, each an environment of one specification; a finished one stands still until it is reset."""
+
+    def __init__(self, env: gymnasium.Env, num_envs: int):
+        self.num_envs = num_envs
+        self.obs_dim = environment.obs_dim(env)
+        self.action_low, self.action_high = environment.action_bounds(env)  # [A] float32
+        step_limit = environment.step_limit(env)
+        assert step_limit is not None  # make_env refuses those without
+        self.step_limit = step_limit
+        self._running = np.zeros(num_envs, bool)
+
+    def reset(self, seeds: Sequence[int], rows: np.ndarray | None = None) -> np.ndarray:
+        """Begins an episode in the given rows [n], or in all; ``seeds`` [n]. Returns obs [n, D] float64."""
+        raise NotImplementedError
+
+    def step(self, action: np.ndarray, rows: np.ndarray | None = None) -> BatchStep:
+        """Takes an action [n, A] in each of the rows [n], or in all.
+
+        Raises ValueError: a row has not been reset since its episode ended.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Frees the environments."""
+        raise NotImplementedError
+
+    def _which(self, rows: np.ndarray | None) -> np.ndarray:
+        return np.arange(self.num_envs) if rows is None else np.asarray(rows)
+
+    def _require_running(self, rows: np.ndarray) -> None:
+        if not self._running[rows].all():
+            raise ValueError(f"row {rows[~self._running[rows]][0]}: its episode has ended; reset it first")
+
+
 class _Row(NamedTuple):
     """One simulation, and views of what is read from it after every step."""
 
@@ -42,7 +77,7 @@ class _Row(NamedTuple):
     fields: tuple[np.ndarray, ...]
 
 
-class BatchedMujoco:
+class BatchedMujoco(EnvBatch):
     """N rows, each an environment of one specification, stepped together; nothing resets by itself.
 
     A row that is reset with a seed equals, to the last bit of its observations, rewards and flags,
@@ -57,29 +92,22 @@ class BatchedMujoco:
           num_envs: N.
           num_threads: how many step rows, the calling one among them; by default one per usable core.
 
-        Raises:
-          ValueError: the environment is none of those that are restated in locomotion_rules.
+        Raises ValueError: the environment is none of those that are restated in locomotion_rules.
         """
         if not is_supported(env):
             raise ValueError(f"{env} is none of the environments that can be stepped as a batch")
-        self.num_envs = num_envs
-        self.obs_dim = environment.obs_dim(env)
-        self.action_low, self.action_high = environment.action_bounds(env)
-        step_limit = environment.step_limit(env)
-        assert step_limit is not None  # make_env refuses those without
-        self.step_limit = step_limit
+        super().__init__(env, num_envs)
         self._env, self._core = env, env.unwrapped
         self._rules = RULES[type(self._core)](self._core, self.obs_dim)
         self._rows = [self._make_row() for _ in range(num_envs)]
         self._position = np.zeros(num_envs)
         self._num_steps = np.zeros(num_envs, np.int64)
-        self._running = np.zeros(num_envs, bool)
         self._num_threads = min(num_threads or _usable_cores(), num_envs)
         self._helpers = ThreadPoolExecutor(max(self._num_threads - 1, 1), thread_name_prefix="mujoco")
 
     def reset(self, seeds: Sequence[int], rows: np.ndarray | None = None) -> np.ndarray:
-        """Begins an episode in the given rows [n], or in all; ``seeds`` [n]. Returns obs [n, D] float64."""
-        rows = np.arange(self.num_envs) if rows is None else np.asarray(rows)
+        """See EnvBatch."""
+        rows = self._which(rows)
         obs = np.zeros((len(rows), self.obs_dim))
         for index, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
             # the environment resets the row's simulation in place of its own
@@ -91,20 +119,16 @@ class BatchedMujoco:
         return obs
 
     def step(self, action: np.ndarray, rows: np.ndarray | None = None) -> BatchStep:
-        """Takes an action [n, A] in each of the rows [n], or in all.
+        """See EnvBatch. Actions are taken as they are: in float32 a control cost is float32, as in Gymnasium.
 
-        Actions are taken as they are: in float32 a control cost is float32, as in Gymnasium.
-
-        Raises:
-          ValueError: a row has not been reset since its episode ended, or the shape is wrong.
+        Raises ValueError: a row has not been reset since its episode ended, or the shape is wrong.
         """
-        rows = np.arange(self.num_envs) if rows is None else np.asarray(rows)
+        rows = self._which(rows)
         if action.shape != (len(rows), *self.action_low.shape):
             raise ValueError(
                 f"actions of shape {action.shape} for {len(rows)} rows of {self.action_low.shape}"
             )
-        if not self._running[rows].all():
-            raise ValueError(f"row {rows[~self._running[rows]][0]}: its episode has ended; reset it first")
+        self._require_running(rows)
         self._advance(rows, action)
         fields = self._read(rows)
         position = self._rules.position(fields)
@@ -117,7 +141,7 @@ class BatchedMujoco:
         return BatchStep(self._rules.observe(fields), reward, terminated, truncated)
 
     def close(self) -> None:
-        """Ends the threads and frees the environment."""
+        """See EnvBatch; the threads end too."""
         self._helpers.shutdown()
         self._env.close()
 

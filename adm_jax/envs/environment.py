@@ -29,8 +29,7 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
     ``*-v4`` ids are meant: Gymnasium's advice to move to v5, whose scores don't compare with D4RL,
     is silenced. Gymnasium's own checks of every step (a tenth of the stepping time) are left out.
 
-    Raises:
-      InputError: there is no such environment, or it has other spaces or no step limit.
+    Raises InputError: there is no such environment, or it has other spaces or no step limit.
     """
     spec = as_spec(env)
     _route_mujoco_warnings()
@@ -61,15 +60,9 @@ def _make(spec: EnvSpec) -> gymnasium.Env:
 
 
 def register_robotics(env_id: str, maker: str = "", wanted_by: str = "") -> None:
-    """Imports Gymnasium-Robotics where an environment is one of its: importing it registers them.
+    """Imports Gymnasium-Robotics where an environment is one of its, by id or ``maker``: that registers them.
 
-    Args:
-      env_id: Gymnasium id; of other environments nothing is done.
-      maker: the environment's entry point, where a dataset tells it.
-      wanted_by: the dataset, for the message.
-
-    Raises:
-      InputError: it is not installed.
+    Raises InputError: it is not installed; ``wanted_by`` is the dataset.
     """
     known = env_id.startswith(_ROBOTICS) or maker.startswith("gymnasium_robotics.")
     if known and env_id not in gymnasium.registry:
@@ -128,8 +121,7 @@ def require_dims(env: EnvSpec | str, obs_dim: int, action_dim: int, wanted_by: s
 def action_bounds(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest action, each [A] float32.
 
-    Raises:
-      InputError: an action is unbounded.
+    Raises InputError: an action is unbounded.
     """
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
@@ -144,8 +136,7 @@ def action_bounds(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
 def action_scale(env: EnvSpec | str) -> float:
     """The bound b of actions in [-b, b] in every dimension: what a tanh policy is multiplied with.
 
-    Raises:
-      InputError: the bounds aren't symmetric, or differ between dimensions.
+    Raises InputError: the bounds aren't symmetric, or differ between dimensions.
     """
     made = make_env(env)
     low, high = action_bounds(made)
@@ -169,7 +160,7 @@ def reset_seed(*path: int) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the simulator: MuJoCo 3.5 changed Hopper's dynamics, so a return is told with them."""
+    """Versions of the simulator: returns depend on them, as MuJoCo 3.5 changed Hopper's dynamics."""
     return {"mujoco": mujoco.__version__, "gymnasium": gymnasium.__version__}
 
 

@@ -37,8 +37,8 @@ class Evaluator:
     ):
         """Makes the environments.
 
-        Raises:
-          InputError: the environment cannot be used (see environment.make_env), or there is nothing to run.
+        Raises InputError: the environment cannot be used (see environment.make_env), or there is nothing to
+        run.
         """
         if not member_seeds or num_episodes < 1:
             raise InputError(
@@ -54,7 +54,7 @@ class Evaluator:
         self.step_limit = self._batch.step_limit
 
     def describe(self) -> dict[str, Any]:
-        """What a score must be told with: environment, step limit, episodes and the simulator's versions."""
+        """What a score depends on: environment, step limit, episodes and the simulator's versions."""
         return {
             "env_id": self.env_id,
             "step_limit": self.step_limit,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from adm_jax.data.episodes import FIELDS, EpisodeData
@@ -36,16 +37,9 @@ class Experience:
     """
 
     def __init__(self, env: EnvSpec | str, seeds: Sequence[int], num_steps: int, num_envs: int = 1):
-        """Makes the environments and begins their first episodes.
+        """Makes ``num_envs`` environments for each seed, with room for ``num_steps``, and resets them.
 
-        Args:
-          env: which environment.
-          seeds: of the members.
-          num_steps: transitions of a member that there shall be room for.
-          num_envs: E.
-
-        Raises:
-          InputError: the environment doesn't exist or cannot be used (see environment.make_env).
+        Raises InputError: the environment doesn't exist or cannot be used (see environment.make_env).
         """
         self.env_id = environment.as_spec(env).env_id
         self._seeds, self._num_envs = tuple(seeds), num_envs
@@ -89,10 +83,7 @@ class Experience:
         return np.stack([rng.uniform(self._low, self._high, size) for rng in rngs]).astype(np.float32)
 
     def step(self, action: np.ndarray) -> None:
-        """Takes one step in every environment, records it, and resets where an episode ended.
-
-        Args:
-          action: [P, E, A] float32.
+        """Takes a step of actions [P, E, A] float32, records it, and resets where an episode ended.
 
         Raises:
           ValueError: an action is not finite or outside the environment's bounds.
@@ -126,7 +117,7 @@ class Experience:
     def latest(self, count: int) -> Transition:
         """The last ``count`` transitions of every member, a multiple of E; leaves [P, E, count / E, ...]."""
         rows = slice(self._rows - count // self._num_envs, self._rows)
-        return Transition(*(field[:, :, rows] for field in self.recorded.as_transition()))
+        return jax.tree.map(lambda field: field[:, :, rows], self.recorded.as_transition())
 
     def ended(self) -> np.ndarray:
         """Whether an episode ended with a step, [P, E, steps so far]."""
@@ -160,8 +151,7 @@ class Experience:
         The episodes under way are replayed from their beginnings with their recorded actions, which brings
         back all that an environment holds: its simulation, its random state, its elapsed steps.
 
-        Raises:
-          InputError: a replay leads elsewhere: the environment is not the one that was recorded.
+        Raises InputError: a replay leads elsewhere: the environment is not the one that was recorded.
         """
         for field, saved in zip(self.recorded, recorded, strict=True):
             field[...] = saved

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adm_jax.config.presets.offline import UNPUBLISHED
 from adm_jax.data.episodes import EpisodeData, end_at
 from adm_jax.envs import environment
 from adm_jax.envs.termination import TERMINATIONS, TerminationFn
-from adm_jax.tasks import Task, presets
+from adm_jax.tasks import Task
 from adm_jax.types import EnvSpec, InputError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ _NEVER = "halfcheetah"  # ends on states that are not finite only
 _NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
 _EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
 _HEALTH = ("healthy", "terminate")  # parts of arguments that move or switch off termination
-_MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disagree: refused, told
+_MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disagree: refused, warned of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +56,12 @@ class DerivedTask(Task):
 def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec:
     """The environment to evaluate policies in, from a dataset's metadata.
 
-    Args:
-      metadata: of EpisodeData: ``env_spec`` (JSON of a gymnasium EnvSpec), or ``env_id`` with ``env_kwargs``;
-        ``obs_limit`` where only first entries of the observation are kept.
-      source: the dataset, for messages.
+    ``metadata`` has ``env_spec`` (JSON of a gymnasium EnvSpec), or ``env_id`` with ``env_kwargs``, and
+    ``obs_limit`` where only first entries of the observation are kept; ``source`` is the dataset. The maker
+    of the specification is the registered one.
 
-    Returns:
-      A specification that ``make_env`` takes; its maker is the registered one.
-
-    Raises:
-      InputError: no environment is named, its specification is damaged, or nobody registers it; says what to
-        install where a known package does.
+    Raises InputError: no environment is named, its specification is damaged, or nobody registers it; says
+    what to install where a known package does.
     """
     limit = metadata.get("obs_limit")
     if metadata.get("env_spec") is None:
@@ -104,18 +100,13 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
 
 
 def task_from_dataset(data: EpisodeData, termination: str | None = None) -> DerivedTask:
-    """A task on the environment a dataset was made for.
+    """A task on the environment a dataset was made for, with no published settings.
 
-    Args:
-      data: the dataset; ``source`` begins with its id.
-      termination: name of the termination function; when None that of the environment, where it is known.
+    Reference scores are the dataset's, where it has some; the termination is the environment's, where it is
+    known and none is given.
 
-    Returns:
-      The task. No settings are published for it; reference scores are the dataset's, where it has some.
-
-    Raises:
-      InputError: the environment cannot be recovered or made; its dimensions are not the data's; its
-        termination is unknown and not given.
+    Raises InputError: the environment cannot be recovered or made; its dimensions are not the data's; its
+    termination is unknown and not given.
     """
     spec = recover_env(data.metadata, data.source)
     made = environment.make_env(spec)
@@ -139,7 +130,7 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
         reference_min=data.metadata.get("reference_min"),
         reference_max=data.metadata.get("reference_max"),
         dataset=data.source.partition(" ")[0],
-        **presets.UNPUBLISHED,
+        presets=UNPUBLISHED,
         env_kwargs=spec.kwargs,
         spec=spec,
     )
@@ -168,15 +159,11 @@ def terminal_states(data: EpisodeData, terminated_fn: TerminationFn) -> np.ndarr
 
 
 def relabel_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> EpisodeData:
-    """Ends the data's episodes where a task's roll-outs end, and tells how much of them that leaves out.
+    """Ends the data's episodes where a task's roll-outs end, and warns how much of them that leaves out.
 
     Without it, data that go on behind a drop or a goal would teach the critics a continuing task and the
-    roll-outs an episodic one, and roll-outs would begin where none may go on.
-
-    Args:
-      data: the dataset.
-      terminated_fn: next_obs [N, D] -> terminated [N].
-      wanted_by: who ends episodes so, as "task pen-human".
+    roll-outs an episodic one, and roll-outs would begin where none may go on. ``terminated_fn`` is next_obs
+    [N, D] -> terminated [N], ``wanted_by`` who ends episodes so, as "task pen-human".
     """
     cut = end_at(data, terminal_states(data, terminated_fn))
     shorter = int((cut.episode_lengths < data.episode_lengths).sum())
@@ -189,18 +176,13 @@ def relabel_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted
 
 
 def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_by: str) -> None:
-    """Compares a task's termination function with what the data say of their states.
+    """Compares a termination function, next_obs [N, D] -> terminated [N], with the data's flags.
 
     Data of another environment show here even where the dimensions agree: its states are out of the range in
-    which the task's environment goes on. Smaller disagreement is only told.
+    which the task's environment goes on. Smaller disagreement is a warning. ``wanted_by`` is who ends
+    episodes so, as "task hopper".
 
-    Args:
-      data: the dataset.
-      terminated_fn: next_obs [N, D] -> terminated [N].
-      wanted_by: who ends episodes so, as "task hopper".
-
-    Raises:
-      InputError: most states after which the data go on are terminal ones by the function.
+    Raises InputError: most states after which the data go on are terminal ones by the function.
     """
     ended = terminal_states(data, terminated_fn)
     going_on = ~data.terminated

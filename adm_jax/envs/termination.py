@@ -5,9 +5,8 @@ Gymnasium's v4 environments' ``not is_healthy`` as far as the observation tells:
 to +-10, so that Hopper's bound of 100 can be seen to be broken by angles only. A state that is not finite
 counts as terminated: nothing may be rolled out from it.
 
-``*_authors`` are what the ADM authors' code does instead, kept to compare with it.
-
-A function of one's own, named ``module:function``, stands beside them.
+``*_authors`` are what the ADM authors' code does instead, kept to compare with it. Users add their own as
+``module:function``.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,30 +14,26 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from adm_jax.config.references import is_reference
 from adm_jax.envs.user_functions import load_user_function
-from adm_jax.tasks.references import is_reference
 from adm_jax.types import Array, InputError
 
 TerminationFn = Callable[[Array], Array]  # next_obs [..., D] -> terminated [...]
 
 
-def _above(x: Array, bound: float) -> Array:
-    """``x > bound`` as if in float64, where Gymnasium compares.
+def _above(x: Array, bound: float, *, or_equal: bool = False) -> Array:
+    """``x > bound`` as if in float64, where Gymnasium compares; False for NaN.
 
     In float32 the bound itself would be rounded: 0.8 upwards, and the least healthy height would be lost.
     """
     least = np.float32(bound)
-    if float(least) <= bound:
+    if float(least) < bound or (float(least) == bound and not or_equal):
         least = np.nextafter(least, np.float32(np.inf))
     return x >= least
 
 
 def _at_least(x: Array, bound: float) -> Array:
-    """``x >= bound`` as if in float64; False for NaN."""
-    least = np.float32(bound)
-    if float(least) < bound:
-        least = np.nextafter(least, np.float32(np.inf))
-    return x >= least
+    return _above(x, bound, or_equal=True)
 
 
 def _inside(x: Array, low: float, high: float) -> Array:
@@ -137,22 +132,17 @@ def neorl_walker2d_authors(next_obs: Array) -> Array:
 
 
 _BUILTIN = (
-    *(hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, inverted_pendulum),
-    *(pen, antmaze),
-    *(hopper_authors, walker2d_authors, halfcheetah_authors, neorl_walker2d_authors),
-)
+    hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, inverted_pendulum, pen,
+    antmaze, hopper_authors, walker2d_authors, halfcheetah_authors, neorl_walker2d_authors,
+)  # fmt: skip
 TERMINATIONS: Mapping[str, TerminationFn] = {fn.__name__: fn for fn in _BUILTIN}
 
 
 def get_termination(name: str, obs_dim: int | None = None) -> TerminationFn:
     """The termination function of that name, or the user's that ``module:function`` names.
 
-    Args:
-      name: a name in ``TERMINATIONS``, or ``module:function``.
-      obs_dim: D; a user's function is tried on zeros [2, D] where it is given.
-
-    Raises:
-      InputError: there is none (the message lists the known names), or the user's does not serve.
+    A user's is tried on zeros [2, D] where ``obs_dim`` is given. Raises InputError: there is none (the
+    message lists the known names), or the user's does not serve.
     """
     if is_reference(name):
         return load_user_function(name, "termination", () if obs_dim is None else (obs_dim,), bool)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adm_jax.tasks.references import import_function
+from adm_jax.config.references import import_function
 from adm_jax.types import Array, InputError
 
 _ROWS = 2  # of the trial; not 1, so that a function that reduces over the batch is found out
@@ -20,8 +20,7 @@ def get_reward(reference: str, obs_dim: int, action_dim: int) -> RewardFn:
     The function must be written in jax.numpy: ``reward_fn(obs [B, D], action [B, A], next_obs [B, D])`` to
     reward [B], float32.
 
-    Raises:
-      InputError: there is no such function, or it does not serve.
+    Raises InputError: there is no such function, or it does not serve.
     """
     return load_user_function(reference, "reward", (obs_dim, action_dim, obs_dim), jnp.float32)
 
@@ -29,16 +28,10 @@ def get_reward(reference: str, obs_dim: int, action_dim: int) -> RewardFn:
 def load_user_function(
     reference: str, field: str, arg_dims: tuple[int, ...], dtype: Any
 ) -> Callable[..., Array]:
-    """Imports ``module:function`` and tries it, compiled, on zeros [2, dim] for each of its arguments.
+    """Imports ``module:function`` and tries it, compiled, on zeros [2, dim] for each argument.
 
-    Args:
-      reference: ``module:function``.
-      field: the flag that named it, for messages.
-      arg_dims: dimensions of the arguments; the trial is left out when there are none.
-      dtype: of the result [2].
-
-    Raises:
-      InputError: one line: it cannot be imported or called so, or gives another shape or dtype.
+    Raises InputError: one line that begins with ``field``: it cannot be imported or called so, or gives
+    another shape than [2] or another dtype.
     """
     function = import_function(reference, field)
     if not arg_dims:

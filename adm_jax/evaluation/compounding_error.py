@@ -44,12 +44,9 @@ def bounded(dynamics: Dynamics, low: Array, high: Array) -> Dynamics:
 
 
 def errors(fitted: FittedModels, segment: Segment, chunk: int) -> np.ndarray:
-    """Errors [S, B, K] of every seed's model, finite; rows are predicted ``chunk`` at a time.
+    """Errors [S, B, K] of every seed's model, finite, over B whole episodes of K steps at most.
 
-    Args:
-      fitted: S models.
-      segment: B whole episodes of K steps at most; where they are not valid the error says nothing.
-      chunk: rows at a time.
+    Where ``segment`` is not valid an error says nothing. Rows are predicted ``chunk`` at a time.
     """
     normalizer = fitted.dataset.normalizer
     mean, std = normalizer.obs_mean, normalizer.obs_std
@@ -76,8 +73,7 @@ def errors(fitted: FittedModels, segment: Segment, chunk: int) -> np.ndarray:
 def held_out_episodes(dataset: Dataset, horizon: int) -> Segment:
     """Held-out episodes from their first states, cut at ``horizon`` steps.
 
-    Raises:
-      InputError: no episode is held out from its beginning.
+    Raises InputError: no episode is held out from its beginning.
     """
     held_out = np.asarray(dataset.holdout.index)
     starts = np.sort(held_out[np.asarray(dataset.steps_from_start)[held_out] == 0])
@@ -90,12 +86,9 @@ def held_out_episodes(dataset: Dataset, horizon: int) -> Segment:
 def run(config: CompoundingErrorConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     """Measures every model; returns what ``result.json`` holds.
 
-    Args:
-      config: what is measured.
-      fits: how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
+    ``fits`` are how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
 
-    Raises:
-      InputError: data or settings do not serve; nothing has been computed then.
+    Raises InputError: data or settings do not serve; nothing has been computed then.
     """
     task, data = load_data(fits[0])
     store = None if config.models is None else resolve_path("models", config.models)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,23 +12,25 @@ import jax
 import numpy as np
 
 from adm_jax.config import OfflineConfig
-from adm_jax.config.evaluation import MeasuredModels
+from adm_jax.config.evaluation import EvaluationConfig
+from adm_jax.config.references import source_digest
 from adm_jax.config.settings import leaves, to_flat
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import ModelParams, make_dynamics
+from adm_jax.evaluation.kept_results import code_digest
 from adm_jax.population.members import Member, fold_keys, member_keys, shared_key
 from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.folder import RunFolder, describe_surroundings, require_writable
 from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task
-from adm_jax.tasks.references import source_digest
 from adm_jax.training import programs
 from adm_jax.training.session import Stream, prepare
 from adm_jax.types import InputError, Segment
 
 _RECORD = "fitted.json"  # what the models in a folder were fitted with; written when they are
+_CODE = "code"  # in it: digest of the package's sources
 
 
 class Prepared(NamedTuple):
@@ -39,6 +42,7 @@ class Prepared(NamedTuple):
     holdout: Segment
     record: dict[str, Any]  # what its parameters depend on
     kept: ModelParams | None  # what was fitted before, [S, ...]
+    outdated: bool  # what was fitted before, by other code, is not used
 
 
 class FittedModels(NamedTuple):
@@ -54,17 +58,10 @@ class FittedModels(NamedTuple):
 def prepare_models(
     fits: Sequence[OfflineConfig], task: Task, data: EpisodeData, store: Path | None
 ) -> list[Prepared]:
-    """Every model with its dataset; the same episodes are held out from all of them.
+    """Every model with its dataset, and with what ``store`` has of it; all are held out the same episodes.
 
-    Args:
-      fits: how each is fitted.
-      task: their task.
-      data: their data.
-      store: folder of models that were kept, if there is one.
-
-    Raises:
-      InputError: data or settings do not serve, models would be held out different episodes, or the folder
-        has models of other data, seeds or settings, damaged ones, or cannot be written.
+    Raises InputError: data or settings do not serve, models would be held out different episodes, or the
+    folder has models of other data, seeds or settings, damaged ones, or cannot be written.
     """
     dims = task.obs_dim, task.action_dim
     split_length = max(make_dynamics(fit.dynamics, *dims, fit.model).max_backtrack for fit in fits)
@@ -80,19 +77,20 @@ def prepare_models(
             "dataset": data.digests(),
             "held_out": hashlib.sha256(np.sort(np.asarray(dataset.holdout.index)).tobytes()).hexdigest(),
             "source": source_digest(fit.dynamics, "dynamics"),
+            _CODE: code_digest(),
         }
         if prepared and prepared[0].record["held_out"] != record["held_out"]:
             raise InputError(
                 f"holdout: {fit.dynamics} and {fits[0].dynamics} would be held out different episodes by the "
                 "task's settings; give --holdout, --holdout_fraction, --holdout_max_size and --split_seed"
             )
-        model = Prepared(fit, parts, dataset, holdout, json.loads(json.dumps(record)), None)
-        prepared.append(model if store is None else model._replace(kept=_restore(model, store)))
+        model = Prepared(fit, parts, dataset, holdout, json.loads(json.dumps(record)), None, False)
+        prepared.append(model if store is None else _restore(model, store))
     return prepared
 
 
 def create_folder(
-    measurement: str, config: MeasuredModels, fits: Sequence[OfflineConfig], task: Task, data: EpisodeData
+    measurement: str, config: EvaluationConfig, fits: Sequence[OfflineConfig], task: Task, data: EpisodeData
 ) -> RunFolder:
     """The folder of a measurement's run."""
     return RunFolder.create(
@@ -112,13 +110,17 @@ def create_folder(
 def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels:
     """The models of all seeds: those that ``store`` has, or fitted now and kept there.
 
-    Raises:
-      InputError: too few networks of a fit had a finite held-out error; nothing of the model is kept.
+    Raises InputError: too few networks of a fit had a finite held-out error; nothing of the model is kept.
     """
-    config, parts, dataset, holdout, record, params = model
+    config, parts, dataset, holdout, record, params, outdated = model
     if params is not None:
         progress.note(f"{config.dynamics}: fitted models taken from {store}")
     else:
+        if outdated:
+            progress.note(
+                f"warning: {config.dynamics}: the models in {store} are of another version of adm_jax's code "
+                "and are not used"
+            )
         best = jax.jit(programs.best_program(parts))
         init = jax.jit(programs.init_fit_program(parts))
         state = init(member_keys(config.seeds, Stream.INIT_FIT), dataset)
@@ -142,6 +144,8 @@ def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels
                 )
         params = best(state, dataset, holdout)
         folder = _folder(store, model)
+        if outdated:
+            shutil.rmtree(folder)
         Checkpointer(folder, keep=1).save("fit", epoch, params)
         temporary = folder / f".{_RECORD}"
         temporary.write_text(json.dumps({**record, **describe_surroundings()}, indent=1) + "\n")
@@ -162,29 +166,31 @@ def _folder(store: Path, model: Prepared) -> Path:
     return store / model.config.dynamics.replace(":", "-")
 
 
-def _restore(model: Prepared, store: Path) -> ModelParams | None:
-    """What the folder has of this model.
+def _restore(model: Prepared, store: Path) -> Prepared:
+    """The model with what the folder has of it, unless other code fitted that.
 
-    Raises:
-      InputError: it is damaged, or was fitted otherwise.
+    Raises InputError: it is damaged, or was fitted otherwise.
     """
     folder, wanted = _folder(store, model), model.record
     try:
         have = json.loads((folder / _RECORD).read_text())
     except FileNotFoundError:
-        return None
+        return model
     except (OSError, ValueError):
         have = None
     if not isinstance(have, dict):
         raise InputError(f"models: {folder / _RECORD} is damaged; name another folder")
     for name in wanted:
-        if have.get(name) != wanted[name]:
+        if name != _CODE and have.get(name) != wanted[name]:
             raise InputError(
                 f"models: {folder} has models of {name}={have.get(name)}, not {wanted[name]}; name another "
                 "folder"
             )
+    if have.get(_CODE) != wanted[_CODE]:
+        return model._replace(outdated=True)
     parts, dataset = model.parts, model.dataset
     keys = member_keys(model.config.seeds, Stream.INIT_FIT)
     state = jax.eval_shape(programs.init_fit_program(parts), keys, dataset)
     abstract = jax.eval_shape(programs.best_program(parts), state, dataset, model.holdout)
-    return Checkpointer(folder, read_only=True).restore_latest({"fit": lambda _: abstract}).state
+    kept = Checkpointer(folder, read_only=True).restore_latest({"fit": lambda _: abstract}).state
+    return model._replace(kept=kept)

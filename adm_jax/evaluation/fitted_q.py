@@ -1,7 +1,7 @@
 """Fitted Q evaluation (FQE): what a policy returns, learned from the dataset without a model.
 
 The baseline that does best on DOPE's D4RL tasks: a network Q(s, a) is regressed on
-``r + gamma Q'(s', pi(s'))`` with a slowly moving target Q'; the estimate is its mean over initial states.
+``r + gamma Q'(s', pi(s'))`` with a slowly moving target Q', whose mean over initial states is the estimate.
 """
 
 from collections.abc import Callable
@@ -54,16 +54,11 @@ class _State(NamedTuple):
 def fitted_q(
     policy_fn: Callable[[Array, Key], Array], dataset: Dataset, starts: Array, key: Key, settings: FQESettings
 ) -> FQEResult:
-    """Estimates one policy's discounted return.
+    """Estimates the discounted return of a policy, (obs [B, D], key) -> action [B, A], from ``starts`` [E].
 
-    Values are learned in units of ``reward scale / (1 - gamma)``, so that they are of the size of one.
-
-    Args:
-      policy_fn: ``(obs [B, D], key) -> action [B, A]``.
-      dataset: all of its transitions are regressed on; the end of a truncated episode is no termination.
-      starts: rows of the dataset at which episodes begin, [E].
-      key: consumed.
-      settings: see FQESettings.
+    These are rows of the dataset; all of its transitions are regressed on, and the end of a truncated episode
+    is no termination. Values are learned in units of ``reward scale / (1 - gamma)``, so that they are near
+    one.
     """
     network = MLP(settings.hidden_dim, settings.num_hidden, 1)
     optimizer = optax.adam(settings.learning_rate)
@@ -93,5 +88,5 @@ def fitted_q(
     state = _State(params, params, optimizer.init(params))
     state, losses = jax.lax.scan(step, state, jax.random.split(steps_key, settings.num_steps))
     obs = data.obs[starts]
-    value = q(state.params, obs, policy_fn(obs, value_key)).mean() / scale
+    value = q(state.target, obs, policy_fn(obs, value_key)).mean() / scale  # as DOPE's: it moves slowly
     return FQEResult(value, losses[-max(settings.num_steps // 10, 1) :].mean())

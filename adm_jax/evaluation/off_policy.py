@@ -41,8 +41,7 @@ def episode_starts(data: EpisodeData) -> np.ndarray:
 
     An episode that goes on where the one before it was cut does not begin at one.
 
-    Raises:
-      InputError: there are several episodes, and all of them do so.
+    Raises InputError: there are several episodes, and all of them do so.
     """
     ends = data.episode_ends[:-1]
     goes_on = data.truncated[ends] & (data.obs[ends + 1] == data.next_obs[ends]).all(axis=1)
@@ -93,20 +92,11 @@ def roll_out_episodes(
     horizon: int,
     chunk: int,
 ) -> Episodes:
-    """Whole episodes from the states at ``starts`` [E], rolled out until all have ended.
+    """Whole episodes from the dataset's states at ``starts`` [E], rolled out until all have ended.
 
     An episode ends where its next state terminates, after ``horizon`` steps, or before a step that is not
-    finite.
-
-    Args:
-      simulation: the policy and the model.
-      dataset: where episodes begin.
-      starts: rows of the dataset, [E].
-      key: consumed.
-      gammas: discounts, G of them.
-      bounds: low and high [D], for ``in_range``.
-      horizon: steps at most.
-      chunk: episodes rolled out at a time.
+    finite. ``gammas`` are G discounts, ``bounds`` low and high [D] for ``in_range``; ``chunk`` episodes are
+    rolled out at a time.
     """
     discounts = jnp.asarray(gammas, jnp.float32)
     low, high = bounds

@@ -13,6 +13,7 @@ import numpy as np
 
 from adm_jax.config import OfflineConfig
 from adm_jax.config.evaluation import OPEConfig
+from adm_jax.config.references import source_digest
 from adm_jax.config.settings import to_flat
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
@@ -22,16 +23,9 @@ from adm_jax.evaluation import off_policy, plots
 from adm_jax.evaluation.fitted_models import FittedModels, Prepared, create_folder, fit_models, prepare_models
 from adm_jax.evaluation.fitted_q import FQEResult, FQESettings, fitted_q
 from adm_jax.evaluation.kept_results import KeptResults
-from adm_jax.evaluation.policies import (
-    ActionFn,
-    TargetPolicy,
-    action_fn,
-    group_by_kind,
-    read_policies,
-    stack,
-)
+from adm_jax.evaluation.policies import ActionFn, TargetPolicy, action_fn, group_by_kind, read_policies, stack
 from adm_jax.evaluation.rank_metrics import compare
-from adm_jax.evaluation.truth import Measured, read_truth, real_episodes, to_truth
+from adm_jax.evaluation.truth import Conditions, read_truth, real_episodes, to_truth
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.population.members import over_members, resolve_members
 from adm_jax.rollout import Simulation
@@ -39,24 +33,20 @@ from adm_jax.runs.folder import resolve_path
 from adm_jax.runs.progress import Progress, print_table
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
-from adm_jax.tasks.references import source_digest
 from adm_jax.training.session import load_data
-from adm_jax.types import InputError, Key, Params
+from adm_jax.types import Array, InputError, Key, Params, Prediction
 
 FQE = "fqe"
-_RESULTS = "estimates"  # folder beside the fitted models
+_RESULTS = "estimates"  # folder among the fitted models
 R = TypeVar("R")  # a NamedTuple of arrays
 
 
 def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     """Evaluates policies in dynamics models; returns what ``result.json`` holds.
 
-    Args:
-      config: what is evaluated, and how.
-      fits: how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
+    ``fits`` are how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
 
-    Raises:
-      InputError: policies, truth, data or settings do not serve; nothing has been computed then.
+    Raises InputError: policies, truth, data or settings do not serve; nothing has been computed then.
     """
     if config.policies is None:
         raise InputError("policies: give --policies=<folder or glob> of the policies to evaluate")
@@ -69,9 +59,9 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     horizon = config.horizon or limit
     if horizon > limit:
         raise InputError(f"horizon: {horizon} is more than {task.env_id}'s time limit of {limit} steps")
-    measured, truth = Measured(task.env_id, horizon, config.deterministic), None
+    conditions, truth = Conditions(task.env_id, horizon, config.deterministic), None
     if config.truth is not None:
-        truth = read_truth(config.truth, measured, names, config.gammas)
+        truth = read_truth(config.truth, conditions, names, config.gammas)
     store = None if config.models is None else resolve_path("models", config.models)
     models = prepare_models(fits, task, data, store)
     folder = create_folder("ope", config, fits, task, data)
@@ -93,7 +83,7 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
                 "go on there, and true returns with them"
             )
         if config.real_episodes:
-            truth, result["real"] = _measure_truth(config, measured, task, policies, folder.path, progress)
+            truth, result["real"] = _measure_truth(config, conditions, task, policies, folder.path, progress)
         result |= {"truth": None if truth is None else truth.T.tolist()}
         result |= _estimates(work, models, store or folder.path / "models", progress)
         folder.write_result(result)  # whatever becomes of the rest
@@ -147,29 +137,20 @@ def _env_limits(task: Task) -> tuple[np.ndarray, np.ndarray, int]:
 
 def _measure_truth(
     config: OPEConfig,
-    measured: Measured,
+    conditions: Conditions,
     task: Task,
     policies: Sequence[TargetPolicy],
     folder: Path,
     progress: Progress,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """True returns [P, G], means over real episodes, and how far these came.
-
-    They are left in the folder as a truth file.
-    """
-    progress.note(f"{config.real_episodes} real episodes of each policy")
-    done = real_episodes(
-        task.env,
-        policies,
-        config.gammas,
-        config.real_episodes,
-        deterministic=config.deterministic,
-        marks=off_policy.MARKS,
-        max_steps=measured.max_steps,
-    )
-    content = to_truth(measured, [policy.name for policy in policies], config.gammas, done.returns)
+    """True returns [P, G], means over real episodes, and how far these came; kept in the folder as a file."""
+    num, steps = config.real_episodes, conditions.max_steps
+    progress.note(f"{num} real episodes of each policy")
+    how = {"deterministic": config.deterministic, "marks": off_policy.MARKS, "max_steps": steps}
+    done = real_episodes(task.env, policies, config.gammas, num, **how)
+    content = to_truth(conditions, [policy.name for policy in policies], config.gammas, done.returns)
     (folder / "truth.json").write_text(json.dumps(content, indent=1) + "\n")
-    return done.returns.mean(axis=1), _course(done.lengths, done.after, measured.max_steps)
+    return done.returns.mean(axis=1), _course(done.lengths, done.after, steps)
 
 
 def _course(lengths: np.ndarray, after: np.ndarray, horizon: int) -> dict[str, Any]:
@@ -266,50 +247,36 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
     if config.predictions == "means":
         dynamics = off_policy.predict_means(dynamics)
 
+    how: dict[str, Any] = {"gammas": config.gammas, "bounds": bounds, "horizon": work.horizon}
+    how["chunk"] = min(config.episode_chunk, config.num_episodes)
+
+    def no_penalty(prediction: Prediction) -> Array:
+        return jnp.zeros_like(prediction.reward)
+
     def one(
         act: ActionFn, member: tuple[Params, Key], model: ModelParams, dataset: Dataset
     ) -> off_policy.Episodes:
         params, key = member
+        policy_fn, penalty = functools.partial(act, params), jnp.zeros(())
         simulation = Simulation(
-            dynamics,
-            model,
-            functools.partial(act, params),
-            parts.termination_fn,
-            lambda prediction: jnp.zeros_like(prediction.reward),
-            jnp.zeros(()),
-            parts.reward_fn,
+            dynamics, model, policy_fn, parts.termination_fn, no_penalty, penalty, parts.reward_fn
         )
-        return off_policy.roll_out_episodes(
-            simulation,
-            dataset,
-            starts,
-            key,
-            gammas=config.gammas,
-            bounds=bounds,
-            horizon=work.horizon,
-            chunk=min(config.episode_chunk, config.num_episodes),
-        )
+        return off_policy.roll_out_episodes(simulation, dataset, starts, key, **how)
 
     seeds = fitted.config.seeds
     models = [jax.tree.map(lambda x, i=i: x[i], fitted.params) for i in range(len(seeds))]
     fit = fitted.config
     termination = fit.rollout.termination or work.task.termination
     references = {"dynamics": fit.dynamics, "termination": termination, "reward": fit.rollout.reward}
-    told = (
+    sizes = config.gammas, work.horizon, config.num_episodes, config.episode_chunk
+    depends_on = (
         (references, fit.matmul_precision, to_flat(fit.model)),
         [source_digest(reference, field) for field, reference in references.items()],
-        (
-            config.gammas,
-            work.horizon,
-            config.num_episodes,
-            config.episode_chunk,
-            config.deterministic,
-            config.predictions,
-        ),
+        (*sizes, config.deterministic, config.predictions),
         (work.data.digests(), np.asarray(starts), low, high, work.task.env_id),
     )
     kept = [
-        KeptResults(folder, off_policy.Episodes, told, seed, model)
+        KeptResults(folder, off_policy.Episodes, depends_on, seed, model)
         for seed, model in zip(seeds, models, strict=True)
     ]
     arguments = [(model, fitted.dataset) for model in models]
@@ -326,11 +293,11 @@ def _fitted_q(
         params, key = member
         return fitted_q(functools.partial(act, params), dataset, starts, key, settings)
 
-    told = (
+    depends_on = (
         (settings._asdict(), model.config.matmul_precision, work.config.deterministic),
         (work.data.digests(), work.starts, work.task.env_id),
     )
-    kept = [KeptResults(folder, FQEResult, told, seed) for seed in seeds]
+    kept = [KeptResults(folder, FQEResult, depends_on, seed) for seed in seeds]
     arguments = [(model.dataset,)] * len(seeds)
     return _every_policy(work, one, model.config, arguments, kept, progress)
 
@@ -354,6 +321,11 @@ def _every_policy(
     for seed, shared, results in zip(fit.seeds, arguments, kept, strict=True):
         rows = [results.get(policy) for policy in work.policies]
         taken = sum(row is not None for row in rows)
+        if results.outdated:
+            progress.note(
+                f"warning: seed {seed}: {results.outdated} results in {results.folder} are of another "
+                "version of adm_jax's code and are not used"
+            )
         if taken:
             progress.note(f"seed {seed}: {taken} of {len(rows)} policies were done before")
             progress.advance(taken)
@@ -374,7 +346,7 @@ def _every_policy(
 
 
 def _keys(seed: int, work: _Work, group: Sequence[int]) -> Key:
-    """Each policy's key [P'], a function of its name: the same whatever others are evaluated beside it."""
+    """Each policy's key [P'], a function of its name alone, whatever other policies are evaluated."""
     root = jax.random.fold_in(jax.random.key(2), seed)
     names = [zlib.crc32(work.policies[index].name.encode()) for index in group]
     return jax.vmap(lambda name: jax.random.fold_in(root, name))(jnp.asarray(names, jnp.uint32))

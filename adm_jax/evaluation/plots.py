@@ -12,14 +12,7 @@ _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
 def scatter(path: Path, result: Mapping[str, Any], gamma: float, title: str) -> None:
-    """Estimated against true returns of every policy, a panel for each estimator.
-
-    Args:
-      path: PNG to write.
-      result: of ``adm_jax.evaluation.ope.run``.
-      gamma: the discount that is shown.
-      title: of the figure.
-    """
+    """Estimated against true returns of every policy, a panel for each estimator of ``ope.run``'s result."""
     estimates = result["estimates"][f"{gamma:g}"]
     truth = np.asarray(result["truth"][list(result["estimates"]).index(f"{gamma:g}")])
     figure = Figure(figsize=(3.6 * len(estimates), 4.2), layout="constrained", dpi=110)
@@ -43,13 +36,7 @@ def scatter(path: Path, result: Mapping[str, Any], gamma: float, title: str) -> 
 
 
 def error_growth(path: Path, result: Mapping[str, Any], title: str) -> None:
-    """Error against steps fed back, medians with the middle half, on logarithmic axes.
-
-    Args:
-      path: PNG to write.
-      result: of ``adm_jax.evaluation.compounding_error.run``.
-      title: of the figure.
-    """
+    """Error against steps fed back, medians with the middle half, of ``compounding_error.run``."""
     figure = Figure(figsize=(7, 4.5), layout="constrained", dpi=110)
     panel = figure.subplots()
     low, high = (result["quantiles"].index(q) for q in (0.25, 0.75))

@@ -62,16 +62,10 @@ ActionFn = Callable[[Params, Array, Key], Array]  # (params, obs [B, D], key) ->
 
 
 def read_policies(patterns: str, obs_dim: int, action_dim: int, action_scale: float) -> list[TargetPolicy]:
-    """Reads the policies of folders of files, of globs, or of a run's newest checkpoint.
+    """Reads the policies of folders, of globs, or of a run's newest checkpoint, separated by commas.
 
-    Args:
-      patterns: the folder, or the glob; several of them with commas between.
-      obs_dim: D.
-      action_dim: A.
-      action_scale: bound of the environment's actions.
-
-    Raises:
-      InputError: there are none; a file is damaged, hostile or of another environment; two have one name.
+    Raises InputError: there are none; a file is damaged, hostile or of another environment (dimensions D and
+    A, actions within +-``action_scale``); two have one name.
     """
     policies: list[TargetPolicy] = []
     for pattern in patterns.split(","):
@@ -112,8 +106,7 @@ def _read_pattern(pattern: str, action_scale: float) -> list[TargetPolicy]:
 def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
     """Every member's policy of the newest checkpoint of a run, offline or online: ``<run>/<member>``.
 
-    Raises:
-      InputError: the run has no policies yet, or its checkpoint is damaged.
+    Raises InputError: the run has no policies yet, or its checkpoint is damaged.
     """
     policies: list[TargetPolicy] = []
     for part in RunFolder.open(folder, read_only=True).parts():
@@ -132,8 +125,7 @@ def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
 def read_policy(path: Path) -> TargetPolicy:
     """Reads one policy.
 
-    Raises:
-      InputError: the file is missing, damaged or hostile.
+    Raises InputError: the file is missing, damaged or hostile.
     """
     if path.suffix == ".pkl":
         return _from_dope(path, _read_pickle(path))
@@ -149,14 +141,7 @@ def read_policy(path: Path) -> TargetPolicy:
 def action_fn(
     kind: Kind, action_low: np.ndarray, action_high: np.ndarray, *, deterministic: bool
 ) -> ActionFn:
-    """What policies of a kind do, actions within the environment's bounds [A].
-
-    Args:
-      kind: of the policies.
-      action_low: [A].
-      action_high: [A].
-      deterministic: the mode instead of a sample.
-    """
+    """What policies of a kind do, within the bounds [A] of the actions; their modes, or samples."""
     if kind.form == "sac":
         obs_dim, action_dim, scale, width, num_layers = kind.details
         config = SACConfig(policy_hidden_dim=width, policy_hidden_layers=num_layers)
@@ -188,8 +173,7 @@ def _own(path: Path) -> TargetPolicy:
 def of_actor(name: str, actor_params: Params, action_scale: float) -> TargetPolicy:
     """An actor of ``adm_jax.agents.sac``.
 
-    Raises:
-      InputError: its layers do not fit, or a parameter is not finite.
+    Raises InputError: its layers do not fit, or a parameter is not finite.
     """
     layers = [actor_params["params"][f"Dense_{i}"] for i in range(len(actor_params["params"]))]
     kernels, biases = ([layer[leaf].shape for layer in layers] for leaf in ("kernel", "bias"))

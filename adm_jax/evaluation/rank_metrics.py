@@ -6,6 +6,7 @@ drawn, so that the interval of their difference is a paired one.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -20,13 +21,10 @@ def rank_metrics(
     truth: Sequence[float] | np.ndarray,
     regret_at: Sequence[int] = REGRET_AT,
 ) -> dict[str, float]:
-    """The metrics of P policies; NaN where all true, or all estimated, returns are the same.
+    """The metrics of P policies, at least two; NaN where all true, or all estimated, returns are the same.
 
-    Args:
-      estimates: [P], at least two.
-      truth: [P].
-      regret_at: every k of regret@k: how far the best of the k policies with the largest estimates is below
-        the best of all.
+    regret@k, for every k of ``regret_at``, is how far the best of the k policies with the largest estimates
+    is below the best of all.
     """
     return _metrics(*_normalize(estimates, truth), regret_at)
 
@@ -69,24 +67,14 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 def compare(
     estimates: Mapping[str, Sequence[float]],
     truth: Sequence[float],
-    *,
-    regret_at: Sequence[int] = REGRET_AT,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    **how: Any,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Every estimator's metrics with 95 % intervals, and the differences of each two.
+    """Every estimator's metrics with 95 % bootstrap intervals, and the differences of each two.
 
-    Args:
-      estimates: name of the estimator -> [P].
-      truth: [P].
-      regret_at: see ``rank_metrics``.
-      num_resamples: of the bootstrap.
-      seed: of the bootstrap.
-
-    Returns:
-      ``{name or "one - other": {metric: {"value", "low", "high"}}}``.
+    ``estimates`` are name of the estimator -> [P]. Returns ``{name or "one - other": {metric: {"value",
+    "low", "high"}}}``; ``how`` as in ``compare_over``.
     """
-    return compare_over([(estimates, truth)], regret_at=regret_at, num_resamples=num_resamples, seed=seed)
+    return compare_over([(estimates, truth)], **how)
 
 
 def compare_over(
@@ -96,13 +84,9 @@ def compare_over(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """``compare``, averaged over datasets; policies are resampled within each.
+    """``compare``, averaged over datasets' (estimates, truth); policies are resampled within each.
 
-    Args:
-      datasets: estimates and truth of each; estimators that not all of them have are left out.
-      regret_at: see ``rank_metrics``.
-      num_resamples: of the bootstrap.
-      seed: of the bootstrap.
+    Estimators that not all datasets have are left out.
     """
     rng = np.random.default_rng(seed)
     names = [name for name in datasets[0][0] if all(name in estimates for estimates, _ in datasets)]

@@ -3,9 +3,10 @@
 The file is JSON: ``{"env_id": "Hopper-v4", "policies": {"<file name>": {"return_mean": 27.5,
 "discounted_0.995_mean": 24.7}}}``. ``return_mean`` is the undiscounted return; of every other discount there
 is a ``discounted_<gamma>_mean``. ``"max_steps": 1000`` and ``"deterministic": false`` say what the episodes
-were; they need not be told. Returns that were measured are left in the run's folder as such a file.
+were, and may be left out. Returns that were measured are left in the run's folder as such a file.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.envs.evaluator import Evaluator
+from adm_jax.envs.evaluator import ActFn, Evaluator
 from adm_jax.evaluation.policies import TargetPolicy, action_fn, group_by_kind, stack
 from adm_jax.runs.folder import resolve_path
 from adm_jax.types import Array, EnvSpec, InputError
@@ -32,20 +33,21 @@ class RealEpisodes(NamedTuple):
     after: np.ndarray  # [P, E, C], undiscounted, of as many first steps
 
 
-class Measured(NamedTuple):
-    """What true returns are of."""
+class Conditions(NamedTuple):
+    """The episodes whose returns they are."""
 
     env_id: str
     max_steps: int  # of an episode
     deterministic: bool  # the policies' modes instead of their samples
 
 
-def read_truth(path: str, measured: Measured, names: Sequence[str], gammas: Sequence[float]) -> np.ndarray:
+def read_truth(
+    path: str, conditions: Conditions, names: Sequence[str], gammas: Sequence[float]
+) -> np.ndarray:
     """True returns [P, G] of the policies of these names.
 
-    Raises:
-      InputError: the file is missing or damaged, of something else than ``measured``, or lacks a policy or a
-        discount.
+    Raises InputError: the file is missing or damaged, of other ``conditions``, or lacks a policy
+    or a discount.
     """
     try:
         content = json.loads(resolve_path("truth", path).read_text())
@@ -54,7 +56,7 @@ def read_truth(path: str, measured: Measured, names: Sequence[str], gammas: Sequ
         raise InputError(f"truth: {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'truth: {path}: must be JSON {{"policies": {{name: {{...}}}}}}') from error
-    for name, wanted in measured._asdict().items():
+    for name, wanted in conditions._asdict().items():
         if content.get(name, wanted) != wanted:
             raise InputError(
                 f"truth: {path}: is of {name} {content[name]}, this evaluation of {wanted}; the two must be "
@@ -83,9 +85,9 @@ def _key(gamma: float) -> str:
 
 
 def to_truth(
-    measured: Measured, names: Sequence[str], gammas: Sequence[float], returns: np.ndarray
+    conditions: Conditions, names: Sequence[str], gammas: Sequence[float], returns: np.ndarray
 ) -> dict[str, Any]:
-    """Measured returns [P, E, G] as the content of such a file, with their standard deviations."""
+    """Conditions returns [P, E, G] as the content of such a file, with their standard deviations."""
     policies = {}
     for name, episodes in zip(names, returns, strict=True):
         policies[name] = {"episodes": len(episodes)}
@@ -93,7 +95,7 @@ def to_truth(
             key = _key(gamma)
             policies[name][key] = float(episodes[:, column].mean())
             policies[name][key.replace("mean", "std")] = float(episodes[:, column].std())
-    return {**measured._asdict(), "policies": policies}
+    return {**conditions._asdict(), "policies": policies}
 
 
 def real_episodes(
@@ -107,39 +109,25 @@ def real_episodes(
     max_steps: int | None = None,
     seed: int = 0,
 ) -> RealEpisodes:
-    """Real episodes, as many policies side by side as there is room for.
+    """E real episodes of P policies, as many policies side by side as there is room for.
 
-    Args:
-      env: the environment.
-      policies: P of them.
-      gammas: discounts, G of them.
-      num_episodes: E.
-      deterministic: the policies' modes instead of their samples.
-      marks: numbers of first steps whose returns are wanted too, C of them.
-      max_steps: of an episode; the environment's own limit when None.
-      seed: of the policies' samples; episode e begins in the same state for all policies.
+    ``gammas`` are G discounts, ``marks`` C numbers of first steps whose returns are wanted too. Without
+    ``max_steps`` the environment's own limit holds. ``seed`` is of the policies' samples; episode e begins in
+    the same state for all policies.
     """
     together = max(_MAX_ROWS // num_episodes, 1)
     parts = [policies[begin : begin + together] for begin in range(0, len(policies), together)]
-    done = [
-        _real_episodes(env, part, gammas, num_episodes, deterministic, marks, max_steps, seed)
-        for part in parts
-    ]
+    done: list[RealEpisodes] = []
+    for part in parts:
+        with contextlib.closing(Evaluator(env, [0] * len(part), num_episodes)) as evaluator:
+            act = _act_fn(evaluator, part, seed, deterministic)
+            result = evaluator.evaluate(act, gammas=gammas, marks=marks, max_steps=max_steps)
+        done.append(RealEpisodes(result.discounted, result.lengths, result.after))
     return jax.tree.map(lambda *x: np.concatenate(x), *done)
 
 
-def _real_episodes(
-    env: EnvSpec,
-    policies: Sequence[TargetPolicy],
-    gammas: Sequence[float],
-    num_episodes: int,
-    deterministic: bool,
-    marks: Sequence[int],
-    max_steps: int | None,
-    seed: int,
-) -> RealEpisodes:
-    """``real_episodes`` of as many policies as are stepped together."""
-    evaluator = Evaluator(env, [0] * len(policies), num_episodes)
+def _act_fn(evaluator: Evaluator, policies: Sequence[TargetPolicy], seed: int, deterministic: bool) -> ActFn:
+    """What the policies do in the evaluator's environments; to be called once a step."""
     low, high = evaluator.action_low, evaluator.action_high
     groups = group_by_kind(policies)
 
@@ -158,6 +146,4 @@ def _real_episodes(
             action[group] = act(params, jnp.asarray(obs[group]), jax.random.fold_in(key, index), index)
         return action
 
-    result = evaluator.evaluate(act_all, gammas=gammas, marks=marks, max_steps=max_steps)
-    evaluator.close()
-    return RealEpisodes(result.discounted, result.lengths, result.after)
+    return act_all

@@ -1,7 +1,8 @@
 """Tasks: environment, termination, reference scores and published settings, by name.
 
-The built-in ones are data (``presets``); ``register_task`` adds others. A task registered in a module of
-one's own is named ``module:task``, which imports the module first.
+The built-in ones are data (``environments``; their settings are ``adm_jax.config.presets``);
+``register_task`` adds others. A task registered in a module of one's own is named ``module:task``, which
+imports the module first.
 """
 
 from adm_jax.tasks.registry import TASKS, get_task, register_task

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.agents.implicit_q import Preferences
-from adm_jax.config import OfflineConfig, offline_from_flat
+from adm_jax.config import OfflineConfig, offline_from_flat, settings_source, stored_settings
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
@@ -41,7 +41,6 @@ from adm_jax.training.session import (
     abstract_train,
     load_data,
     open_session,
-    settings_source,
 )
 from adm_jax.types import InputError, Params
 
@@ -89,7 +88,7 @@ def resume(path: str) -> dict[str, Any]:
     """
     folder = RunFolder.open(path, ["dynamics"])
     stored = folder.config["config"]
-    folder.require(to_flat(offline_from_flat({"dynamics": stored["dynamics"]})))
+    folder.require(stored_settings(offline_from_flat({"dynamics": stored["dynamics"]})))
     config = offline_from_flat(stored)
     config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
     task, data = load_data(config)
@@ -310,7 +309,7 @@ def lr_factors(config: OfflineConfig, epoch: int) -> tuple[float, float]:
     cosine = 0.5 * (1.0 + math.cos(math.pi * epoch / config.num_epochs))
     actor, critic = (
         1.0 if schedule == "none" else cosine
-        for schedule in (config.sac.actor_lr_schedule, config.sac.critic_lr_schedule)
+        for schedule in (config.actor_lr_schedule, config.critic_lr_schedule)
     )
     return 0.0 if epoch < config.hold_epochs else actor, critic
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adm_jax.config import MODEL_FREE, OnlineConfig, online_family, online_from_flat
+from adm_jax.config import MODEL_FREE, OnlineConfig, online_from_flat, settings_source, stored_settings
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import to_flat
 from adm_jax.envs.evaluator import Evaluator
@@ -86,7 +86,7 @@ def resume(path: str) -> dict[str, Any]:
     """
     folder = RunFolder.open(path, ["dynamics"])
     stored = folder.config["config"]
-    folder.require(to_flat(online_from_flat({"dynamics": stored["dynamics"]})))
+    folder.require(stored_settings(online_from_flat({"dynamics": stored["dynamics"]})))
     config = online_from_flat(stored)
     config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
     finished, latest = folder.read_result(), Checkpointer(folder.checkpoints).latest()
@@ -110,15 +110,6 @@ def resume(path: str) -> dict[str, Any]:
 def algorithm(config: OnlineConfig) -> str:
     """What the loop is called with its dynamics model."""
     return "sac" if config.dynamics == MODEL_FREE else get_model(config.dynamics).online_algorithm
-
-
-def settings_source(config: OnlineConfig, task: Task) -> str:
-    """Where a run's settings come from, in words, and which were given instead."""
-    family, values = online_family(config.dynamics), to_flat(config)
-    source = task.online_source(family)
-    published = task.online_preset(family)
-    others = [name for name, value in published.items() if name in values and values[name] != value]
-    return "; ".join([source, *([f"given instead: {', '.join(others)}"] if others else [])])
 
 
 def _open(config: OnlineConfig, task: Task, folder: RunFolder) -> _Session:

@@ -412,12 +412,14 @@ def max_uncertainty_program(parts: OfflineParts, config: OfflineConfig) -> Calla
     A quantile of that along the data's own actions.
     """
     settings = config.rollout
+    quantile = settings.uncertainty_quantile
+    assert quantile is not None
 
     def member_quantile(member: tuple[Params, ModelParams, Hyper, Key], dataset: Dataset) -> Array:
         actor_params, model, hyper, key = member
         simulated = simulation(parts, settings, actor_params, model, hyper)
         uncertainty = data_uncertainty(simulated, dataset, key, _UNCERTAINTY_ROWS, _chunk(config))
-        return jnp.quantile(uncertainty, settings.uncertainty_quantile)
+        return jnp.quantile(uncertainty, quantile)
 
     mapped = over_members(member_quantile, parts.members)
     return lambda actor_params, model, hyper, keys, dataset: mapped(

@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from adm_jax.config import DERIVED_TASK, OfflineConfig, offline_family
-from adm_jax.config.models import get_model
-from adm_jax.config.settings import to_flat
+from adm_jax.config import DERIVED_TASK, OfflineConfig, settings_source
 from adm_jax.data.dataset import Dataset, count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_io
@@ -47,19 +45,6 @@ from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import programs
 from adm_jax.types import InputError, Key, Segment
-
-# what published settings tune from one dataset to the next
-_TUNED = (
-    *(
-        "max_backtrack",
-        "rollout_length",
-        "rollout_batch_size",
-        "penalty_coef",
-        "entropy_weight",
-        "real_ratio",
-    ),
-    "num_epochs",
-)
 
 
 class Stream(enum.IntEnum):
@@ -149,25 +134,6 @@ def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
         data = relabel_terminations(data, terminated_fn, wanted_by)
     check_terminations(data, terminated_fn, wanted_by)
     return task, data
-
-
-def settings_source(config: OfflineConfig, task: Task) -> str:
-    """Where a run's settings come from, in words, and which were given instead.
-
-    A task's published settings are for a family: MOPO's for the ensemble, ADMPO's for the other models, and
-    ADM2PO's for full-horizon roll-outs.
-    Of a task that is made from a dataset, and has none, the values are told too.
-    """
-    model, values = get_model(config.dynamics), to_flat(config)
-    family = offline_family(config.dynamics, config.rollout.persistent)
-    published = {**task.preset(config.preset, family), **model.settings}
-    others = [name for name, value in published.items() if name in values and values[name] != value]
-    parts = [task.settings_source(family)]
-    if others:
-        parts.append(f"given instead: {', '.join(others)}")
-    if config.task == DERIVED_TASK:
-        parts.append(", ".join(f"{name}={values[name]}" for name in _TUNED if name in values))
-    return "; ".join(parts)
 
 
 def open_session(
@@ -275,7 +241,7 @@ def abstract_train(session: Session) -> programs.TrainState:
         pretrain = programs.pretrain_program(session.parts, session.config)
         preferences = jax.eval_shape(pretrain, keys, session.dataset)[0]
     if session.config.rollout.uncertainty_quantile is not None:
-        max_uncertainty = jax.ShapeDtypeStruct((num_members,), jnp.float32)
+        max_uncertainty = jax.eval_shape(jnp.zeros, (num_members,))
     state = programs.TrainState(agent, buffer, model, envs, preferences, max_uncertainty)
     return place(state, _mesh(session, num_members))
 

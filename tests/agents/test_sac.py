@@ -300,6 +300,22 @@ def test_the_initial_state(agent, state):
     np.testing.assert_allclose(state.log_alpha, np.log(CONFIG.entropy_weight), rtol=1e-6)
 
 
+def test_an_adapted_entropy_weight_has_a_bound(state):
+    """The losses take at most the bound; what is adapted below it goes on."""
+    config = dataclasses.replace(CONFIG, auto_entropy=True, entropy_weight=3.0, max_entropy_weight=1.0)
+    bounded, free = (
+        make_sac(OBS_DIM, ACTION_DIM, 1.0, each)
+        for each in (config, dataclasses.replace(config, max_entropy_weight=None))
+    )
+    for log_alpha, alpha, expected in ((jnp.log(3.0), 1.0, 3.0), (jnp.log(0.5), 0.5, 0.5)):
+        begun, hyper = state._replace(log_alpha=log_alpha), make_hyper(config)
+        after, metrics = bounded.update(begun, make_batch(0), jax.random.key(0), hyper)
+        np.testing.assert_allclose(metrics["actor/alpha"], alpha, rtol=1e-6)
+        assert after.log_alpha != begun.log_alpha
+        _, metrics = free.update(begun, make_batch(0), jax.random.key(0), hyper)
+        np.testing.assert_allclose(metrics["actor/alpha"], expected, rtol=1e-6)
+
+
 def test_fixed_entropy_weight_is_the_one_given(agent, state):
     hyper = make_hyper(CONFIG)._replace(entropy_weight=jnp.float32(0.7))
     after, metrics = jax.jit(agent.update)(state, make_batch(4), jax.random.key(4), hyper)

@@ -11,8 +11,12 @@ from adm_jax.config import (
     config_for_task,
     models,
     offline_from_flat,
+    online_config_for_task,
+    online_from_flat,
+    stored_settings,
 )
 from adm_jax.config.models import EnsembleConfig, ModelConfig, RecurrentConfig, get_model, register_dynamics
+from adm_jax.config.presets import settings_of
 from adm_jax.config.settings import leaves, replace_flat, setting, to_flat
 from adm_jax.tasks import TASKS, get_task, register_task, registry
 from adm_jax.types import InputError
@@ -60,6 +64,7 @@ def test_lists_of_json_become_tuples():
         ({"memory_limit_gib": 0.0}, "memory_limit_gib: 0.0 is out of range; above 0.0"),
         ({"target_entropy": -3.0}, "target_entropy: has no effect without auto_entropy"),
         ({"entropy_lr": 1e-3}, "entropy_lr: has no effect without auto_entropy"),
+        ({"max_entropy_weight": 1.0}, "max_entropy_weight: has no effect without auto_entropy"),
         ({"horizon": 100}, "horizon: has no effect without persistent"),
         ({"entropy_weight": 1e-300}, "entropy_weight: 1e-300 is out of range of float32"),
         ({"penalty_coef": 1e39}, "penalty_coef: 1e+39 is out of range of float32"),
@@ -90,7 +95,7 @@ def test_whole_numbers_serve_as_floats():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"actor_lr_schedule": "cosine"}, "actor_lr_schedule: cosine has no effect here; must be none"),
+        ({"actor_lr_schedule": "cosine"}, "actor_lr_schedule: no such field"),
         ({"num_steps": 101}, "steps_per_iteration: 50 does not divide"),
         ({"warmup_steps": 200_000}, "warmup_steps: 200000 is more than num_steps"),
     ],
@@ -105,19 +110,19 @@ def test_online_contradictions(values, message):
     [
         (name, preset)
         for name in TASKS
-        for preset in ("code", "paper")[: 1 + bool(TASKS[name].paper_settings)]
+        for preset in ("code", "paper")[: 1 + ("admpo_paper" in TASKS[name].presets)]
     ],
 )
 def test_every_preset_is_a_valid_configuration(task, preset):
     config = config_for_task(task, preset)
     assert (config.task, config.preset) == (task, preset)
     flat = to_flat(config)
-    settings = get_task(task).preset(preset)
+    settings = settings_of(task, get_task(task).presets, "admpo_off", preset)
     assert {name: flat[name] for name in settings} == settings
 
 
 def test_an_override_wins_over_the_preset_and_the_preset_over_the_default():
-    settings = get_task("hopper-medium-replay").settings
+    settings = get_task("hopper-medium-replay").presets["admpo_off"].settings
     name = next(name for name in settings if settings[name] != to_flat(OfflineConfig())[name])
     assert to_flat(config_for_task("hopper-medium-replay"))[name] == settings[name]
     default = to_flat(OfflineConfig())[name]
@@ -125,6 +130,17 @@ def test_an_override_wins_over_the_preset_and_the_preset_over_the_default():
     assert config_for_task().task == "hopper-builtin"
     with pytest.raises(InputError, match="task: 'cheetah' is unknown"):
         config_for_task("cheetah")
+
+
+def test_what_runs_of_earlier_versions_have_stored_is_read():
+    stored = {**to_flat(online_config_for_task("hopper")), "actor_lr_schedule": "none"}
+    assert online_from_flat(stored) == online_config_for_task("hopper")
+    with pytest.raises(InputError, match="actor_lr_schedule: cosine has no effect here; must be none"):
+        online_from_flat({**stored, "actor_lr_schedule": "cosine"})
+    flat = to_flat(config_for_task("hopper-medium"))
+    del flat["max_entropy_weight"]  # of which there was none
+    assert set(stored_settings(OfflineConfig())) == set(flat)
+    assert offline_from_flat(flat) == config_for_task("hopper-medium")
 
 
 def test_fields_are_frozen():
@@ -148,7 +164,7 @@ def test_contradictions_are_refused(values: dict[str, object], message: str) -> 
 
 
 def test_a_models_settings_go_between_the_published_ones_and_overrides():
-    published = get_task("hopper-medium-replay").settings
+    published = get_task("hopper-medium-replay").presets["admpo_off"].settings
     config = config_for_task("hopper-medium-replay", dynamics="bootstrapped_rnn")
     assert config.model.max_backtrack == published["max_backtrack"]  # as for ADM: the same network
     assert config.penalty_coef == published["penalty_coef"]
@@ -161,7 +177,7 @@ def test_a_models_settings_go_between_the_published_ones_and_overrides():
 
 def test_a_task_made_from_a_dataset_has_the_settings_that_mopos_tasks_share():
     ensemble = to_flat(config_for_task("auto", dynamics="ensemble", num_epochs=7))
-    shared = get_task("ant").preset("code", "mopo")  # an environment that MOPO has no settings of its own for
+    shared = settings_of("ant", {}, "mopo")
     assert {name: ensemble[name] for name in shared} == {**shared, "num_epochs": 7}
     defaults = to_flat(OfflineConfig())
     assert ensemble["entropy_lr"] != defaults["entropy_lr"]

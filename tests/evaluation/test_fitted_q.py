@@ -56,3 +56,15 @@ def test_learns_the_known_value(terminates, mean_action):
     expected = 30 * mean_action * (1 - GAMMA**steps) / (1 - GAMMA)
     np.testing.assert_allclose(result.value, expected, rtol=0.08, atol=3.0)
     assert np.isfinite(result.loss)
+
+
+def test_the_estimate_is_the_target_networks():
+    """Where the target stands still the estimate does, however far the network itself has moved."""
+    dataset = make_dataset(chain(True), 1)
+
+    def value(num_steps):
+        settings = FQESettings(GAMMA, num_steps, 32, 1e-2, 1e-9, 16, 1)
+        result = fitted_q(lambda obs, key: 0.0 * obs, dataset, jnp.arange(10), jax.random.key(0), settings)
+        return float(result.value)
+
+    assert value(200) == pytest.approx(value(1), rel=1e-4, abs=1e-3)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+import adm_jax
 from adm_jax.config import config_for_task
 from adm_jax.config.evaluation import CompoundingErrorConfig, OPEConfig
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.dynamics.interface import Dynamics
-from adm_jax.evaluation import compounding_error, ope
+from adm_jax.evaluation import compounding_error, fitted_models, kept_results, ope
 from adm_jax.evaluation.kept_results import KeptResults
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.rollout import open_loop
@@ -262,6 +263,37 @@ def test_models_of_ones_own_are_not_taken_when_their_source_is_another(fits, pol
     file.write_text(source + "# edited\n")
     with pytest.raises(InputError, match=r"models: .*has models of source="):
         ope.run(config, [fit])
+
+
+def test_what_other_code_has_kept_is_named_and_not_used(fits, policies, tmp_path, monkeypatch, capsys):
+    config = OPEConfig(
+        dynamics=("adm_v2",), policies=str(policies / "good.npz"), models=str(tmp_path / "models"),
+        num_episodes=2, horizon=3, fqe_steps=0,
+    )  # fmt: skip
+    first = ope.run(config, fits[:1])
+    capsys.readouterr()
+    for module in (kept_results, fitted_models):
+        monkeypatch.setattr(module, "code_digest", lambda: "another")
+    assert ope.run(config, fits[:1])["estimates"] == first["estimates"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "warning: adm_v2: the models in" in told
+    assert told.count("are of another version of adm_jax's code and are not used") == 3  # and each seed's
+    assert ope.run(config, fits[:1])["estimates"] == first["estimates"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "fitted models taken from" in told
+    assert told.count("1 of 1 policies were done before") == 2
+    assert "another version" not in told
+
+
+def test_the_digest_of_the_code_changes_with_it(monkeypatch, tmp_path):
+    (tmp_path / "nn").mkdir()
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setattr(adm_jax, "__file__", str(tmp_path / "__init__.py"))
+    seen = set()
+    for content in ("a = 1\n", "a = 2\n"):
+        (tmp_path / "nn" / "layers.py").write_text(content)
+        seen.add(kept_results.code_digest.__wrapped__())
+    assert len(seen) == 2
 
 
 def test_a_fit_that_diverges_is_told_and_not_kept(fits, policies, tmp_path):

@@ -13,7 +13,7 @@ from adm_jax.types import EnvSpec, InputError
 from tests.evaluation.policy_files import write
 
 GAMMAS = (0.995, 1.0)
-MEASURED = truth.Measured("Hopper-v4", 1000, False)
+MEASURED = truth.Conditions("Hopper-v4", 1000, False)
 
 
 def test_reads_every_discount(tmp_path):

@@ -7,6 +7,8 @@ import gymnasium
 import pytest
 
 from adm_jax import config, tasks
+from adm_jax.config.presets import settings_of, source_of
+from adm_jax.config.presets.preset import Preset
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.envs import environment, termination
 from adm_jax.tasks import TASKS, Task, get_task, register_task, registry
@@ -32,6 +34,10 @@ def _registry_as_before(monkeypatch):
     registry._TASKS.update(before)
 
 
+def settings(name, family="admpo_off", preset="code"):
+    return settings_of(name, get_task(name).presets, family, preset)
+
+
 def test_the_registry_is_complete():
     assert set(TASKS) == set(BUILTIN)
     assert all(task.name == name for name, task in TASKS.items())
@@ -42,35 +48,35 @@ def test_the_registry_is_complete():
 def test_every_setting_is_a_valid_leaf_of_the_configuration(name, preset):
     if preset == "paper" and name not in (*D4RL, *NEORL):
         with pytest.raises(InputError, match=f"no settings for task {name}; give preset=code"):
-            get_task(name).preset(preset)
+            settings(name, preset=preset)
         return
-    settings = get_task(name).preset(preset)
-    built = replace_flat(config.OfflineConfig(), {**settings, "task": name})
+    published = settings(name, preset=preset)
+    built = replace_flat(config.OfflineConfig(), {**published, "task": name})
     flat = to_flat(built)
-    assert {key: flat[key] for key in settings} == settings
+    assert {key: flat[key] for key in published} == published
 
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_what_mopo_published_is_a_valid_configuration(name):
-    settings = get_task(name).preset("code", "mopo")
+    published = settings(name, "mopo")
     flat = to_flat(config.config_for_task(name, dynamics="ensemble"))
-    assert {key: flat[key] for key in settings} == settings
-    assert settings["uncertainty"] == "max_aleatoric"
-    assert get_task(name).mopo_source
+    assert {key: flat[key] for key in published} == published
+    assert published["uncertainty"] == "max_aleatoric"
+    assert get_task(name).presets["mopo"].source
 
 
 @pytest.mark.parametrize("name", BUILTIN)
 @pytest.mark.parametrize("dynamics", ["adm_v2", "adm", "ensemble"])
 def test_what_full_horizon_takes_is_a_valid_configuration(name, dynamics):
-    settings = get_task(name).preset("code", "adm2po")
+    published = settings(name, "adm2po")
     built = config.config_for_task(name, dynamics=dynamics, persistent=True)
     flat = to_flat(built)
-    known = {key: value for key, value in settings.items() if key in flat}
+    known = {key: value for key, value in published.items() if key in flat}
     assert {key: flat[key] for key in known} == known
-    assert set(settings) - set(flat) <= ({"num_streams", "max_backtrack"} if dynamics != "adm_v2" else set())
+    assert set(published) - set(flat) <= ({"num_streams", "max_backtrack"} if dynamics != "adm_v2" else set())
     assert (flat["rollout_length"], flat["updates_per_epoch"]) == (25, 500)
     assert flat["persistent"]
-    assert get_task(name).full_horizon_source
+    assert get_task(name).presets["adm2po"].source
     programs.make_parts(
         built, 11, 3, 1.0, lambda next_obs: next_obs[:, 0] > 0, "map"
     )  # its penalty is offered
@@ -84,7 +90,7 @@ def test_a_task_of_ones_own_takes_the_full_horizon_defaults():
         10e6, rel=0.02
     )
     assert (built.penalty_coef, built.num_epochs, built.model.streams) == (5.0, 2000, 5)
-    assert "full-horizon defaults" in task.settings_source("adm2po")
+    assert "full-horizon defaults" in source_of("mine", task.presets, "adm2po")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +113,7 @@ def test_a_task_of_ones_own_takes_the_full_horizon_defaults():
         # nothing is known of these, or little: the defaults
         ("hopper-medium-expert", 2, 2, 4096, 0.05, 20, 0.05, 2000),
         ("neorl-hopper-low", 5, 5, 4096, 0.05, 5, 0.1, 2000),
-        ("halfcheetah-medium-replay", 2, 2, 4096, 0.05, 5, 0.1, 2000),
+        ("halfcheetah-medium-replay", 2, 2, 4096, 0.05, 2.5, 0.1, 2000),
     ],
 )
 def test_full_horizon_settings(name, m, streams, envs, ratio, penalty, alpha, epochs):
@@ -122,10 +128,12 @@ def test_full_horizon_settings(name, m, streams, envs, ratio, penalty, alpha, ep
     rows = envs * 25 * built.rollout.retain_epochs  # 1e7, or 3e7, in whole epochs
     large = ("hopper-medium", "neorl-hopper-medium", "neorl-walker2d-medium")
     assert 0 <= rows - (30e6 if name in large else 10e6) < envs * 25
+    slower = name == "halfcheetah-medium-replay"
     constant = ("walker2d-medium", "walker2d-medium-replay", "walker2d-medium-expert")
-    assert built.sac.actor_lr_schedule == ("none" if name in constant else "cosine")
+    assert built.actor_lr_schedule == ("none" if slower or name in constant else "cosine")
     assert built.sac.deterministic_backup == (name == "halfcheetah-medium-expert")
-    assert (built.sac.actor_lr, built.sac.critic_lr) == (1e-4, 3e-4)
+    assert (built.sac.actor_lr, built.sac.critic_lr) == (7e-5 if slower else 1e-4, 3e-4)
+    assert alpha is not None or built.sac.entropy_lr == 1e-4  # the authors' default offline
     assert built.rollout.uncertainty == "sample_std_of_means"
 
 
@@ -148,10 +156,11 @@ def test_full_horizon_settings(name, m, streams, envs, ratio, penalty, alpha, ep
     ],
 )
 def test_mopo_settings(name, length, penalty):
-    s = get_task(name).preset("code", "mopo")
+    s = settings(name, "mopo")
     assert (s["rollout_length"], s["penalty_coef"], s["num_epochs"]) == (length, penalty, 3000)
     assert (s["rollout_batch_size"], s["retain_epochs"], s["real_ratio"]) == (50_000, 5, 0.05)
     assert (s["actor_lr"], s["critic_lr"], s["entropy_lr"], s["auto_entropy"]) == (1e-4, 3e-4, 1e-4, True)
+    assert config.config_for_task(name, dynamics="ensemble").sac.max_entropy_weight == 1.0
 
 
 @pytest.mark.parametrize(
@@ -161,18 +170,19 @@ def test_mopo_settings(name, length, penalty):
 )  # fmt: skip
 def test_the_width_of_mopos_networks(name, width):
     """MBPO's are twice as wide for Humanoid and adroit."""
-    assert get_task(name).mopo_settings.get("model_hidden_dim") == width
-    assert ("400 hidden units" in get_task(name).mopo_source) == (width is not None)
+    mopo = get_task(name).presets["mopo"]
+    assert mopo.settings.get("model_hidden_dim") == width
+    assert ("400 hidden units" in mopo.source) == (width is not None)
     assert config.config_for_task(name, dynamics="ensemble").model.model_hidden_dim == width or width is None
 
 
 @pytest.mark.parametrize("name", ["ant", "pen-human", "antmaze-large-play"])
 def test_where_mopo_published_nothing_it_is_said(name):
-    task = get_task(name)
-    assert not {"rollout_length", "penalty_coef"} & set(task.mopo_settings)
-    assert "has no rollout_length and penalty_coef" in task.mopo_source
-    assert "none is published" in get_task("walker2d-random").mopo_source
-    assert "none is published" in get_task("neorl-hopper-low").mopo_source
+    mopo = get_task(name).presets["mopo"]
+    assert not {"rollout_length", "penalty_coef"} & set(mopo.settings)
+    assert "has no rollout_length and penalty_coef" in mopo.source
+    for other in ("walker2d-random", "neorl-hopper-low"):
+        assert "none is published" in get_task(other).presets["mopo"].source
 
 
 @pytest.mark.parametrize(
@@ -236,7 +246,7 @@ def test_an_unknown_task_or_preset_is_named():
     assert "register_task" in str(error.value)
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="preset: 'mine' is unknown"):
-        get_task("hopper").preset("mine")
+        settings("hopper", preset="mine")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +284,7 @@ def test_an_unknown_task_or_preset_is_named():
     ],
 )
 def test_published_settings(name, m, length, penalty, alpha, ratio, epochs):
-    s = get_task(name).settings
+    s = settings(name)
     assert (s["max_backtrack"], s["rollout_length"], s["penalty_coef"]) == (m, length, penalty)
     assert (s["entropy_weight"], s["real_ratio"], s["num_epochs"]) == (alpha, ratio, epochs)
     assert (s["rollout_batch_size"], s["retain_epochs"], s["updates_per_epoch"]) == (50_000, 5, 1000)
@@ -282,17 +292,17 @@ def test_published_settings(name, m, length, penalty, alpha, ratio, epochs):
     play = name == "antmaze-medium-play"
     expected_lr = (7e-5 if replay_cheetah else 1e-4, "none" if replay_cheetah or play else "cosine")
     assert (s["actor_lr"], s["actor_lr_schedule"]) == expected_lr
-    assert s["auto_entropy"] is play
+    assert (s["auto_entropy"], s.get("entropy_lr")) == (play, 1e-4 if play else None)
     assert s.get("deterministic_backup", False) is (name in (*PEN, *ANTMAZE) and not play)
     assert s["model_hidden_dim"] == (400 if name == "halfcheetah-medium-expert" else 200)
     assert s["uncertainty"] == "std_of_means"
 
 
 def test_the_paper_states_otherwise():
-    paper = get_task("halfcheetah-medium-expert").preset("paper")
+    paper = settings("halfcheetah-medium-expert", preset="paper")
     assert (paper["rollout_length"], paper["penalty_coef"]) == (50, 10)
-    assert get_task("halfcheetah-medium-replay").preset("paper")["actor_lr"] == 1e-4
-    assert all(get_task(name).preset("paper")["uncertainty"] == "total_variance" for name in D4RL + NEORL)
+    assert settings("halfcheetah-medium-replay", preset="paper")["actor_lr"] == 1e-4
+    assert all(settings(name, preset="paper")["uncertainty"] == "total_variance" for name in D4RL + NEORL)
 
 
 def test_normalized_scores():
@@ -326,6 +336,28 @@ def test_a_registered_task_is_known_everywhere():
     assert (built.task, built.model.max_backtrack, built.penalty_coef) == ("mine", 2, 0.4)
 
 
+def test_a_preset_may_be_given_whole_or_in_parts():
+    task = register_task(
+        **FIELDS,
+        presets={"mopo": ({"penalty_coef": 3.0}, "ours")},
+        settings={"penalty_coef": 0.3},
+        source="mine",
+        paper_settings={"penalty_coef": 0.4},
+        online_settings={"admpo": {"num_steps": 6_000}},
+        online_sources={"admpo": "theirs"},
+    )
+    assert task.presets == {
+        "mopo": Preset({"penalty_coef": 3.0}, "ours"),
+        "admpo_off": Preset({"penalty_coef": 0.3}, "mine"),
+        "admpo_paper": Preset({"penalty_coef": 0.4}),
+        "admpo_on": Preset({"num_steps": 6_000}, "theirs"),
+    }
+    assert config.config_for_task("mine", "paper").penalty_coef == 0.4
+    assert config.online_config_for_task("mine").num_steps == 6_000
+    again = register_task(task, settings={"penalty_coef": 0.5}, overwrite=True)
+    assert again.presets == {**task.presets, "admpo_off": Preset({"penalty_coef": 0.5}, "mine")}
+
+
 def test_a_name_is_taken_once():
     task = register_task(**FIELDS)
     register_task(dataclasses.replace(task))  # the same again
@@ -354,6 +386,12 @@ def test_a_name_is_taken_once():
         ({"settings": [1]}, r"settings: \[1\]: must be a mapping"),
         ({"dataset": 3}, "dataset: 3: must be a text"),
         ({"online_settings": {"ppo": {}}}, "online_settings: 'ppo': is no family of settings: admpo, mbpo, "),
+        (
+            {"presets": {"ppo": ({}, "")}},
+            "presets: 'ppo': is no family of settings: admpo_off, ",
+        ),
+        ({"presets": {"sac": 3}}, r"presets\['sac'\]: 3: must be \(settings, source\)"),
+        ({"presets": {"sac": (3, "")}}, r"presets\['sac'\].settings: 3: must be a mapping"),
         ({"online_settings": {"sac": 3}}, r"online_settings\['sac'\]: 3: must be a mapping"),
         ({"online_sources": {"sac": 3}}, r"online_sources\['sac'\]: 3: must be a text"),
         ({"reference_min": 1.0}, "reference_max: None: must be a number, or both references None"),

@@ -18,9 +18,7 @@ CONFIG = ReplayConfig(
     steps_per_iteration=20,
     seed=4,
     eval_episodes=2,
-    sac=SACConfig(
-        policy_hidden_dim=16, batch_size=32, actor_lr_schedule="none", auto_entropy=True, entropy_weight=1.0
-    ),
+    sac=SACConfig(policy_hidden_dim=16, batch_size=32, auto_entropy=True, entropy_weight=1.0),
 )
 
 

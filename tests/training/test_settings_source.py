@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from adm_jax.config import OfflineConfig, config_for_task, online_config_for_task
+from adm_jax.config import OfflineConfig, config_for_task, online_config_for_task, settings_source
+from adm_jax.config.presets import source_of
+from adm_jax.config.presets.preset import Preset
 from adm_jax.config.settings import replace_flat
 from adm_jax.envs.recovered import task_from_dataset
 from adm_jax.tasks import Task, get_task
-from adm_jax.training import offline, online_run, session
-from adm_jax.training.session import load_data, settings_source
+from adm_jax.training import offline, session
+from adm_jax.training.session import load_data
 
 FIELDS = {"name": "mine", "env_id": "Hopper-v4", "obs_dim": 11, "action_dim": 3, "termination": "hopper"}
 
@@ -40,7 +42,7 @@ def test_what_was_given_is_told():
 
 
 def test_a_task_that_does_not_say():
-    nothing, silent = Task(**FIELDS), Task(**FIELDS, settings={"gamma": 0.5})
+    nothing, silent = Task(**FIELDS), Task(**FIELDS, presets={"admpo_off": Preset({"gamma": 0.5})})
     assert (
         settings_source(OfflineConfig(), nothing) == "task mine has no ADMPO settings: the library's defaults"
     )
@@ -103,14 +105,14 @@ def test_a_run_keeps_and_tells_it(tiny_config, monkeypatch, capsys):
 )
 def test_online_the_source_is_told_as_well(task, dynamics, expected):
     config = online_config_for_task(task, dynamics)
-    source = online_run.settings_source(config, get_task(task))
+    source = settings_source(config, get_task(task))
     assert source.startswith(expected)
     assert "given instead" not in source
     fewer = online_config_for_task(task, dynamics, num_steps=6_000)
     if task != "pen-human":
-        assert online_run.settings_source(fewer, get_task(task)).endswith("; given instead: num_steps")
+        assert settings_source(fewer, get_task(task)).endswith("; given instead: num_steps")
 
 
 def test_online_settings_that_do_not_say_where_they_come_from():
-    task = Task(**FIELDS, online_settings={"sac": {"gamma": 0.9}})
-    assert task.online_source("sac") == "task mine, which does not say where they come from"
+    presets = {"sac": Preset({"gamma": 0.9})}
+    assert source_of("mine", presets, "sac") == "task mine, which does not say where they come from"

@@ -2,8 +2,7 @@
 
 The file is an ordinary ``.xz`` (own checksum included). Inside: a line of JSON (shapes, metadata, SHA-256 of
 every field), then the arrays. Observations are kept as T + 1 per episode, so ``next_obs`` costs one row per
-episode. Every column is split into its four byte planes, which is what helps (2.7 MB against 3.0 for 60,000
-Hopper transitions); differences or exclusive-ors of consecutive rows gain 1 % at most and are left out.
+episode. Every column is split into its four byte planes (2.7 MB against 3.0 for 60,000 Hopper transitions).
 """
 
 import json
@@ -26,17 +25,10 @@ _FORMAT = "adm_jax packed episodes 1"
 
 
 def pack(data: EpisodeData, path: Path) -> int:
-    """Writes ``data`` as one compressed file, in one rename.
+    """Writes data with ``REQUIRED_METADATA`` as one ``.xz`` file, in one rename; returns its size in bytes.
 
-    Args:
-      data: the dataset, with ``REQUIRED_METADATA`` in its metadata. The same data give the same file.
-      path: the file, ending in ``.xz``.
-
-    Returns:
-      The file's size in bytes.
-
-    Raises:
-      InputError: the data are invalid, their metadata lack an entry, or the file cannot be written.
+    The same data give the same file. Raises InputError: the data are invalid, their metadata lack an entry,
+    or the file cannot be written.
     """
     validation.validate(data)
     missing = [name for name in REQUIRED_METADATA if data.metadata.get(name) is None]
@@ -80,8 +72,7 @@ def pack(data: EpisodeData, path: Path) -> int:
 def unpack(path: Path) -> EpisodeData:
     """Reads and validates what ``pack`` wrote, bit for bit.
 
-    Raises:
-      InputError: one line: the file is missing, damaged, or of another format.
+    Raises InputError: one line: the file is missing, damaged, or of another format.
     """
     source = str(path)
     try:
@@ -115,13 +106,9 @@ def ensure(dataset_id: str = BUILTIN_ID, *, root: Path | None = None) -> Path:
     """The folder of a built-in dataset's Minari copy, made now if this is its first use.
 
     Safe against others doing the same and against being killed: the copy appears complete, by one rename.
+    Without ``root`` it is ``minari_files.datasets_root()``.
 
-    Args:
-      dataset_id: a key of ``FILES``.
-      root: folder of all datasets; when None ``MINARI_DATASETS_PATH``, or Minari's own in the user's home.
-
-    Raises:
-      InputError: no such built-in dataset, or the copy cannot be written.
+    Raises InputError: no such built-in dataset, or the copy cannot be written.
     """
     if dataset_id not in FILES:
         raise InputError(f"dataset: {dataset_id} is not built in; one of {', '.join(FILES)}")

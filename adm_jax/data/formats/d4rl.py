@@ -20,14 +20,23 @@ terminate, and keeping the last one with a made-up next observation would teach 
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats.columns import (
+    Columns,
+    Names,
+    check_lengths,
+    check_shape,
+    converted,
+    find_breaks,
+    shown,
+)
 from adm_jax.data.formats.minari_files import one_line
-from adm_jax.data.formats.rows import Names, Rows, check_lengths, check_shape, converted, find_breaks, shown
 from adm_jax.types import InputError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -99,16 +108,6 @@ class Report:
         return lines
 
 
-@dataclass(frozen=True)
-class _File:
-    """What the file holds."""
-
-    rows: Rows
-    timeouts: np.ndarray | None  # [N] bool
-    env_id: str
-    converted: tuple[str, ...]
-
-
 def read(
     path: Path, *, env_id: str | None = None, max_episode_steps: int | None = None
 ) -> tuple[EpisodeData, Report]:
@@ -120,17 +119,14 @@ def read(
       max_episode_steps: the time limit that ended episodes. Needed where the file has neither timeouts nor
         next observations; where given, no episode may be longer.
 
-    Returns:
-      The episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to get them.
+    Returns the episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to get them.
 
-    Raises:
-      InputError: one line: the file is missing or damaged, lacks an array or holds one of a wrong shape;
-        its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time;
-        an episode is longer than the limit; its environment is unknown.
+    Raises InputError: one line: the file is missing or damaged, lacks an array or holds one of a wrong shape;
+    its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time; an
+    episode is longer than the limit; its environment is unknown.
     """
     source = str(path)
-    file = _read_file(path, source, env_id)
-    rows, timeouts, env_id = file.rows, file.timeouts, file.env_id
+    rows, timeouts, env_id, converted_arrays = _read_file(path, source, env_id)
     if timeouts is None and rows.next_obs is None and not max_episode_steps:
         raise InputError(
             f"{source}: has neither timeouts nor next_observations, so that time limits cannot be told; "
@@ -160,12 +156,15 @@ def read(
         dropped_terminal=int((dropped & rows.terminals).sum()),
         dropped_episodes=int(dropped.sum()) - len(data.episode_ends) if dropped.any() else 0,
         last_row_open=last_row_open,
-        converted=file.converted,
+        converted=converted_arrays,
     )
     return data, report
 
 
-def _read_file(path: Path, source: str, env_id: str | None) -> _File:
+def _read_file(
+    path: Path, source: str, env_id: str | None
+) -> tuple[Columns, np.ndarray | None, str, tuple[str, ...]]:
+    """What the file holds: its arrays, timeouts [N], environment, and which arrays were not float32."""
     if not path.is_file():
         raise InputError(f"{source}: no such file")
     try:
@@ -176,24 +175,13 @@ def _read_file(path: Path, source: str, env_id: str | None) -> _File:
         raise InputError(
             f"{source}: cannot be read as HDF5, damaged or cut short ({one_line(error)})"
         ) from error
-    obs, action, reward, next_obs = (
-        None if raw[name] is None else validation.as_float32(raw[name], f"{source}: {name}")
-        for name in _NUMBERS
-    )
-    terminals, timeouts = (
-        None if raw[name] is None else validation.as_flags(raw[name], f"{source}: {name}")
-        for name in ("terminals", "timeouts")
-    )
-    assert obs is not None
-    assert action is not None
-    assert reward is not None
-    assert terminals is not None
-    return _File(
-        rows=Rows(obs, action, reward, next_obs, terminals, source, _NAMES),
-        timeouts=timeouts,
-        env_id=env_id,
-        converted=converted({name: raw[name] for name in _NUMBERS}),
-    )
+    read: dict[str, Any] = {}  # None where the file lacks it; _read_array refuses that of what is required
+    for name, values in raw.items():
+        convert = validation.as_float32 if name in _NUMBERS else validation.as_flags
+        read[name] = None if values is None else convert(values, f"{source}: {name}")
+    obs, action, reward, next_obs = (read[name] for name in _NUMBERS)
+    rows = Columns(obs, action, reward, next_obs, read["terminals"], source, _NAMES)
+    return rows, read["timeouts"], env_id, converted({name: raw[name] for name in _NUMBERS})
 
 
 def _read_env_id(file: h5py.File, source: str) -> str:
@@ -230,7 +218,7 @@ def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
 
 
 def _find_splits(
-    rows: Rows, timeouts: np.ndarray | None, flagged: np.ndarray, max_episode_steps: int | None
+    rows: Columns, timeouts: np.ndarray | None, flagged: np.ndarray, max_episode_steps: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Rows [of the file] where an episode ends though no flag says so, and timeouts that end none really."""
     if rows.next_obs is not None:
@@ -251,14 +239,14 @@ def _find_splits(
 def _refuse_shifted(
     timeouts: np.ndarray, splits: tuple[int, ...], continued: tuple[int, ...], source: str
 ) -> None:
-    """Refuses timeouts beside the rows where episodes end, most of them by the same row."""
+    """Refuses timeouts one row off the ends of episodes, if most of them are off to the same side."""
     for offset, side in ((1, "after"), (-1, "before")):
-        beside = sorted(set(continued) & {t + offset for t in splits})
-        if beside and 2 * len(beside) >= timeouts.sum():
-            t = beside[0]
+        shifted = sorted(set(continued) & {t + offset for t in splits})
+        if shifted and 2 * len(shifted) >= timeouts.sum():
+            t = shifted[0]
             raise InputError(
                 f"{source}: timeouts[{t}] is set one row {side} an episode's end: next_observations"
-                f"[{t - offset}] is not observations[{t - offset + 1}] ({len(beside)} such in all); "
+                f"[{t - offset}] is not observations[{t - offset + 1}] ({len(shifted)} such in all); "
                 f"timeouts must be set at the last row of an episode"
             )
 
@@ -283,7 +271,7 @@ def _refuse_uneven(terminals: np.ndarray, timeouts: np.ndarray, source: str) -> 
 
 
 def _episodes(
-    rows: Rows, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str
+    rows: Columns, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str
 ) -> tuple[EpisodeData, np.ndarray]:
     """Episodes that end at ``ends`` [N], and which rows [N] had to be dropped."""
     terminated, truncated = rows.terminals, ends & ~rows.terminals

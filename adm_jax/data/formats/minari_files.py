@@ -2,8 +2,7 @@
 
 Reading goes to Minari's HDF5 layout directly with h5py's low-level calls rather than through
 ``iterate_episodes``: less than half of Minari's time per episode (0.35 ms against 0.8), a line for each
-thing that can be wrong instead of an assertion, and neither Minari nor gymnasium imported to load data. A
-flat cache would save less than a second per thousand episodes, and be a second copy to keep in step.
+thing that can be wrong instead of an assertion, and neither Minari nor gymnasium imported to load data.
 
 Dictionary observations (AntMaze, PointMaze) are flattened as Gymnasium's ``FlattenObservation`` does: the
 keys in alphabetical order, one after the other.
@@ -69,7 +68,7 @@ def exists(dataset_id: str, root: Path | None = None) -> bool:
 def check_free(dataset_id: str, root: Path | None = None, *, instead: str = "remove it") -> None:
     """Raises InputError where a dataset cannot be written under this id, because something is there.
 
-    ``instead`` is what the message offers beside another id.
+    ``instead`` is what the message offers besides another id.
     """
     folder = dataset_dir(dataset_id, root)
     if exists(dataset_id, root):
@@ -97,13 +96,12 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
       dataset_id: Minari id.
       root: folder of all datasets; ``datasets_root()`` when None.
 
-    Returns:
-      The data; ``source`` names id and file, ``metadata`` holds what the dataset says of its environment
-      (``env_id``, ``env_spec`` as JSON) and of reference scores (``reference_min``, ``reference_max``), and
-      where observations were flattened ``obs_layout``: the keys in order, with the entries of each.
+    Returns the data; ``source`` names id and file, ``metadata`` holds what the dataset says of its
+    environment (``env_id``, ``env_spec`` as JSON) and of reference scores (``reference_min``,
+    ``reference_max``), and where observations were flattened ``obs_layout``: the keys in order, with the
+    entries of each.
 
-    Raises:
-      InputError: one line for whatever is missing, unreadable or wrong.
+    Raises InputError: one line for whatever is missing, unreadable or wrong.
     """
     folder = dataset_dir(dataset_id, root) / "data"
     path = folder / "main_data.hdf5"

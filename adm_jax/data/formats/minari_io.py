@@ -17,23 +17,18 @@ logger = logging.getLogger(__name__)
 def load(dataset_id: str, *, root: Path | None = None) -> EpisodeData:
     """Loads and validates a dataset: local, built-in, or from Minari's remote, in this order.
 
-    Args:
-      dataset_id: Minari id, as ``adm_jax/hopper-replay-v0``.
-      root: folder of all datasets; when None ``MINARI_DATASETS_PATH``, or Minari's own in the user's home.
+    ``metadata`` of the data holds ``env_id`` and what was kept when it was saved. Without ``root`` it is
+    ``minari_files.datasets_root()``.
 
-    Returns:
-      The data; ``metadata`` holds ``env_id`` and what was kept when it was saved.
-
-    Raises:
-      InputError: one line: a malformed id; no such dataset (within seconds where there is no network);
-        damaged or invalid data.
+    Raises InputError: one line: a malformed id; no such dataset (within seconds where there is no network);
+    damaged or invalid data.
     """
     minari_files.check_id(dataset_id)
     if not minari_files.exists(dataset_id, root):
         if dataset_id in builtin.FILES:
             try:
                 builtin.ensure(dataset_id, root=root)
-            except InputError as error:  # a store that cannot be written need not stop data that are at hand
+            except InputError as error:  # the packaged data do not need a store that can be written
                 logger.warning("%s; going on without a copy", error)
                 return builtin.unpack(builtin.FILES[dataset_id])
         else:

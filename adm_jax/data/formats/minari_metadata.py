@@ -18,9 +18,8 @@ def one_line(error: BaseException) -> str:
 def read_metadata(path: Path, dataset_id: str) -> dict[str, Any]:
     """The file's table.
 
-    Raises:
-      InputError: one line: it cannot be read, is no UTF-8 text, no JSON table, has a key twice, or tells of
-        another format than HDF5.
+    Raises InputError: one line: it cannot be read, is no UTF-8 text, no JSON table, has a key twice, or tells
+    of another format than HDF5.
     """
     where = f"{dataset_id} ({path})"
 
@@ -52,8 +51,8 @@ def read_metadata(path: Path, dataset_id: str) -> dict[str, Any]:
 def foreign_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What any Minari dataset says of its origin, by this library's names.
 
-    ``env_id`` and ``env_spec`` (JSON) are the environment's to evaluate in, where Minari names one beside the
-    one the data come from; ``reference_min`` and ``reference_max`` the returns that score 0 and 100.
+    ``env_id`` and ``env_spec`` (JSON) are of the environment to evaluate in, where Minari names one, else of
+    the one the data come from; ``reference_min`` and ``reference_max`` the returns that score 0 and 100.
     """
     facts: dict[str, Any] = {}
     for name in ("eval_env_spec", "env_spec"):
@@ -73,8 +72,7 @@ def foreign_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def action_bounds(metadata: Mapping[str, Any], source: str) -> tuple[np.ndarray | float, np.ndarray | float]:
     """Bounds of the dataset's action space; infinite where it names none (an old dataset).
 
-    Raises:
-      InputError: the actions are no vectors of numbers.
+    Raises InputError: the actions are no vectors of numbers.
     """
     space = _space(metadata, "action_space", source)
     if space is None:
@@ -94,8 +92,7 @@ def check_observation_space(metadata: Mapping[str, Any], source: str) -> None:
 
     Gymnasium would flatten others too, but into one-hot vectors, which no dynamics model here predicts.
 
-    Raises:
-      InputError: one line naming the kind of space and its key.
+    Raises InputError: one line naming the kind of space and its key.
     """
 
     def check(space: Mapping[str, Any], key: str) -> None:

@@ -33,8 +33,7 @@ def remote_name() -> str:
 def unreachable(seconds: float = PROBE_SECONDS) -> str:
     """Why the remote cannot be reached, empty where it can.
 
-    Args:
-      seconds: limit on the whole request. It runs in a thread because looking up a name knows no time limit.
+    The request runs in a thread because looking up a name knows no time limit.
     """
     kind, _, author = remote_name().partition("://")
     if kind != "hf":  # a bucket of the user's own: Minari must find out
@@ -63,8 +62,7 @@ def unreachable(seconds: float = PROBE_SECONDS) -> str:
 def download(dataset_id: str, root: Path) -> Path:
     """Fetches a dataset into ``root``; takes as long as the network does.
 
-    Raises:
-      InputError: one line that says what was looked for, where, and how to import a file instead.
+    Raises InputError: one line that says what was looked for, where, and how to import a file instead.
     """
     reason = unreachable()
     if reason:

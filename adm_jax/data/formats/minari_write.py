@@ -1,6 +1,6 @@
 """Writing a Minari dataset whole or not at all.
 
-Minari's own classes write the files, in a hidden folder beside the datasets (Minari's listing skips those);
+Minari's own classes write the files, in a hidden folder among the datasets (Minari's listing skips those);
 one rename then makes the dataset appear. Whoever is killed leaves a hidden folder; a later write removes it.
 """
 
@@ -48,28 +48,15 @@ def save(
 ) -> Path:
     """Writes ``data`` as a Minari HDF5 dataset from which every transition is read back bit for bit.
 
-    The environment's specification (see ``env_spec``) is stored with the arguments ``env_kwargs`` of
-    ``data.metadata``; one that the data bring along for the same ``env_id`` (``env_spec``) is kept.
-    ``data.metadata`` is kept beside it, ``env_kwargs`` as ``storable_kwargs`` has them; ``env_id``,
-    ``command``, ``seed``, the versions installed now (unless it already names versions: a copy keeps its
-    maker's), return statistics and digests are added.
+    The environment's specification (see ``env_spec``), where one is registered, is stored with the arguments
+    ``env_kwargs`` of ``data.metadata``; one that the data bring along for the same ``env_id`` is kept.
+    ``data.metadata`` is kept too, ``env_kwargs`` as ``storable_kwargs`` has them; ``env_id``, the ``command``
+    and ``seed`` that made the data, the versions installed now (unless it already names versions: a copy
+    keeps its maker's), return statistics and digests are added. Bounds of the actions are numbers or [A].
+    ``overwrite`` replaces a dataset of this id (in two renames: for an instant there is neither).
 
-    Args:
-      data: the dataset; validated first.
-      dataset_id: Minari id, as ``hopper/replay-v0``.
-      env_id: Gymnasium id of the environment; its specification is stored where it is registered.
-      action_low: lower bound of the actions, a number or [A].
-      action_high: upper bound of the actions, a number or [A].
-      command: the command line that made the data.
-      seed: the seed that made the data.
-      overwrite: replace a dataset of this id (in two renames: for an instant there is neither).
-      root: folder of all datasets; ``minari_files.datasets_root()`` when None.
-
-    Returns:
-      The dataset's folder.
-
-    Raises:
-      InputError: the id is malformed or taken, the data are invalid, or the folder cannot be written.
+    Returns the dataset's folder. Raises InputError: the id is malformed or taken, the data are invalid, or
+    the folder cannot be written.
     """
     minari_files.check_id(dataset_id)
     if not (overwrite and minari_files.exists(dataset_id, root)):
@@ -107,14 +94,10 @@ def require_writable(dataset_id: str, root: Path | None = None) -> None:
 def env_spec(env_id: str, env_kwargs: Mapping[str, Any] | None, wanted_by: str) -> str | None:
     """A registered environment's specification as JSON, as ``save`` stores it.
 
-    Args:
-      env_id: Gymnasium id of the environment.
-      env_kwargs: of gymnasium.make; what it takes itself (``max_episode_steps``) goes into the specification,
-        the rest into the environment's own arguments. None, where they could not be stored, has none.
-      wanted_by: the dataset or task, for the warning.
-
-    Returns:
-      The JSON; None, with a warning, where nobody has registered the environment or JSON cannot hold it.
+    What gymnasium.make takes itself of ``env_kwargs`` (``max_episode_steps``) goes into the specification,
+    the rest into the environment's own arguments. It is None, with a warning for ``wanted_by``, where nobody
+    has registered the environment or JSON cannot hold it, as when ``env_kwargs`` could not be stored and are
+    None.
     """
     from gymnasium import error, spec
 
@@ -252,7 +235,7 @@ def _to_json(registered: Any, env_kwargs: Mapping[str, Any] | None) -> str:
     if env_kwargs is None:
         raise ValueError("its arguments are no JSON")
     own = {name: env_kwargs[name] for name in _OF_MAKE if env_kwargs.get(name) is not None}
-    if own.get("max_episode_steps") == -1:  # how make is told to set no limit
+    if own.get("max_episode_steps") == -1:  # to gymnasium.make it means no limit
         own["max_episode_steps"] = None
     others = {name: value for name, value in env_kwargs.items() if name not in _OF_MAKE}
     changed = dataclasses.replace(

@@ -24,8 +24,16 @@ import numpy as np
 
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats.columns import (
+    Columns,
+    Names,
+    check_lengths,
+    check_shape,
+    converted,
+    find_breaks,
+    shown,
+)
 from adm_jax.data.formats.minari_files import one_line
-from adm_jax.data.formats.rows import Names, Rows, check_lengths, check_shape, converted, find_breaks, shown
 from adm_jax.types import InputError
 
 MAX_EPISODE_STEPS = 1000  # of the MuJoCo environments
@@ -88,18 +96,16 @@ def read(
 
     Args:
       path: the npz file.
-      env_id: Gymnasium id of the environment; when None told from the dimensions, and HalfCheetah from
+      env_id: Gymnasium id of the environment; when None found by the dimensions, and HalfCheetah from
         Walker2d by the height at which episodes start.
       max_episode_steps: the step limit; 1000 for the MuJoCo environments when None.
 
-    Returns:
-      The episodes (``metadata`` holds ``env_id``, ``env_kwargs`` of the MuJoCo environments, and
-      ``imported_from``) and what was done to get them.
+    Returns the episodes (``metadata`` holds ``env_id``, ``env_kwargs`` of the MuJoCo environments, and
+    ``imported_from``) and what was done to get them.
 
-    Raises:
-      InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong
-        shape; index is no list of cuts; done is set in mid-episode; an episode is longer than the limit; its
-        environment cannot be told.
+    Raises InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong
+    shape; index is no list of cuts; done is set in mid-episode; an episode is longer than the limit; its
+    environment is not clear.
     """
     source = str(path)
     raw = _read_arrays(path, source)
@@ -114,7 +120,7 @@ def read(
             f"{source}: the step limit of {env_id} is unknown; give it, as in --max_episode_steps=1000"
         )
     check_lengths(ends, limit, source)
-    splits = _find_splits(Rows(obs, action, reward, next_obs, done, source, _NAMES), ends)
+    splits = _find_splits(Columns(obs, action, reward, next_obs, done, source, _NAMES), ends)
     at_limit, doubtful = _time_limits(ends, splits, limit)
     ends[list(splits)] = True
     terminated = done & ~at_limit & ~doubtful
@@ -194,7 +200,7 @@ def _ends(index: np.ndarray, num_rows: int, source: str) -> tuple[np.ndarray, bo
     return ends, bool(cuts[0] == 0)
 
 
-def _find_splits(rows: Rows, ends: np.ndarray) -> tuple[int, ...]:
+def _find_splits(rows: Columns, ends: np.ndarray) -> tuple[int, ...]:
     """Rows that don't lead to the next where index has no cut; refuses wrong cuts and a wrong done."""
     source = rows.source
     loose = np.flatnonzero(rows.terminals & ~ends)

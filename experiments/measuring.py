@@ -1,9 +1,12 @@
-"""What experiments that measure fitted models have in common: flags, a configuration for each model."""
+"""What the experiments that measure fitted models have in common: flags, and a configuration of each fit."""
 
+import importlib
 from typing import Any, TypeVar
 
+from absl import flags as absl_flags
+
 from adm_jax.config import DERIVED_TASK, OfflineConfig, config_for_task
-from adm_jax.config.evaluation import MeasuredModels
+from adm_jax.config.evaluation import EvaluationConfig
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.types import InputError
@@ -11,10 +14,11 @@ from experiments import flags
 
 _SHARED = ("task", "dataset", "seeds", "workdir", "members", "matmul_precision")
 
-C = TypeVar("C", bound=MeasuredModels)
+C = TypeVar("C", bound=EvaluationConfig)
+FLAGS = absl_flags.FLAGS
 
 
-def define(config_class: type[MeasuredModels], *others: str) -> None:
+def define(config_class: type[EvaluationConfig], *others: str) -> None:
     """Defines the flags; call it once, at the script's top.
 
     Args:
@@ -27,13 +31,22 @@ def define(config_class: type[MeasuredModels], *others: str) -> None:
     flags.define_compilation_cache()
 
 
+def run(config_class: type[EvaluationConfig], measurement: str) -> None:
+    """Measures as the command line asks for; ``measurement`` is a module of ``adm_jax.evaluation``."""
+    config, fits = configurations(config_class)
+    # Imported here, as it takes seconds: a mistyped flag is refused at once.
+    from adm_jax.population import compilation_cache
+
+    compilation_cache.enable(FLAGS.compilation_cache)
+    importlib.import_module(f"adm_jax.evaluation.{measurement}").run(config, fits)
+
+
 def configurations(config_class: type[C]) -> tuple[C, list[OfflineConfig]]:
     """What the command line asks for, and how each of its models is fitted.
 
     A setting goes to the models that have it; without a task, a dataset makes its own.
 
-    Raises:
-      InputError: no model has a setting that was given, or a value is wrong.
+    Raises InputError: no model has a setting that was given, or a value is wrong.
     """
     config = replace_flat(config_class(), flags.explicit(config_class))
     given = flags.explicit(OfflineConfig)

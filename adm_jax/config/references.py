@@ -22,14 +22,9 @@ def is_reference(text: str) -> bool:
 
 
 def import_module(name: str, field: str) -> ModuleType:
-    """The module of that dotted name, installed or in the current folder.
+    """The module of that dotted name, as ``my_robot.tasks``, installed or in the current folder.
 
-    Args:
-      name: as ``my_robot.tasks``.
-      field: the flag or configuration field that named it, for messages.
-
-    Raises:
-      InputError: there is no such module, or importing it fails.
+    Raises InputError: there is no such module, or importing it fails; ``field`` is what named it.
     """
     try:
         with _current_folder_importable():
@@ -60,8 +55,7 @@ def source_digest(reference: str | None, field: str) -> str | None:
 def import_function(reference: str, field: str) -> Any:
     """The callable that ``module:function`` names.
 
-    Raises:
-      InputError: the reference is malformed, or there is no such module or function.
+    Raises InputError: the reference is malformed, or there is no such module or function.
     """
     if not _REFERENCE.fullmatch(reference):
         raise InputError(f"{field}: {reference!r} is malformed; must be module:function, as my_robot:{field}")

@@ -21,7 +21,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Columns:
     """A file's arrays, all of N rows, and what they are called there."""
 
     obs: np.ndarray  # [N, D] float32
@@ -48,17 +48,10 @@ def converted(arrays: Mapping[str, np.ndarray | None]) -> tuple[str, ...]:
 
 
 def check_shape(shape: tuple[int, ...], rank: int, num_rows: int, where: str, first: str) -> None:
-    """Checks one array's rank and number of rows.
+    """Checks that an array is [N] (``rank`` 1) or [N, dimension] (2), and not empty.
 
-    Args:
-      shape: the array's.
-      rank: 1 for [N], 2 for [N, dimension].
-      num_rows: N.
-      where: "file: rewards", what the message starts with.
-      first: name of the array that sets N.
-
-    Raises:
-      InputError: one line naming the array, its shape and the right one.
+    Raises InputError: one line that begins with ``where``, as "file: rewards", and names the shape and the
+    right one; ``first`` is the array that sets N.
     """
     if len(shape) != rank:
         raise InputError(f"{where} has shape {shape}; must be {('[N]', '[N, dimension]')[rank - 1]}")
@@ -68,19 +61,13 @@ def check_shape(shape: tuple[int, ...], rank: int, num_rows: int, where: str, fi
         raise InputError(f"{where.replace(': ', ': empty, ', 1)} holds no row; at least one is needed")
 
 
-def find_breaks(rows: Rows, ends: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Compares where episodes are said to end with where rows do not lead to the next.
+def find_breaks(rows: Columns, ends: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Compares where episodes are said to end, ``ends`` [N], with where rows do not lead to the next.
 
-    Args:
-      rows: with next_obs.
-      ends: [N] bool, the last rows of episodes as far as the file says.
+    Returns rows that do not lead to the next though no end is said to be there, and ends after which the next
+    row goes on from the same state.
 
-    Returns:
-      Rows that do not lead to the next though no end is said to be there, and ends after which the next row
-      goes on from the same state.
-
-    Raises:
-      InputError: a terminal row is followed by its own next state, or the rows are not in order of time.
+    Raises InputError: a terminal row is followed by its own next state, or the rows are not in order of time.
     """
     assert rows.next_obs is not None
     source, names = rows.source, rows.names
@@ -104,16 +91,7 @@ def find_breaks(rows: Rows, ends: np.ndarray) -> tuple[tuple[int, ...], tuple[in
 
 
 def check_lengths(ends: np.ndarray, max_episode_steps: int | None, source: str) -> None:
-    """Refuses episodes longer than the step limit, which shows flags or limit to be wrong.
-
-    Args:
-      ends: [N] bool, the last rows of episodes.
-      max_episode_steps: the limit; nothing is checked when None.
-      source: the file.
-
-    Raises:
-      InputError: one line naming the first such episode and its last row.
-    """
+    """Raises InputError at the first episode, by ``ends`` [N], that is longer than the step limit."""
     if max_episode_steps is None:
         return
     last = np.flatnonzero(ends)

@@ -1,0 +1,124 @@
+"""What is published for the built-in tasks: task -> family of algorithms -> (settings, source).
+
+The settings themselves are data: ``offline`` (ADMPO-OFF, MOPO), ``full_horizon`` (ADM2PO) and ``online``
+(ADMPO-ON, MBPO, SAC).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from adm_jax.config.presets import full_horizon, offline, online
+from adm_jax.config.presets.full_horizon import adm2po
+from adm_jax.config.presets.offline import admpo, mopo
+from adm_jax.config.presets.preset import Family, Preset, Presets
+from adm_jax.config.references import import_module, is_reference
+from adm_jax.types import InputError
+
+_CODE = "the authors' code (HxLyn3/ADMPO, 2025-02-13)"
+_PAPER = "arXiv 2405.17031, Tables 3 and 5, Eq. 4"
+_CODE_OR_PAPER = f"{_CODE}; with preset=paper where they differ {_PAPER}"
+
+# family -> what all its tasks share, below their own settings, and how that is called
+_SHARED: dict[str, tuple[Mapping[str, Any], str]] = {
+    "mopo": (offline.MOPO_COMMON, "what MOPO's tasks share"),
+    "adm2po": ({**full_horizon.COMMON, **full_horizon.default()}, "full-horizon defaults"),
+    "admpo_on": (online.COMMON["admpo_on"], "what admpo has for all"),
+    "mbpo": (online.COMMON["mbpo"], "what mbpo has for all"),
+    "sac": (online.COMMON["sac"], "what sac has for all"),
+}
+
+
+def _published() -> Iterator[tuple[str, dict[str, Preset]]]:
+    """Every built-in task with its presets, but ADM2PO's."""
+    for env in ("hopper", "walker2d", "halfcheetah"):  # with data nobody has published settings for
+        source = f"the published settings of {env}-medium"
+        row = offline.D4RL[f"{env}-medium"]
+        yield env, {"admpo_off": Preset(admpo(row), source), "mopo": mopo(env), **online.ONLINE[env]}
+    for name, row in offline.D4RL.items():
+        paper = {**offline.PAPER_COMMON, **offline.PAPER.get(name, {})}
+        yield name, {**_admpo(row, paper), "mopo": mopo(name)}
+    source = "quick preset: hopper-medium-replay's settings with fewer, shorter epochs"
+    yield "hopper-builtin", {"admpo_off": Preset(offline.QUICK, source), "mopo": offline.quick_mopo()}
+    for name, row in offline.NEORL.items():
+        # NeoRL's medium is not D4RL's, but MOPO has settings for no other data of this environment
+        medium = f"{name.partition('-')[0]}-medium"
+        settings, source = mopo(medium)
+        likewise = Preset(settings, f"{source} for {medium}; none is published for NeoRL")
+        yield f"neorl-{name}", {**_admpo(row, offline.PAPER_COMMON), "mopo": likewise}
+    source = f"max_backtrack and model_hidden_dim of ADMPO-ON ({_PAPER.split(',')[0]}, Table 4, and its code)"
+    for env in ("ant", "humanoid"):
+        truncated = Preset(offline.TRUNCATED_SETTINGS, source)
+        yield env, {"admpo_off": truncated, "mopo": mopo(env), **online.ONLINE[env]}
+    yield "inverted_pendulum", {"mopo": mopo("inverted_pendulum"), **online.ONLINE["inverted_pendulum"]}
+    for env, rows, without in (
+        ("pen", offline.PEN_DATA, ""),
+        ("antmaze", offline.ANTMAZE_DATA, ", without its reward shift and q_clip"),
+    ):
+        for data, row in rows.items():
+            yield f"{env}-{data}", {"admpo_off": Preset(admpo(row), _CODE + without), "mopo": mopo(env)}
+
+
+def _admpo(row: Any, paper: Mapping[str, Any]) -> dict[str, Preset]:
+    return {"admpo_off": Preset(admpo(row), _CODE_OR_PAPER), "admpo_paper": Preset(paper, _CODE_OR_PAPER)}
+
+
+BUILTIN: Mapping[str, Presets] = {name: {**own, "adm2po": adm2po(name)} for name, own in _published()}
+_BY_TASK: dict[str, Presets] = dict(BUILTIN)  # and those of registered tasks
+
+
+def put(task: str, presets: Presets) -> None:
+    """Makes the presets of a task known by its name."""
+    _BY_TASK[task] = presets
+
+
+def named(reference: str, known: Mapping[str, Any]) -> Any:
+    """What is known of a task, or of ``module:task``: a module that registers it is imported first.
+
+    Raises InputError: there is none; the message lists the known names and says how to register one.
+    """
+    module, _, own = reference.rpartition(":")
+    if is_reference(reference):
+        import_module(module, "task")
+    if own not in known:
+        raise InputError(
+            f"task: {own!r} is unknown; one of {', '.join(known)}; or register one of your own with "
+            "adm_jax.tasks.register_task in a module, and name it module:task"
+        )
+    return known[own]
+
+
+def presets_of(task: str) -> Presets:
+    """The presets of a built-in or registered task, by the name that ``--task`` takes; see ``named``."""
+    return named(task, _BY_TASK)
+
+
+def settings_of(task: str, presets: Presets, family: Family, preset: str = "code") -> dict[str, Any]:
+    """The flat settings of a task's preset, above what the family's tasks share.
+
+    ``preset`` is ``code``, or ``paper``: what ADMPO's paper states, and its code where the paper is silent.
+    The task's name is for messages. Raises InputError: there is no preset of that name.
+    """
+    shared, _ = _SHARED.get(family, ({}, ""))
+    settings = {**shared, **presets.get(family, Preset()).settings}
+    if preset == "code":
+        return settings
+    if family != "admpo_off":
+        raise InputError(f"preset: {preset!r} is of ADMPO's settings; those of {family} are code")
+    if preset != "paper":
+        raise InputError(f"preset: {preset!r} is unknown; one of code, paper")
+    paper = presets.get("admpo_paper", Preset()).settings
+    if not paper:
+        raise InputError(f"preset: the paper states no settings for task {task}; give preset=code")
+    return {**settings, **paper}
+
+
+def source_of(task: str, presets: Presets, family: Family) -> str:
+    """Where a task's settings for a family come from, in words; also where it has none of its own."""
+    settings, source = presets.get(family, Preset())
+    if source:
+        return source
+    if settings:
+        return f"task {task}, which does not say where they come from"
+    if family not in _SHARED:
+        return f"task {task} has no ADMPO settings: the library's defaults"
+    return f"{_SHARED[family][1]}; task {task} has no settings of its own for it"

@@ -1,0 +1,48 @@
+"""What the experiments that learn policies have in common: their flags, and a run or a resume."""
+
+from typing import Any
+
+from absl import flags as absl_flags
+
+from adm_jax.config import OfflineConfig, OnlineConfig, config_for_task, online_config_for_task
+from adm_jax.types import InputError
+from experiments import flags
+
+FLAGS = absl_flags.FLAGS
+
+
+def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> None:
+    """Defines the flags of a run; call it once, at the script's top.
+
+    Args:
+      config_class: of the run.
+      defaults: settings of this experiment, as ``run`` gets them; ``--help`` shows them.
+    """
+    flags.define(config_class)
+    for name, value in defaults.items():
+        FLAGS.set_default(name, value)
+    flags.define_compilation_cache()
+    absl_flags.DEFINE_string(
+        "resume", None, "folder of a run to continue from its newest checkpoint; excludes other flags"
+    )
+
+
+def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> None:
+    """Learns, evaluates and prints a table per seed; ``defaults`` lie below the flags that are given."""
+    given = flags.explicit(config_class)
+    if FLAGS.resume is not None and given:
+        raise InputError(
+            f"{next(iter(given))}: --resume keeps the run's configuration and takes no other flag"
+        )
+    offline_run = config_class is OfflineConfig
+    config = (config_for_task if offline_run else online_config_for_task)(**{**defaults, **given})
+    # Imported here, as it takes seconds: a mistyped flag is refused at once.
+    from adm_jax.population import compilation_cache
+    from adm_jax.training import offline, online_run
+
+    compilation_cache.enable(FLAGS.compilation_cache)
+    loop: Any = offline if offline_run else online_run
+    if FLAGS.resume is not None:
+        loop.resume(FLAGS.resume)
+    else:
+        loop.run(config)
