@@ -83,7 +83,7 @@ def test_losses_and_updates_equal_the_librarys(monkeypatch, deterministic_backup
             state, jax.tree.map(jnp.asarray, batch), jax.random.key(0), hyper
         )
         assert not left
-        losses = theirs.update([torch.from_numpy(x) for x in batch], *map(torch.from_numpy, noise))
+        losses = theirs.update([torch.from_numpy(x) for x in batch[:5]], *map(torch.from_numpy, noise))
         assert float(losses["critic"]) == pytest.approx(float(metrics["critic/loss"]), rel=2e-5)
         assert float(losses["actor"]) == pytest.approx(float(metrics["actor/loss"]), rel=2e-5)
     assert theirs.log_alpha.item() == pytest.approx(float(state.log_alpha), rel=1e-5)
