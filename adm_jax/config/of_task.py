@@ -128,14 +128,9 @@ def online_config_for_task(
 ) -> OnlineConfig:
     """A task's configuration online: default < the task's published settings < ``overrides``.
 
-    Args:
-      task: a name in ``adm_jax.tasks``.
-      dynamics: a registered dynamics model, or ``none``; it chooses among ADMPO-ON's, MBPO's and SAC's
-        published settings, of which those that it doesn't have are left out.
-      overrides: fields in flat form, as ``num_steps=20_000``.
+    The dynamics model, or ``none``, chooses among ADMPO-ON's, MBPO's and SAC's published settings.
 
-    Raises InputError: the task, the model or a field is unknown, has no effect, or a value is out of its
-    range.
+    Raises InputError: the task, the model or a field is unknown, has no effect, or a value is out of range.
     """
     if dynamics == MODEL_FREE:
         _refuse_settings_of_models(overrides)

@@ -113,11 +113,9 @@ def read(
 ) -> tuple[EpisodeData, Report]:
     """Reads a file in D4RL's layout; the values are checked by ``validation.validate``.
 
-    Args:
-      path: the HDF5 file.
-      env_id: Gymnasium id of the environment; the file's attribute ``env_id`` when None.
-      max_episode_steps: the time limit that ended episodes. Needed where the file has neither timeouts nor
-        next observations; where given, no episode may be longer.
+    Without ``env_id`` it is the file's attribute. ``max_episode_steps``, the time limit that ended episodes,
+    is needed where the file has neither timeouts nor next observations; where given, no episode may be
+    longer.
 
     Returns the episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to get them.
 

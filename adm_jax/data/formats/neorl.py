@@ -94,11 +94,8 @@ def read(
 ) -> tuple[EpisodeData, Report]:
     """Reads a file in NeoRL's layout; the values are checked by ``validation.validate``.
 
-    Args:
-      path: the npz file.
-      env_id: Gymnasium id of the environment; when None found by the dimensions, and HalfCheetah from
-        Walker2d by the height at which episodes start.
-      max_episode_steps: the step limit; 1000 for the MuJoCo environments when None.
+    Without ``env_id`` the environment is found by the dimensions, and HalfCheetah from Walker2d by the height
+    at which episodes start; the MuJoCo environments' step limit is 1000 without ``max_episode_steps``.
 
     Returns the episodes (``metadata`` holds ``env_id``, ``env_kwargs`` of the MuJoCo environments, and
     ``imported_from``) and what was done to get them.
