@@ -45,9 +45,7 @@ def config(config_class: type[T], flag_values: flags.FlagValues = flags.FLAGS) -
     """The configuration that the command line asks for: default < explicit flag.
 
     Where a task's published settings lie between the two, pass ``explicit`` to
-    ``adm_jax.config.config_for_task`` instead.
-
-    Raises InputError: values contradict each other.
+    ``adm_jax.config.config_for_task`` instead. Raises InputError: values contradict each other.
     """
     return replace_flat(config_class(), explicit(config_class, flag_values))
 

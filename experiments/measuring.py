@@ -44,9 +44,8 @@ def run(config_class: type[EvaluationConfig], measurement: str) -> None:
 def configurations(config_class: type[C]) -> tuple[C, list[OfflineConfig]]:
     """What the command line asks for, and how each of its models is fitted.
 
-    A setting goes to the models that have it; without a task, a dataset makes its own.
-
-    Raises InputError: no model has a setting that was given, or a value is wrong.
+    A setting goes to the models that have it; without a task, a dataset makes its own. Raises InputError: no
+    model has a setting that was given, or a value is wrong.
     """
     config = replace_flat(config_class(), flags.explicit(config_class))
     given = flags.explicit(OfflineConfig)

@@ -128,9 +128,8 @@ def online_config_for_task(
 ) -> OnlineConfig:
     """A task's configuration online: default < the task's published settings < ``overrides``.
 
-    The dynamics model, or ``none``, chooses among ADMPO-ON's, MBPO's and SAC's published settings.
-
-    Raises InputError: the task, the model or a field is unknown, has no effect, or a value is out of range.
+    The dynamics model, or ``none``, chooses among ADMPO-ON's, MBPO's and SAC's published settings. Raises
+    InputError: the task, the model or a field is unknown, has no effect, or a value is out of range.
     """
     if dynamics == MODEL_FREE:
         _refuse_settings_of_models(overrides)

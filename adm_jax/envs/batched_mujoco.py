@@ -85,9 +85,8 @@ class BatchedMujoco(EnvBatch):
     def __init__(self, env: gymnasium.Env, num_envs: int, num_threads: int | None = None):
         """Takes over an environment made by ``make_env``: it is every row's model; ``close`` closes it.
 
-        ``num_threads`` step rows, the calling one among them; by default one per usable core.
-
-        Raises ValueError: the environment is none of those that are restated in locomotion_rules.
+        ``num_threads`` step rows, the calling one among them; by default one per usable core. Raises
+        ValueError: the environment is none of those that are restated in locomotion_rules.
         """
         if not is_supported(env):
             raise ValueError(f"{env} is none of the environments that can be stepped as a batch")

@@ -39,9 +39,8 @@ class _Running(NamedTuple):
 def episode_starts(data: EpisodeData) -> np.ndarray:
     """Rows [S] of the dataset's initial states.
 
-    An episode that goes on where the one before it was cut does not begin at one.
-
-    Raises InputError: there are several episodes, and all of them do so.
+    An episode that goes on where the one before it was cut does not begin at one. Raises InputError: there
+    are several episodes, and all of them do so.
     """
     ends = data.episode_ends[:-1]
     goes_on = data.truncated[ends] & (data.obs[ends + 1] == data.next_obs[ends]).all(axis=1)

@@ -65,9 +65,8 @@ def find_breaks(rows: Columns, ends: np.ndarray) -> tuple[tuple[int, ...], tuple
     """Compares where episodes are said to end, ``ends`` [N], with where rows do not lead to the next.
 
     Returns rows that do not lead to the next though no end is said to be there, and ends after which the next
-    row goes on from the same state.
-
-    Raises InputError: a terminal row is followed by its own next state, or the rows are not in order of time.
+    row goes on from the same state. Raises InputError: a terminal row is followed by its own next state, or
+    the rows are not in order of time.
     """
     assert rows.next_obs is not None
     source, names = rows.source, rows.names

@@ -115,13 +115,10 @@ def read(
 
     Without ``env_id`` it is the file's attribute. ``max_episode_steps``, the time limit that ended episodes,
     is needed where the file has neither timeouts nor next observations; where given, no episode may be
-    longer.
-
-    Returns the episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to get them.
-
-    Raises InputError: one line: the file is missing or damaged, lacks an array or holds one of a wrong shape;
-    its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time; an
-    episode is longer than the limit; its environment is unknown.
+    longer. Returns the episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to
+    get them. Raises InputError: one line: the file is missing or damaged, lacks an array or holds one of a
+    wrong shape; its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order
+    of time; an episode is longer than the limit; its environment is unknown.
     """
     source = str(path)
     rows, timeouts, env_id, converted_arrays = _read_file(path, source, env_id)

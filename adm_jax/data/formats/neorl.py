@@ -96,13 +96,10 @@ def read(
 
     Without ``env_id`` the environment is found by the dimensions, and HalfCheetah from Walker2d by the height
     at which episodes start; the MuJoCo environments' step limit is 1000 without ``max_episode_steps``.
-
     Returns the episodes (``metadata`` holds ``env_id``, ``env_kwargs`` of the MuJoCo environments, and
-    ``imported_from``) and what was done to get them.
-
-    Raises InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong
-    shape; index is no list of cuts; done is set in mid-episode; an episode is longer than the limit; its
-    environment is not clear.
+    ``imported_from``) and what was done to get them. Raises InputError: one line: the file is missing or
+    damaged, lacks an array, holds one twice or of a wrong shape; index is no list of cuts; done is set in
+    mid-episode; an episode is longer than the limit; its environment is not clear.
     """
     source = str(path)
     raw = _read_arrays(path, source)
