@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adm_jax.data import validation
+from adm_jax.data.episodes import EpisodeData
 from adm_jax.types import InputError
 
 _NUM_SHOWN = 5
@@ -36,6 +37,15 @@ class Columns:
 def shown(indices: tuple[int, ...]) -> str:
     """The first few of many row numbers."""
     return ", ".join(map(str, indices[:_NUM_SHOWN])) + (", ..." if len(indices) > _NUM_SHOWN else "")
+
+
+def what_was_read(data: EpisodeData, num_rows: int) -> str:
+    """A report's first line."""
+    return (
+        f"read {num_rows} rows of {data.source} ({data.metadata['env_id']}): {len(data.obs)} transitions, "
+        f"{len(data.episode_ends)} episodes, {data.terminated.sum()} terminated, "
+        f"{data.truncated.sum()} truncated"
+    )
 
 
 def converted(arrays: Mapping[str, np.ndarray | None]) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from adm_jax.data.formats.columns import (
     converted,
     find_breaks,
     shown,
+    what_was_read,
 )
 from adm_jax.data.formats.minari_files import one_line
 from adm_jax.types import InputError
@@ -49,13 +50,9 @@ _NAMES = Names("observations", "next_observations", "terminals")
 class Report:
     """What reading a file found and did; indices are rows of the file."""
 
-    source: str
+    data: EpisodeData
     env_id: str
     num_rows: int
-    num_transitions: int
-    num_episodes: int
-    num_terminated: int
-    num_truncated: int
     has_next_observations: bool
     has_timeouts: bool
     splits: tuple[int, ...]  # rows that do not lead to the next, where no flag ends an episode
@@ -68,11 +65,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """One line per fact."""
-        lines = [
-            f"read {self.num_rows} rows of {self.source} ({self.env_id}): "
-            f"{self.num_transitions} transitions, {self.num_episodes} episodes, "
-            f"{self.num_terminated} terminated, {self.num_truncated} truncated"
-        ]
+        lines = [what_was_read(self.data, self.num_rows)]
         if self.converted:
             lines.append(f"converted to float32: {', '.join(self.converted)}")
         if self.splits and self.has_timeouts:
@@ -136,13 +129,9 @@ def read(
     check_lengths(ends, max_episode_steps, source)
     data, dropped = _episodes(rows, timeouts, ends, env_id)
     report = Report(
-        source=source,
+        data=data,
         env_id=env_id,
         num_rows=len(rows.obs),
-        num_transitions=len(data.obs),
-        num_episodes=len(data.episode_ends),
-        num_terminated=int(data.terminated.sum()),
-        num_truncated=int(data.truncated.sum()),
         has_next_observations=rows.next_obs is not None,
         has_timeouts=timeouts is not None,
         splits=splits,

@@ -32,6 +32,7 @@ from adm_jax.data.formats.columns import (
     converted,
     find_breaks,
     shown,
+    what_was_read,
 )
 from adm_jax.data.formats.minari_files import one_line
 from adm_jax.types import InputError
@@ -51,12 +52,8 @@ _KWARGS: dict[str, Any] = {"exclude_current_positions_from_observation": False}
 class Report:
     """What reading a file found and did; indices are rows of the file."""
 
-    source: str
+    data: EpisodeData
     env_id: str
-    num_rows: int
-    num_episodes: int
-    num_terminated: int
-    num_truncated: int
     leading_zero: bool  # index begins with 0, as get_dataset returns it
     max_episode_steps: int
     done_at_limit: int  # episodes whose done was taken for the time limit
@@ -66,9 +63,7 @@ class Report:
     def lines(self) -> list[str]:
         """One line per fact."""
         lines = [
-            f"read {self.num_rows} rows of {self.source} ({self.env_id}): "
-            f"{self.num_rows} transitions, {self.num_episodes} episodes, "
-            f"{self.num_terminated} terminated, {self.num_truncated} truncated",
+            what_was_read(self.data, len(self.data.obs)),
             "index begins with 0: the first rows of episodes, as NeoRL's get_dataset returns it"
             if self.leading_zero
             else "index does not begin with 0: the rows behind episodes' last, as NeoRL's files hold it",
@@ -125,12 +120,8 @@ def read(
     }
     data = EpisodeData(obs, action, reward, next_obs, terminated, ends & ~terminated, source, metadata)
     report = Report(
-        source=source,
+        data=data,
         env_id=env_id,
-        num_rows=len(obs),
-        num_episodes=int(ends.sum()),
-        num_terminated=int(data.terminated.sum()),
-        num_truncated=int(data.truncated.sum()),
         leading_zero=leading_zero,
         max_episode_steps=limit,
         done_at_limit=int((done & at_limit).sum()),
