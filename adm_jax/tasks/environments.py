@@ -21,7 +21,7 @@ _MUJOCO: dict[str, dict[str, Any]] = {
         "env_id": "HalfCheetah-v4", "obs_dim": 17, "action_dim": 6, "termination": "halfcheetah",
         "reference_min": -280.178953, "reference_max": 12135.0,
     },
-    # the online tasks of the ADM paper (Table 4): positions without x and y, and velocities; no contact forces
+    # the ADM paper's online tasks (Table 4): positions without x and y, and velocities; no contact forces
     "ant": {
         "env_id": "Ant-v4", "obs_dim": 27, "action_dim": 8, "termination": "ant", "reference_min": -325.6,
         "reference_max": 3879.7, "obs_limit": 27,
