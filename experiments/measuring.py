@@ -19,12 +19,7 @@ FLAGS = absl_flags.FLAGS
 
 
 def define(config_class: type[EvaluationConfig], *others: str) -> None:
-    """Defines the flags; call it once, at the script's top.
-
-    Args:
-      config_class: what is measured.
-      others: further settings of an offline run that it heeds.
-    """
+    """Defines the flags, with ``others`` of an offline run that it heeds; call it at the script's top."""
     flags.define(config_class)
     names = {*_SHARED, *others}
     flags.define(OfflineConfig, only=lambda leaf: leaf.name in names or leaf.group in ("model", "fit"))
