@@ -91,11 +91,10 @@ def roll_out_episodes(
     horizon: int,
     chunk: int,
 ) -> Episodes:
-    """Whole episodes from the dataset's states at ``starts`` [E], rolled out until all have ended.
+    """Whole episodes from the dataset's states at ``starts`` [E], ``chunk`` at a time, until all have ended.
 
     An episode ends where its next state terminates, after ``horizon`` steps, or before a step that is not
-    finite. ``gammas`` are G discounts, ``bounds`` low and high [D] for ``in_range``; ``chunk`` episodes are
-    rolled out at a time.
+    finite. ``gammas`` are G discounts, ``bounds`` low and high [D] for ``in_range``.
     """
     discounts = jnp.asarray(gammas, jnp.float32)
     low, high = bounds
