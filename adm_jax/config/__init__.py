@@ -20,7 +20,22 @@ from adm_jax.config.online import MODEL_FREE, OnlineConfig, ReplayConfig
 from adm_jax.config.parts import SWEPT, FitConfig, GrowingRolloutConfig, Hyper, RolloutConfig, SACConfig
 
 __all__ = [
-    "DERIVED_TASK", "MODEL_FREE", "SWEPT", "FitConfig", "GrowingRolloutConfig", "Hyper", "OfflineConfig",
-    "OnlineConfig", "ReplayConfig", "RolloutConfig", "SACConfig", "all_leaves", "config_for_task",
-    "offline_from_flat", "online_config_for_task", "online_from_flat", "settings_source", "stored_settings",
-]  # fmt: skip
+    "DERIVED_TASK",
+    "MODEL_FREE",
+    "SWEPT",
+    "FitConfig",
+    "GrowingRolloutConfig",
+    "Hyper",
+    "OfflineConfig",
+    "OnlineConfig",
+    "ReplayConfig",
+    "RolloutConfig",
+    "SACConfig",
+    "all_leaves",
+    "config_for_task",
+    "offline_from_flat",
+    "online_config_for_task",
+    "online_from_flat",
+    "settings_source",
+    "stored_settings",
+]
