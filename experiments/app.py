@@ -19,11 +19,6 @@ def run(main: Main, argv: Sequence[str] | None = None, flag_values: flags.FlagVa
 
     What a user can get wrong (flags, input, folders, disk, memory) ends in one line ``error: ...`` on
     stderr and exit code 2; anything else is a bug and shows its traceback.
-
-    Args:
-      main: called with the command and what is left of its arguments.
-      argv: the command line; the process's own when None.
-      flag_values: the flags; absl's global ones unless a test says otherwise.
     """
     code = call(main, list(sys.argv if argv is None else argv), flag_values)
     if code == _INTERRUPTED:

@@ -20,13 +20,9 @@ def define(
     command: str | None = None,
     only: Callable[[Leaf], bool] = lambda leaf: True,
 ) -> None:
-    """Defines a flag for every leaf field; call it once, at the script's top.
+    """Defines a flag for every leaf field, or ``only`` for some; call it once, at the script's top.
 
-    Args:
-      config_class: a configuration of ``adm_jax.config``.
-      flag_values: absl's global flags unless a test says otherwise.
-      command: the script that ``--help`` shows them for; the one that runs when None.
-      only: which fields have one.
+    ``command`` is the script that ``--help`` shows them for; the one that runs when None.
     """
     command = command or sys.argv[0]
     for leaf in filter(only, all_leaves(config_class)):
@@ -45,9 +41,7 @@ def config(config_class: type[T], flag_values: flags.FlagValues = flags.FLAGS) -
     """The configuration that the command line asks for: default < explicit flag.
 
     Where a task's published settings lie between the two, pass ``explicit`` to
-    ``adm_jax.config.config_for_task`` instead.
-
-    Raises InputError: values contradict each other.
+    ``adm_jax.config.config_for_task`` instead. Raises InputError: values contradict each other.
     """
     return replace_flat(config_class(), explicit(config_class, flag_values))
 

@@ -12,12 +12,7 @@ FLAGS = absl_flags.FLAGS
 
 
 def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> None:
-    """Defines the flags of a run; call it once, at the script's top.
-
-    Args:
-      config_class: of the run.
-      defaults: settings of this experiment, as ``run`` gets them; ``--help`` shows them.
-    """
+    """Defines a run's flags, with ``defaults`` of this experiment; call it once, at the script's top."""
     flags.define(config_class)
     for name, value in defaults.items():
         FLAGS.set_default(name, value)

@@ -19,12 +19,7 @@ FLAGS = absl_flags.FLAGS
 
 
 def define(config_class: type[EvaluationConfig], *others: str) -> None:
-    """Defines the flags; call it once, at the script's top.
-
-    Args:
-      config_class: what is measured.
-      others: further settings of an offline run that it heeds.
-    """
+    """Defines the flags, with ``others`` of an offline run that it heeds; call it at the script's top."""
     flags.define(config_class)
     names = {*_SHARED, *others}
     flags.define(OfflineConfig, only=lambda leaf: leaf.name in names or leaf.group in ("model", "fit"))
@@ -44,9 +39,8 @@ def run(config_class: type[EvaluationConfig], measurement: str) -> None:
 def configurations(config_class: type[C]) -> tuple[C, list[OfflineConfig]]:
     """What the command line asks for, and how each of its models is fitted.
 
-    A setting goes to the models that have it; without a task, a dataset makes its own.
-
-    Raises InputError: no model has a setting that was given, or a value is wrong.
+    A setting goes to the models that have it; without a task, a dataset makes its own. Raises InputError: no
+    model has a setting that was given, or a value is wrong.
     """
     config = replace_flat(config_class(), flags.explicit(config_class))
     given = flags.explicit(OfflineConfig)

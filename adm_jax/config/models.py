@@ -152,9 +152,8 @@ def register_dynamics(
     dataclass, is a flag if the model is registered before flags are parsed (those of ``module:name`` are not:
     give them from Python). ``algorithm`` and ``online_algorithm`` name the folders of its runs,
     ``offline_<name>`` and ``online_<name>`` when None. It takes a task's settings ``published`` by ADMPO or
-    MOPO, as far as it has such settings, and above them its own flat ``settings`` of the offline loop.
-
-    Raises InputError: the name is taken by another model, and ``overwrite`` is not set.
+    MOPO, as far as it has such settings, and above them its own flat ``settings`` of the offline loop. Raises
+    InputError: the name is taken by another model, and ``overwrite`` is not set.
     """
     algorithm = algorithm or f"offline_{name}"
     online_algorithm = online_algorithm or f"online_{name}"

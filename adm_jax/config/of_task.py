@@ -27,18 +27,14 @@ _TUNED = (
 _NOT_STORED = ("max_entropy_weight",)
 
 
-class HasPresets(Protocol):
+class _Task(Protocol):
     """A task, as far as its settings go."""
 
     @property
-    def name(self) -> str:
-        """What it is called."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def presets(self) -> Presets:
-        """Family -> (settings, source)."""
-        ...
+    def presets(self) -> Presets: ...
 
 
 def all_leaves(config_class: type) -> Iterator[Leaf]:
@@ -104,13 +100,9 @@ def config_for_task(
 ) -> OfflineConfig:
     """A task's configuration: default < the task's published settings < the model's < ``overrides``.
 
-    With ``persistent=True`` among the overrides the published settings are those of ADM2PO-fh.
-
-    Args:
-      task: a name in ``adm_jax.tasks``, or ``auto`` for one made from the dataset.
-      preset: ``code`` for the settings of the authors' code, ``paper`` for the paper's tables.
-      dynamics: a registered dynamics model; published settings that it doesn't have are left out.
-      overrides: fields in flat form, as ``num_epochs=50``.
+    The task ``auto`` is made from the dataset; ``preset`` is ``code``, the settings of the authors' code, or
+    ``paper``, those of its tables. Published settings that the dynamics model doesn't have are left out; with
+    ``persistent=True`` they are ADM2PO-fh's. Overrides are fields in flat form, as ``num_epochs=50``.
 
     Raises InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
     """
@@ -128,14 +120,8 @@ def online_config_for_task(
 ) -> OnlineConfig:
     """A task's configuration online: default < the task's published settings < ``overrides``.
 
-    Args:
-      task: a name in ``adm_jax.tasks``.
-      dynamics: a registered dynamics model, or ``none``; it chooses among ADMPO-ON's, MBPO's and SAC's
-        published settings, of which those that it doesn't have are left out.
-      overrides: fields in flat form, as ``num_steps=20_000``.
-
-    Raises InputError: the task, the model or a field is unknown, has no effect, or a value is out of its
-    range.
+    The dynamics model, or ``none``, chooses among ADMPO-ON's, MBPO's and SAC's published settings. Raises
+    InputError: the task, the model or a field is unknown, has no effect, or a value is out of range.
     """
     if dynamics == MODEL_FREE:
         _refuse_settings_of_models(overrides)
@@ -177,7 +163,7 @@ def _online_family(dynamics: str) -> OnlineFamily:
     return "mbpo" if get_model(dynamics).published == "mopo" else "admpo_on"
 
 
-def settings_source(config: OfflineConfig | OnlineConfig, task: HasPresets) -> str:
+def settings_source(config: OfflineConfig | OnlineConfig, task: _Task) -> str:
     """Where a run's settings come from, in words, and which were given instead.
 
     For a task that is made from a dataset, and has none, the values are added.

@@ -105,10 +105,7 @@ def values_of(setting: Swept) -> tuple[float, ...]:
 
 
 def only_value(name: str, setting: Swept) -> float:
-    """The value of a setting that may be swept elsewhere.
-
-    Raises InputError: it has several.
-    """
+    """The value of a setting that may be swept elsewhere. Raises InputError: it has several."""
     if isinstance(setting, tuple):
         raise InputError(f"{name}: {','.join(map(str, setting))} are several values; give one")
     return setting

@@ -56,18 +56,11 @@ def make_dataset(
 ) -> Dataset:
     """Puts episodes on the device and indexes them.
 
-    Args:
-      data: the transitions; non-empty and validated.
-      max_backtrack: m; segments have up to m steps, windows up to m - 1.
-      holdout: ``episodes`` holds out whole episodes chosen at random, ``tail`` the last transitions.
-      holdout_fraction: share of the transitions to hold out at most ...
-      holdout_max_size: ... and their number at most. At least one episode is held out.
-      split_seed: seed of the random choice of episodes.
-      split_length: both parts have an episode of so many steps; of m when None. Models that differ in m are
-        held out the same episodes where it is the same.
-
-    Raises InputError: no roll-out window or no training segment of m steps is left, or one episode is all
-    there is to split.
+    Segments have up to m steps, windows up to m - 1. ``holdout`` by ``episodes`` takes whole ones chosen at
+    random, at least one, ``tail`` the last transitions; ``holdout_fraction`` and ``holdout_max_size`` are
+    their share and number at most. Both parts have an episode of ``split_length`` steps (m when None): models
+    that differ in m are held out the same episodes where it is the same. Raises InputError: no roll-out
+    window or no training segment of m steps is left, or one episode is all there is to split.
     """
     length = max(split_length or 0, max_backtrack)
     held_out = _held_out_mask(data, length, holdout, holdout_fraction, holdout_max_size, split_seed)

@@ -89,7 +89,6 @@ def check_dims(
 
     Data that do not say where they were made pass; another version of the environment is a warning.
     ``wanted_by`` is who needs them, as "task hopper (Hopper-v4)"; without ``env_id`` it is not compared.
-
     Raises InputError: one line with both pairs of dimensions, or both environments.
     """
     have, made_in = (data.obs.shape[1], data.action.shape[1]), data.metadata.get("env_id")
@@ -108,9 +107,8 @@ def check_dims(
 def check_actions(data: EpisodeData, scale: float, wanted_by: str) -> None:
     """Checks that a policy bounded as the environment's actions are could have taken the data's.
 
-    The environment's lie within +-scale; ``wanted_by`` is whose environment that is, as "task hopper".
-
-    Raises InputError: one line naming the first action outside.
+    The environment's lie within +-scale; ``wanted_by`` is whose environment that is, as "task hopper". Raises
+    InputError: one line naming the first action outside.
     """
     outside = np.abs(data.action) > scale + ACTION_TOLERANCE * max(1.0, scale)
     others = "data of another environment, or actions in another unit"

@@ -3,11 +3,9 @@
 The physics of all rows runs on a pool of threads; rewards, terminations and observations of all rows are
 then computed together (adm_jax.envs.locomotion_rules).
 
-Why not ``mujoco.rollout``: from step to step a row has to carry its solver's warm start (``qacc_warmstart``),
-which ``mujoco.rollout`` takes but does not give back. Begun without it, states differ from Gymnasium's in
-their last bits after a few steps, and the differences grow. So each row keeps an ``MjData`` of its own and is
-stepped by ``mujoco.mj_step``, which releases Python's interpreter lock; and what ``mujoco.rollout`` does not
-return (Humanoid's inertias, contact forces) can be read.
+``mujoco.rollout`` does not give back the solver's warm start (``qacc_warmstart``): begun without it, states
+differ from Gymnasium's in their last bits after a few steps, and the differences grow. So each row keeps an
+``MjData`` of its own and is stepped by ``mujoco.mj_step``, which releases Python's interpreter lock.
 """
 
 import os
@@ -85,14 +83,10 @@ class BatchedMujoco(EnvBatch):
     """
 
     def __init__(self, env: gymnasium.Env, num_envs: int, num_threads: int | None = None):
-        """Takes over an environment: it is every row's model, and is closed by ``close``.
+        """Takes over an environment made by ``make_env``: it is every row's model; ``close`` closes it.
 
-        Args:
-          env: made by ``environment.make_env``, and one that ``is_supported``.
-          num_envs: N.
-          num_threads: how many step rows, the calling one among them; by default one per usable core.
-
-        Raises ValueError: the environment is none of those that are restated in locomotion_rules.
+        ``num_threads`` step rows, the calling one among them; by default one per usable core. Raises
+        ValueError: the environment is none of those that are restated in locomotion_rules.
         """
         if not is_supported(env):
             raise ValueError(f"{env} is none of the environments that can be stepped as a batch")

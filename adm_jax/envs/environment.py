@@ -26,10 +26,9 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
 
     Dictionary observations are flattened (keys in alphabetical order, as Gymnasium and Minari have them).
 
-    ``*-v4`` ids are meant: Gymnasium's advice to move to v5, whose scores don't compare with D4RL,
-    is silenced. Gymnasium's own checks of every step (a tenth of the stepping time) are left out.
-
-    Raises InputError: there is no such environment, or it has other spaces or no step limit.
+    ``*-v4`` ids are meant: Gymnasium's advice to move to v5, whose scores don't compare with D4RL, is
+    silenced. Gymnasium's own checks of every step (a tenth of the stepping time) are left out. Raises
+    InputError: there is no such environment, or it has other spaces or no step limit.
     """
     spec = as_spec(env)
     _route_mujoco_warnings()
@@ -119,10 +118,7 @@ def require_dims(env: EnvSpec | str, obs_dim: int, action_dim: int, wanted_by: s
 
 
 def action_bounds(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action, each [A] float32.
-
-    Raises InputError: an action is unbounded.
-    """
+    """Lowest and highest action, each [A] float32. Raises InputError: an action is unbounded."""
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
     if not space.is_bounded():

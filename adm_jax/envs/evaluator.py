@@ -72,16 +72,13 @@ class Evaluator:
     ) -> EvaluationResult:
         """Runs E episodes of every member to their end.
 
-        ``act_fn`` is called once a step with the observations of all environments; those of finished
-        ones are stale, and the actions for them are not used. Actions are clipped to the environment's
-        bounds: MuJoCo clamps the controls there itself, so that only the control cost could differ.
+        ``act_fn`` is called once a step with the observations [P, E, D] of all environments; those of
+        finished ones are stale, and the actions for them are not used. Actions are clipped to the
+        environment's bounds: MuJoCo clamps the controls there itself, so that only the control cost could
+        differ.
 
-        Args:
-          act_fn: obs [P, E, D] float32 to action [P, E, A], e.g. a jitted deterministic policy.
-          evaluation: index of this evaluation; another index gives other initial states.
-          gammas: discounts, G of them.
-          marks: numbers of first steps, C of them.
-          max_steps: of an episode; the environment's own limit when None.
+        Another index of the ``evaluation`` gives other initial states. ``gammas`` are G discounts, ``marks``
+        C numbers of first steps; without ``max_steps`` the environment's own limit holds.
 
         Raises:
           ValueError: the actions have the wrong shape.

@@ -149,9 +149,8 @@ class Experience:
         """Goes on where another one was after ``num_steps`` transitions of a member.
 
         The episodes under way are replayed from their beginnings with their recorded actions, which brings
-        back all that an environment holds: its simulation, its random state, its elapsed steps.
-
-        Raises InputError: a replay leads elsewhere: the environment is not the one that was recorded.
+        back all that an environment holds: its simulation, its random state, its elapsed steps. Raises
+        InputError: a replay leads elsewhere: the environment is not the one that was recorded.
         """
         for field, saved in zip(self.recorded, recorded, strict=True):
             field[...] = saved

@@ -85,8 +85,6 @@ def _between(low: float, values: np.ndarray, high: float) -> np.ndarray:
 
 
 class _Hopper(Rules):
-    """``hopper_v4``."""
-
     velocity_bound = 10.0
 
     def is_healthy(self, fields: Fields) -> np.ndarray:
@@ -100,8 +98,6 @@ class _Hopper(Rules):
 
 
 class _Walker2d(Rules):
-    """``walker2d_v4``."""
-
     velocity_bound = 10.0
 
     def is_healthy(self, fields: Fields) -> np.ndarray:
@@ -111,9 +107,7 @@ class _Walker2d(Rules):
         return healthy_z & _between(low, fields["qpos"][:, 2], high)
 
 
-class _HalfCheetah(Rules):
-    """``half_cheetah_v4``, which knows no health."""
-
+class _HalfCheetah(Rules):  # knows no health
     def judge(
         self, fields: Fields, action: np.ndarray, velocity: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -121,9 +115,7 @@ class _HalfCheetah(Rules):
         return reward, np.zeros(len(reward), bool)
 
 
-class _Ant(Rules):
-    """``ant_v4``, with and without contact forces."""
-
+class _Ant(Rules):  # with and without contact forces
     positions_excluded = 2
 
     def __init__(self, core: Any, obs_dim: int):
@@ -158,8 +150,6 @@ class _Ant(Rules):
 
 
 class _Humanoid(Rules):
-    """``humanoid_v4``."""
-
     positions_excluded = 2
     extra_fields = ("xipos", "ctrl")
 

@@ -58,10 +58,8 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
 
     ``metadata`` has ``env_spec`` (JSON of a gymnasium EnvSpec), or ``env_id`` with ``env_kwargs``, and
     ``obs_limit`` where only first entries of the observation are kept; ``source`` is the dataset. The maker
-    of the specification is the registered one.
-
-    Raises InputError: no environment is named, its specification is damaged, or nobody registers it; says
-    what to install where a known package does.
+    of the specification is the registered one. Raises InputError: no environment is named, its specification
+    is damaged, or nobody registers it; says what to install where a known package does.
     """
     limit = metadata.get("obs_limit")
     if metadata.get("env_spec") is None:
@@ -103,10 +101,8 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
     """A task on the environment a dataset was made for, with no published settings.
 
     Reference scores are the dataset's, where it has some; the termination is the environment's, where it is
-    known and none is given.
-
-    Raises InputError: the environment cannot be recovered or made; its dimensions are not the data's; its
-    termination is unknown and not given.
+    known and none is given. Raises InputError: the environment cannot be recovered or made; its dimensions
+    are not the data's; its termination is unknown and not given.
     """
     spec = recover_env(data.metadata, data.source)
     made = environment.make_env(spec)
@@ -180,9 +176,8 @@ def check_terminations(data: EpisodeData, terminated_fn: TerminationFn, wanted_b
 
     Data of another environment show here even where the dimensions agree: its states are out of the range in
     which the task's environment goes on. Smaller disagreement is a warning. ``wanted_by`` is who ends
-    episodes so, as "task hopper".
-
-    Raises InputError: most states after which the data go on are terminal ones by the function.
+    episodes so, as "task hopper". Raises InputError: most states after which the data go on are terminal ones
+    by the function.
     """
     ended = terminal_states(data, terminated_fn)
     going_on = ~data.terminated

@@ -18,9 +18,7 @@ def get_reward(reference: str, obs_dim: int, action_dim: int) -> RewardFn:
     """The known reward that ``module:function`` names, in place of the model's learned one.
 
     The function must be written in jax.numpy: ``reward_fn(obs [B, D], action [B, A], next_obs [B, D])`` to
-    reward [B], float32.
-
-    Raises InputError: there is no such function, or it does not serve.
+    reward [B], float32. Raises InputError: there is no such function, or it does not serve.
     """
     return load_user_function(reference, "reward", (obs_dim, action_dim, obs_dim), jnp.float32)
 

@@ -86,9 +86,8 @@ def held_out_episodes(dataset: Dataset, horizon: int) -> Segment:
 def run(config: CompoundingErrorConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     """Measures every model; returns what ``result.json`` holds.
 
-    ``fits`` are how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
-
-    Raises InputError: data or settings do not serve; nothing has been computed then.
+    ``fits`` are how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all. Raises
+    InputError: data or settings do not serve; nothing has been computed then.
     """
     task, data = load_data(fits[0])
     store = None if config.models is None else resolve_path("models", config.models)

@@ -39,9 +39,8 @@ class _Running(NamedTuple):
 def episode_starts(data: EpisodeData) -> np.ndarray:
     """Rows [S] of the dataset's initial states.
 
-    An episode that goes on where the one before it was cut does not begin at one.
-
-    Raises InputError: there are several episodes, and all of them do so.
+    An episode that goes on where the one before it was cut does not begin at one. Raises InputError: there
+    are several episodes, and all of them do so.
     """
     ends = data.episode_ends[:-1]
     goes_on = data.truncated[ends] & (data.obs[ends + 1] == data.next_obs[ends]).all(axis=1)
@@ -92,11 +91,10 @@ def roll_out_episodes(
     horizon: int,
     chunk: int,
 ) -> Episodes:
-    """Whole episodes from the dataset's states at ``starts`` [E], rolled out until all have ended.
+    """Whole episodes from the dataset's states at ``starts`` [E], ``chunk`` at a time, until all have ended.
 
     An episode ends where its next state terminates, after ``horizon`` steps, or before a step that is not
-    finite. ``gammas`` are G discounts, ``bounds`` low and high [D] for ``in_range``; ``chunk`` episodes are
-    rolled out at a time.
+    finite. ``gammas`` are G discounts, ``bounds`` low and high [D] for ``in_range``.
     """
     discounts = jnp.asarray(gammas, jnp.float32)
     low, high = bounds

@@ -44,9 +44,8 @@ R = TypeVar("R")  # a NamedTuple of arrays
 def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     """Evaluates policies in dynamics models; returns what ``result.json`` holds.
 
-    ``fits`` are how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all.
-
-    Raises InputError: policies, truth, data or settings do not serve; nothing has been computed then.
+    ``fits`` are how each of ``config.dynamics`` is fitted: one task, dataset and set of seeds for all. Raises
+    InputError: policies, truth, data or settings do not serve; nothing has been computed then.
     """
     if config.policies is None:
         raise InputError("policies: give --policies=<folder or glob> of the policies to evaluate")

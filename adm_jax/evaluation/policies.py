@@ -123,10 +123,7 @@ def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
 
 
 def read_policy(path: Path) -> TargetPolicy:
-    """Reads one policy.
-
-    Raises InputError: the file is missing, damaged or hostile.
-    """
+    """Reads one policy. Raises InputError: the file is missing, damaged or hostile."""
     if path.suffix == ".pkl":
         return _from_dope(path, _read_pickle(path))
     try:

@@ -14,12 +14,11 @@ from scipy import stats
 from adm_jax.config.evaluation import REGRET_AT
 
 _CLIP = 2.0
+Returns = Sequence[float] | np.ndarray
 
 
 def rank_metrics(
-    estimates: Sequence[float] | np.ndarray,
-    truth: Sequence[float] | np.ndarray,
-    regret_at: Sequence[int] = REGRET_AT,
+    estimates: Returns, truth: Returns, regret_at: Sequence[int] = REGRET_AT
 ) -> dict[str, float]:
     """The metrics of P policies, at least two; NaN where all true, or all estimated, returns are the same.
 
@@ -29,9 +28,7 @@ def rank_metrics(
     return _metrics(*_normalize(estimates, truth), regret_at)
 
 
-def _normalize(
-    estimates: Sequence[float] | np.ndarray, truth: Sequence[float] | np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _normalize(estimates: Returns, truth: Returns) -> tuple[np.ndarray, np.ndarray]:
     """Both [P] in units of the true returns' range."""
     estimated, true = np.asarray(estimates, np.float64), np.asarray(truth, np.float64)
     if estimated.shape != true.shape or true.ndim != 1 or true.size < 2:

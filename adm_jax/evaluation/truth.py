@@ -87,7 +87,7 @@ def _key(gamma: float) -> str:
 def to_truth(
     conditions: Conditions, names: Sequence[str], gammas: Sequence[float], returns: np.ndarray
 ) -> dict[str, Any]:
-    """Conditions returns [P, E, G] as the content of such a file, with their standard deviations."""
+    """Measured returns [P, E, G] as the content of such a file, with their standard deviations."""
     policies = {}
     for name, episodes in zip(names, returns, strict=True):
         policies[name] = {"episodes": len(episodes)}

@@ -7,7 +7,7 @@ foot friction, Hopper-v5 another reward).
 from typing import Any
 
 # fmt: off
-# environment -> the fields of Task that all of its tasks share; references: D4RL's infos.py, all versions
+# environment -> the fields of Task that its tasks share; references: D4RL's infos.py, all versions
 _MUJOCO: dict[str, dict[str, Any]] = {
     "hopper": {
         "env_id": "Hopper-v4", "obs_dim": 11, "action_dim": 3, "termination": "hopper",
@@ -21,11 +21,18 @@ _MUJOCO: dict[str, dict[str, Any]] = {
         "env_id": "HalfCheetah-v4", "obs_dim": 17, "action_dim": 6, "termination": "halfcheetah",
         "reference_min": -280.178953, "reference_max": 12135.0,
     },
-}
-
-# An episode ends when the pole leans by more than 0.2; 1000 is the whole episode.
-_PENDULUM: dict[str, Any] = {
-    "env_id": "InvertedPendulum-v4", "obs_dim": 4, "action_dim": 1, "termination": "inverted_pendulum",
+    # the ADM paper's online tasks (Table 4): positions without x and y, and velocities; no contact forces
+    "ant": {
+        "env_id": "Ant-v4", "obs_dim": 27, "action_dim": 8, "termination": "ant", "reference_min": -325.6,
+        "reference_max": 3879.7, "obs_limit": 27,
+    },
+    "humanoid": {
+        "env_id": "Humanoid-v4", "obs_dim": 45, "action_dim": 17, "termination": "humanoid", "obs_limit": 45,
+    },
+    # an episode ends when the pole leans by more than 0.2; 1000 is the whole episode
+    "inverted_pendulum": {
+        "env_id": "InvertedPendulum-v4", "obs_dim": 4, "action_dim": 1, "termination": "inverted_pendulum",
+    },
 }
 
 # NeoRL keeps the x position, so every index is one further on; references: those that MOREC and NEUBAY use,
@@ -37,16 +44,6 @@ _NEORL: dict[str, dict[str, Any]] = {
     "halfcheetah": {"termination": "halfcheetah", "reference_min": -298.0, "reference_max": 12284.0},
 }
 
-# The online tasks of the ADM paper (Table 4): positions without x and y, and velocities; no contact forces.
-_TRUNCATED: dict[str, dict[str, Any]] = {
-    "ant": {
-        "env_id": "Ant-v4", "obs_dim": 27, "action_dim": 8, "termination": "ant", "reference_min": -325.6,
-        "reference_max": 3879.7, "obs_limit": 27,
-    },
-    "humanoid": {
-        "env_id": "Humanoid-v4", "obs_dim": 45, "action_dim": 17, "termination": "humanoid", "obs_limit": 45,
-    },
-}
 # Gymnasium-Robotics registers it. Its own limit is 200 steps; D4RL's scores, and Minari's data, have 100. It
 # and the data go on behind a drop, where D4RL's episodes end: the data are cut, the evaluation is not.
 _PEN: dict[str, Any] = {
@@ -109,6 +106,4 @@ def fields_of(task: str) -> dict[str, Any]:
         return {**_PEN, "dataset": f"D4RL/pen/{data}-v2"}
     if data == "builtin":
         return {**_MUJOCO[env], "dataset": "adm_jax/hopper-replay-v0"}
-    if data:
-        return {**_MUJOCO[env], "dataset": f"d4rl/{task}-v2"}
-    return {**_MUJOCO, **_TRUNCATED, "inverted_pendulum": _PENDULUM}[env]
+    return {**_MUJOCO[env], **({"dataset": f"d4rl/{task}-v2"} if data else {})}

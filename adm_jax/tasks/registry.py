@@ -52,17 +52,12 @@ def register_task(task: Task | None = None, *, overwrite: bool = False, **fields
     In ``my_robot.py`` on the path or in the current folder, it is ``--task=my_robot:my-robot`` to every
     experiment. Registering the same task again, as a module imported under two names does, changes nothing.
 
-    Args:
-      task: the task; or None, and its ``fields`` (see Task).
-      overwrite: replace a task of this name.
-      fields: fields of Task; with a ``task``, what of it is replaced. A preset can be given in parts:
-        ``settings``, ``source`` and ``paper_settings`` are ADMPO-OFF's, ``mopo_settings`` and
-        ``mopo_source`` MOPO's, ``full_horizon_settings`` and ``full_horizon_source`` ADM2PO's;
-        ``online_settings`` and ``online_sources`` map ``admpo``, ``mbpo`` and ``sac`` to theirs.
+    ``fields`` are Task's; with a ``task``, what of it is replaced. A preset can be given in parts:
+    ``settings``, ``source`` and ``paper_settings`` are ADMPO-OFF's, ``mopo_settings`` and ``mopo_source``
+    MOPO's, ``full_horizon_settings`` and ``full_horizon_source`` ADM2PO's; ``online_settings`` and
+    ``online_sources`` map ``admpo``, ``mbpo`` and ``sac`` to theirs.
 
-    Returns the task as registered.
-
-    Raises InputError: a field is missing, unknown or wrong, or the name is taken.
+    Raises InputError: a field is missing, unknown or wrong, or the name is taken and ``overwrite`` not set.
     """
     fields["presets"] = _presets(fields, {} if task is None else task.presets)
     try:

@@ -80,10 +80,11 @@ _MOPO: dict[str, tuple[int, float]] = {
 # for all tasks; MOPO fits whole passes over the data without a limit: here an epoch has a number of steps
 MOPO_COMMON: dict[str, Any] = {
     "num_epochs": 3000, "updates_per_epoch": 1000, "rollout_batch_size": 50_000, "retain_epochs": 5,
-    "real_ratio": 0.05, "auto_entropy": True, "entropy_weight": 1.0, "entropy_lr": 1e-4, "actor_lr": 1e-4,
-    "actor_lr_schedule": "cosine", "critic_lr": 3e-4, "uncertainty": "max_aleatoric", "fit_batch_size": 256,
-    "fit_lr_decay": "none", "fit_max_epochs": 100, "fit_patience": 5, "fit_min_improvement": 0.01,
-    "selection_metric": "mse", "eval_every": 10, "eval_episodes": 10,
+    "real_ratio": 0.05, "auto_entropy": True, "entropy_weight": 1.0, "entropy_lr": 1e-4,
+    "max_entropy_weight": 1.0, "actor_lr": 1e-4, "actor_lr_schedule": "cosine", "critic_lr": 3e-4,
+    "uncertainty": "max_aleatoric", "fit_batch_size": 256, "fit_lr_decay": "none", "fit_max_epochs": 100,
+    "fit_patience": 5, "fit_min_improvement": 0.01, "selection_metric": "mse", "eval_every": 10,
+    "eval_episodes": 10,
 }
 
 _MOPO_SOURCE = "OfflineRL-Kit's MOPO"

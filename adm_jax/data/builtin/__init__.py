@@ -106,9 +106,8 @@ def ensure(dataset_id: str = BUILTIN_ID, *, root: Path | None = None) -> Path:
     """The folder of a built-in dataset's Minari copy, made now if this is its first use.
 
     Safe against others doing the same and against being killed: the copy appears complete, by one rename.
-    Without ``root`` it is ``minari_files.datasets_root()``.
-
-    Raises InputError: no such built-in dataset, or the copy cannot be written.
+    Without ``root`` it is ``minari_files.datasets_root()``. Raises InputError: no such built-in dataset, or
+    the copy cannot be written.
     """
     if dataset_id not in FILES:
         raise InputError(f"dataset: {dataset_id} is not built in; one of {', '.join(FILES)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adm_jax.data import validation
+from adm_jax.data.episodes import EpisodeData
 from adm_jax.types import InputError
 
 _NUM_SHOWN = 5
@@ -38,6 +39,15 @@ def shown(indices: tuple[int, ...]) -> str:
     return ", ".join(map(str, indices[:_NUM_SHOWN])) + (", ..." if len(indices) > _NUM_SHOWN else "")
 
 
+def what_was_read(data: EpisodeData, num_rows: int) -> str:
+    """A report's first line."""
+    return (
+        f"read {num_rows} rows of {data.source} ({data.metadata['env_id']}): {len(data.obs)} transitions, "
+        f"{len(data.episode_ends)} episodes, {data.terminated.sum()} terminated, "
+        f"{data.truncated.sum()} truncated"
+    )
+
+
 def converted(arrays: Mapping[str, np.ndarray | None]) -> tuple[str, ...]:
     """Which arrays are not float32 already, as ``"rewards from float64"``; flags and None left out."""
     return tuple(
@@ -65,9 +75,8 @@ def find_breaks(rows: Columns, ends: np.ndarray) -> tuple[tuple[int, ...], tuple
     """Compares where episodes are said to end, ``ends`` [N], with where rows do not lead to the next.
 
     Returns rows that do not lead to the next though no end is said to be there, and ends after which the next
-    row goes on from the same state.
-
-    Raises InputError: a terminal row is followed by its own next state, or the rows are not in order of time.
+    row goes on from the same state. Raises InputError: a terminal row is followed by its own next state, or
+    the rows are not in order of time.
     """
     assert rows.next_obs is not None
     source, names = rows.source, rows.names

@@ -27,35 +27,23 @@ import numpy as np
 
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.data.formats.columns import (
-    Columns,
-    Names,
-    check_lengths,
-    check_shape,
-    converted,
-    find_breaks,
-    shown,
-)
+from adm_jax.data.formats import columns
 from adm_jax.data.formats.minari_files import one_line
 from adm_jax.types import InputError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("next_observations", "timeouts")
 _NUMBERS = ("observations", "actions", "rewards", "next_observations")
-_NAMES = Names("observations", "next_observations", "terminals")
+_NAMES = columns.Names("observations", "next_observations", "terminals")
 
 
 @dataclass(frozen=True)
 class Report:
     """What reading a file found and did; indices are rows of the file."""
 
-    source: str
+    data: EpisodeData
     env_id: str
     num_rows: int
-    num_transitions: int
-    num_episodes: int
-    num_terminated: int
-    num_truncated: int
     has_next_observations: bool
     has_timeouts: bool
     splits: tuple[int, ...]  # rows that do not lead to the next, where no flag ends an episode
@@ -68,17 +56,13 @@ class Report:
 
     def lines(self) -> list[str]:
         """One line per fact."""
-        lines = [
-            f"read {self.num_rows} rows of {self.source} ({self.env_id}): "
-            f"{self.num_transitions} transitions, {self.num_episodes} episodes, "
-            f"{self.num_terminated} terminated, {self.num_truncated} truncated"
-        ]
+        lines = [columns.what_was_read(self.data, self.num_rows)]
         if self.converted:
             lines.append(f"converted to float32: {', '.join(self.converted)}")
         if self.splits and self.has_timeouts:
             lines.append(
                 f"split at {len(self.splits)} rows where next_observations[t] is not observations[t+1], "
-                f"truncated there: t = {shown(self.splits)}"
+                f"truncated there: t = {columns.shown(self.splits)}"
             )
         elif not self.has_timeouts:
             found = (
@@ -90,7 +74,7 @@ class Report:
         if self.continued:
             lines.append(
                 f"{len(self.continued)} timeouts after which the next row goes on from the same state, "
-                f"kept as truncations: t = {shown(self.continued)}"
+                f"kept as truncations: t = {columns.shown(self.continued)}"
             )
         if self.last_row_open:
             lines.append("the file ends in mid-episode: its last episode is truncated there")
@@ -113,20 +97,15 @@ def read(
 ) -> tuple[EpisodeData, Report]:
     """Reads a file in D4RL's layout; the values are checked by ``validation.validate``.
 
-    Args:
-      path: the HDF5 file.
-      env_id: Gymnasium id of the environment; the file's attribute ``env_id`` when None.
-      max_episode_steps: the time limit that ended episodes. Needed where the file has neither timeouts nor
-        next observations; where given, no episode may be longer.
-
-    Returns the episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to get them.
-
-    Raises InputError: one line: the file is missing or damaged, lacks an array or holds one of a wrong shape;
-    its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order of time; an
-    episode is longer than the limit; its environment is unknown.
+    Without ``env_id`` it is the file's attribute. ``max_episode_steps``, the time limit that ended episodes,
+    is needed where the file has neither timeouts nor next observations; where given, no episode may be
+    longer. Returns the episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to
+    get them. Raises InputError: one line: the file is missing or damaged, lacks an array or holds one of a
+    wrong shape; its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order
+    of time; an episode is longer than the limit; its environment is unknown.
     """
     source = str(path)
-    rows, timeouts, env_id, converted_arrays = _read_file(path, source, env_id)
+    rows, timeouts, env_id, converted = _read_file(path, source, env_id)
     if timeouts is None and rows.next_obs is None and not max_episode_steps:
         raise InputError(
             f"{source}: has neither timeouts nor next_observations, so that time limits cannot be told; "
@@ -138,16 +117,12 @@ def read(
     ends[list(splits)] = True
     last_row_open = not ends[-1]
     ends[-1] = True
-    check_lengths(ends, max_episode_steps, source)
+    columns.check_lengths(ends, max_episode_steps, source)
     data, dropped = _episodes(rows, timeouts, ends, env_id)
     report = Report(
-        source=source,
+        data=data,
         env_id=env_id,
         num_rows=len(rows.obs),
-        num_transitions=len(data.obs),
-        num_episodes=len(data.episode_ends),
-        num_terminated=int(data.terminated.sum()),
-        num_truncated=int(data.truncated.sum()),
         has_next_observations=rows.next_obs is not None,
         has_timeouts=timeouts is not None,
         splits=splits,
@@ -156,14 +131,14 @@ def read(
         dropped_terminal=int((dropped & rows.terminals).sum()),
         dropped_episodes=int(dropped.sum()) - len(data.episode_ends) if dropped.any() else 0,
         last_row_open=last_row_open,
-        converted=converted_arrays,
+        converted=converted,
     )
     return data, report
 
 
 def _read_file(
     path: Path, source: str, env_id: str | None
-) -> tuple[Columns, np.ndarray | None, str, tuple[str, ...]]:
+) -> tuple[columns.Columns, np.ndarray | None, str, tuple[str, ...]]:
     """What the file holds: its arrays, timeouts [N], environment, and which arrays were not float32."""
     if not path.is_file():
         raise InputError(f"{source}: no such file")
@@ -180,8 +155,8 @@ def _read_file(
         convert = validation.as_float32 if name in _NUMBERS else validation.as_flags
         read[name] = None if values is None else convert(values, f"{source}: {name}")
     obs, action, reward, next_obs = (read[name] for name in _NUMBERS)
-    rows = Columns(obs, action, reward, next_obs, read["terminals"], source, _NAMES)
-    return rows, read["timeouts"], env_id, converted({name: raw[name] for name in _NUMBERS})
+    rows = columns.Columns(obs, action, reward, next_obs, read["terminals"], source, _NAMES)
+    return rows, read["timeouts"], env_id, columns.converted({name: raw[name] for name in _NUMBERS})
 
 
 def _read_env_id(file: h5py.File, source: str) -> str:
@@ -209,7 +184,9 @@ def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
     first = file["observations"]
     assert isinstance(first, h5py.Dataset)  # it was read before this one
     rank = 2 if name in ("observations", "actions", "next_observations") else 1
-    check_shape(item.shape, rank, first.shape[0] if first.shape else 0, f"{source}: {name}", "observations")
+    columns.check_shape(
+        item.shape, rank, first.shape[0] if first.shape else 0, f"{source}: {name}", "observations"
+    )
     if name == "next_observations" and item.shape != first.shape:
         raise InputError(
             f"{source}: {name} has {item.shape[1]} dimensions; observations have {first.shape[1]}"
@@ -218,11 +195,11 @@ def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
 
 
 def _find_splits(
-    rows: Columns, timeouts: np.ndarray | None, flagged: np.ndarray, max_episode_steps: int | None
+    rows: columns.Columns, timeouts: np.ndarray | None, flagged: np.ndarray, max_episode_steps: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Rows [of the file] where an episode ends though no flag says so, and timeouts that end none really."""
     if rows.next_obs is not None:
-        splits, continued = find_breaks(rows, flagged)
+        splits, continued = columns.find_breaks(rows, flagged)
         if timeouts is not None:
             _refuse_shifted(timeouts, splits, continued, rows.source)
         return splits, continued
@@ -271,7 +248,7 @@ def _refuse_uneven(terminals: np.ndarray, timeouts: np.ndarray, source: str) -> 
 
 
 def _episodes(
-    rows: Columns, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str
+    rows: columns.Columns, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str
 ) -> tuple[EpisodeData, np.ndarray]:
     """Episodes that end at ``ends`` [N], and which rows [N] had to be dropped."""
     terminated, truncated = rows.terminals, ends & ~rows.terminals

@@ -90,18 +90,11 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
 
     Observations must be boxes or dictionaries of boxes, which are flattened, actions plain boxes; they are
     converted to float32. The last step of an episode that carries neither flag is taken as truncated: its
-    data end there. Actions' bounds are the dataset's.
-
-    Args:
-      dataset_id: Minari id.
-      root: folder of all datasets; ``datasets_root()`` when None.
-
-    Returns the data; ``source`` names id and file, ``metadata`` holds what the dataset says of its
-    environment (``env_id``, ``env_spec`` as JSON) and of reference scores (``reference_min``,
-    ``reference_max``), and where observations were flattened ``obs_layout``: the keys in order, with the
-    entries of each.
-
-    Raises InputError: one line for whatever is missing, unreadable or wrong.
+    data end there. Actions' bounds are the dataset's. Without ``root`` it is ``datasets_root()``. Returns the
+    data; ``source`` names id and file, ``metadata`` holds what the dataset says of its environment
+    (``env_id``, ``env_spec`` as JSON) and of reference scores (``reference_min``, ``reference_max``), and
+    where observations were flattened ``obs_layout``: the keys in order, with the entries of each. Raises
+    InputError: one line for whatever is missing, unreadable or wrong.
     """
     folder = dataset_dir(dataset_id, root) / "data"
     path = folder / "main_data.hdf5"

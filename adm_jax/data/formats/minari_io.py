@@ -18,10 +18,8 @@ def load(dataset_id: str, *, root: Path | None = None) -> EpisodeData:
     """Loads and validates a dataset: local, built-in, or from Minari's remote, in this order.
 
     ``metadata`` of the data holds ``env_id`` and what was kept when it was saved. Without ``root`` it is
-    ``minari_files.datasets_root()``.
-
-    Raises InputError: one line: a malformed id; no such dataset (within seconds where there is no network);
-    damaged or invalid data.
+    ``minari_files.datasets_root()``. Raises InputError: one line: a malformed id; no such dataset (within
+    seconds where there is no network); damaged or invalid data.
     """
     minari_files.check_id(dataset_id)
     if not minari_files.exists(dataset_id, root):

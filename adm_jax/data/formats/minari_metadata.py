@@ -91,7 +91,6 @@ def check_observation_space(metadata: Mapping[str, Any], source: str) -> None:
     """Refuses observations that are neither Box nor dictionaries of Box.
 
     Gymnasium would flatten others too, but into one-hot vectors, which no dynamics model here predicts.
-
     Raises InputError: one line naming the kind of space and its key.
     """
 

@@ -53,10 +53,9 @@ def save(
     ``data.metadata`` is kept too, ``env_kwargs`` as ``storable_kwargs`` has them; ``env_id``, the ``command``
     and ``seed`` that made the data, the versions installed now (unless it already names versions: a copy
     keeps its maker's), return statistics and digests are added. Bounds of the actions are numbers or [A].
-    ``overwrite`` replaces a dataset of this id (in two renames: for an instant there is neither).
-
-    Returns the dataset's folder. Raises InputError: the id is malformed or taken, the data are invalid, or
-    the folder cannot be written.
+    ``overwrite`` replaces a dataset of this id (in two renames: for an instant there is neither). Returns the
+    dataset's folder. Raises InputError: the id is malformed or taken, the data are invalid, or the folder
+    cannot be written.
     """
     minari_files.check_id(dataset_id)
     if not (overwrite and minari_files.exists(dataset_id, root)):

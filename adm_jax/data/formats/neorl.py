@@ -24,15 +24,7 @@ import numpy as np
 
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.data.formats.columns import (
-    Columns,
-    Names,
-    check_lengths,
-    check_shape,
-    converted,
-    find_breaks,
-    shown,
-)
+from adm_jax.data.formats import columns
 from adm_jax.data.formats.minari_files import one_line
 from adm_jax.types import InputError
 
@@ -41,7 +33,7 @@ MAX_EPISODE_STEPS = 1000  # of the MuJoCo environments
 _REQUIRED = ("obs", "next_obs", "action", "reward", "done", "index")
 _NUMBERS = ("obs", "next_obs", "action", "reward")
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
-_NAMES = Names("obs", "next_obs", "done")
+_NAMES = columns.Names("obs", "next_obs", "done")
 # name -> dimensions of observation and action, height at a reset (to 0.2), by which the last two differ
 _ENVIRONMENTS = {"Hopper": (12, 3, 1.25), "HalfCheetah": (18, 6, 0.0), "Walker2d": (18, 6, 1.25)}
 _KWARGS: dict[str, Any] = {"exclude_current_positions_from_observation": False}
@@ -51,12 +43,8 @@ _KWARGS: dict[str, Any] = {"exclude_current_positions_from_observation": False}
 class Report:
     """What reading a file found and did; indices are rows of the file."""
 
-    source: str
+    data: EpisodeData
     env_id: str
-    num_rows: int
-    num_episodes: int
-    num_terminated: int
-    num_truncated: int
     leading_zero: bool  # index begins with 0, as get_dataset returns it
     max_episode_steps: int
     done_at_limit: int  # episodes whose done was taken for the time limit
@@ -66,9 +54,7 @@ class Report:
     def lines(self) -> list[str]:
         """One line per fact."""
         lines = [
-            f"read {self.num_rows} rows of {self.source} ({self.env_id}): "
-            f"{self.num_rows} transitions, {self.num_episodes} episodes, "
-            f"{self.num_terminated} terminated, {self.num_truncated} truncated",
+            columns.what_was_read(self.data, len(self.data.obs)),
             "index begins with 0: the first rows of episodes, as NeoRL's get_dataset returns it"
             if self.leading_zero
             else "index does not begin with 0: the rows behind episodes' last, as NeoRL's files hold it",
@@ -83,7 +69,7 @@ class Report:
         if self.splits:
             lines.append(
                 f"split at {len(self.splits)} rows where next_obs[t] is not obs[t+1], truncated there: "
-                f"t = {shown(self.splits)}; a done behind a split may be a "
+                f"t = {columns.shown(self.splits)}; a done behind a split may be a "
                 f"time limit and is stored as truncated"
             )
         return lines
@@ -94,18 +80,12 @@ def read(
 ) -> tuple[EpisodeData, Report]:
     """Reads a file in NeoRL's layout; the values are checked by ``validation.validate``.
 
-    Args:
-      path: the npz file.
-      env_id: Gymnasium id of the environment; when None found by the dimensions, and HalfCheetah from
-        Walker2d by the height at which episodes start.
-      max_episode_steps: the step limit; 1000 for the MuJoCo environments when None.
-
+    Without ``env_id`` the environment is found by the dimensions, and HalfCheetah from Walker2d by the height
+    at which episodes start; the MuJoCo environments' step limit is 1000 without ``max_episode_steps``.
     Returns the episodes (``metadata`` holds ``env_id``, ``env_kwargs`` of the MuJoCo environments, and
-    ``imported_from``) and what was done to get them.
-
-    Raises InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong
-    shape; index is no list of cuts; done is set in mid-episode; an episode is longer than the limit; its
-    environment is not clear.
+    ``imported_from``) and what was done to get them. Raises InputError: one line: the file is missing or
+    damaged, lacks an array, holds one twice or of a wrong shape; index is no list of cuts; done is set in
+    mid-episode; an episode is longer than the limit; its environment is not clear.
     """
     source = str(path)
     raw = _read_arrays(path, source)
@@ -119,8 +99,8 @@ def read(
         raise InputError(
             f"{source}: the step limit of {env_id} is unknown; give it, as in --max_episode_steps=1000"
         )
-    check_lengths(ends, limit, source)
-    splits = _find_splits(Columns(obs, action, reward, next_obs, done, source, _NAMES), ends)
+    columns.check_lengths(ends, limit, source)
+    splits = _find_splits(columns.Columns(obs, action, reward, next_obs, done, source, _NAMES), ends)
     at_limit, doubtful = _time_limits(ends, splits, limit)
     ends[list(splits)] = True
     terminated = done & ~at_limit & ~doubtful
@@ -131,17 +111,13 @@ def read(
     }
     data = EpisodeData(obs, action, reward, next_obs, terminated, ends & ~terminated, source, metadata)
     report = Report(
-        source=source,
+        data=data,
         env_id=env_id,
-        num_rows=len(obs),
-        num_episodes=int(ends.sum()),
-        num_terminated=int(data.terminated.sum()),
-        num_truncated=int(data.truncated.sum()),
         leading_zero=leading_zero,
         max_episode_steps=limit,
         done_at_limit=int((done & at_limit).sum()),
         splits=splits,
-        converted=converted({name: raw[name] for name in _NUMBERS}),
+        converted=columns.converted({name: raw[name] for name in _NUMBERS}),
     )
     return data, report
 
@@ -171,7 +147,7 @@ def _read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
     for name in _REQUIRED[:-1]:
         if name in ("reward", "done") and raw[name].ndim == 2 and raw[name].shape[1] == 1:
             raw[name] = raw[name][:, 0]
-        check_shape(raw[name].shape, 1 + (name in _NUMBERS[:3]), num_rows, f"{source}: {name}", "obs")
+        columns.check_shape(raw[name].shape, 1 + (name in _NUMBERS[:3]), num_rows, f"{source}: {name}", "obs")
     if raw["next_obs"].shape != raw["obs"].shape:
         raise InputError(
             f"{source}: next_obs has {raw['next_obs'].shape[1]} dimensions; obs have {raw['obs'].shape[1]}"
@@ -200,7 +176,7 @@ def _ends(index: np.ndarray, num_rows: int, source: str) -> tuple[np.ndarray, bo
     return ends, bool(cuts[0] == 0)
 
 
-def _find_splits(rows: Columns, ends: np.ndarray) -> tuple[int, ...]:
+def _find_splits(rows: columns.Columns, ends: np.ndarray) -> tuple[int, ...]:
     """Rows that don't lead to the next where index has no cut; refuses wrong cuts and a wrong done."""
     source = rows.source
     loose = np.flatnonzero(rows.terminals & ~ends)
@@ -218,7 +194,7 @@ def _find_splits(rows: Columns, ends: np.ndarray) -> tuple[int, ...]:
             f"{source}: index cuts at row {t + 1}, but obs[{t + 1}] goes on from next_obs[{t}] ({wrong.size} "
             f"such in all); must hold the first rows of episodes"
         )
-    return find_breaks(rows, ends)[0]
+    return columns.find_breaks(rows, ends)[0]
 
 
 def _time_limits(ends: np.ndarray, splits: tuple[int, ...], limit: int) -> tuple[np.ndarray, np.ndarray]:
