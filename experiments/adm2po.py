@@ -10,16 +10,17 @@ A few thousand environments live in the fitted model; their episodes go on from 
 experiments.admpo_off, with short roll-outs in ADM-v2 and ADMPO-OFF's settings.
 """
 
-from experiments import app, offline_app
+from adm_jax.config import OfflineConfig
+from experiments import app, training_app
 
 _DEFAULTS = {"dynamics": "adm_v2", "persistent": True}
-offline_app.define(**_DEFAULTS)
+training_app.define(OfflineConfig, **_DEFAULTS)
 
 
 def main(argv: list[str]) -> None:
     """Trains, evaluates and prints a table per seed."""
     del argv
-    offline_app.run(**_DEFAULTS)
+    training_app.run(OfflineConfig, **_DEFAULTS)
 
 
 if __name__ == "__main__":

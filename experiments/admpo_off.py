@@ -9,15 +9,16 @@ model the same loop is MOPO. A flag that is not given takes the task's published
 none, the default shown here.
 """
 
-from experiments import app, offline_app
+from adm_jax.config import OfflineConfig
+from experiments import app, training_app
 
-offline_app.define()
+training_app.define(OfflineConfig)
 
 
 def main(argv: list[str]) -> None:
     """Trains, evaluates and prints a table per seed."""
     del argv
-    offline_app.run()
+    training_app.run(OfflineConfig)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,15 @@ def define(
 def define_compilation_cache(flag_values: flags.FlagValues = flags.FLAGS, command: str | None = None) -> None:
     """Defines ``--compilation_cache``: what ``adm_jax.population.compilation_cache.enable`` is given."""
     text = "folder that keeps compiled programs for later runs, or off; the user's cache folder when empty"
+    define_text("compilation_cache", text, flag_values, command)
+
+
+def define_text(
+    name: str, text: str, flag_values: flags.FlagValues = flags.FLAGS, command: str | None = None
+) -> None:
+    """Defines a flag of a text, empty unless given; ``text`` is what ``--help`` says."""
     parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
-    flag: flags.Flag = flags.Flag(parser, serializer, "compilation_cache", None, text)
+    flag: flags.Flag = flags.Flag(parser, serializer, name, None, text)
     flags.DEFINE_flag(flag, flag_values, module_name=command or sys.argv[0])
 
 

@@ -33,14 +33,15 @@ from adm_jax.evaluation.policies import (
 from adm_jax.evaluation.rank_metrics import compare
 from adm_jax.evaluation.truth import Measured, read_truth, real_episodes, to_truth
 from adm_jax.nn.precision import matmul_precision
-from adm_jax.population.members import over_members, resolve_members
-from adm_jax.rollout import Simulation
+from adm_jax.population.compiling import MemberProgram
+from adm_jax.population.members import resolve_mapping
 from adm_jax.runs.folder import resolve_path
 from adm_jax.runs.progress import Progress, print_table
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
 from adm_jax.tasks.references import source_digest
-from adm_jax.training.session import load_data
+from adm_jax.training.components import make_simulation
+from adm_jax.training.data import load_data
 from adm_jax.types import InputError, Key, Params
 
 FQE = "fqe"
@@ -258,29 +259,18 @@ def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: P
 
 def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progress) -> off_policy.Episodes:
     """Episodes of every seed's model and policy, leaves [S, P, E, ...]."""
-    config, parts, data = work.config, fitted.parts, work.data
+    config, components, data = work.config, fitted.components, work.data
     starts = jnp.asarray(off_policy.draw_starts(work.starts, config.num_episodes, seed=0))
     low, high = off_policy.widened_range(np.concatenate([data.obs, data.next_obs]))
     bounds = jnp.asarray(low), jnp.asarray(high)
-    dynamics = parts.dynamics
     if config.predictions == "means":
-        dynamics = off_policy.predict_means(dynamics)
+        components = components._replace(dynamics=off_policy.predict_means(components.model))
 
     def one(
-        act: ActionFn, member: tuple[Params, Key], model: ModelParams, dataset: Dataset
+        act: ActionFn, params: Params, key: Key, model: ModelParams, dataset: Dataset
     ) -> off_policy.Episodes:
-        params, key = member
-        simulation = Simulation(
-            dynamics,
-            model,
-            functools.partial(act, params),
-            parts.termination_fn,
-            lambda prediction: jnp.zeros_like(prediction.reward),
-            jnp.zeros(()),
-            parts.reward_fn,
-        )
         return off_policy.roll_out_episodes(
-            simulation,
+            make_simulation(components, model, functools.partial(act, params)),
             dataset,
             starts,
             key,
@@ -322,8 +312,7 @@ def _fitted_q(
     """FQE's estimates and losses, [S, P] each."""
     starts, seeds = jnp.asarray(work.starts, jnp.int32), model.config.seeds
 
-    def one(act: ActionFn, member: tuple[Params, Key], dataset: Dataset) -> FQEResult:
-        params, key = member
+    def one(act: ActionFn, params: Params, key: Key, dataset: Dataset) -> FQEResult:
         return fitted_q(functools.partial(act, params), dataset, starts, key, settings)
 
     told = (
@@ -331,7 +320,7 @@ def _fitted_q(
         (work.data.digests(), work.starts, work.task.env_id),
     )
     kept = [KeptResults(folder, FQEResult, told, seed) for seed in seeds]
-    arguments = [(model.dataset,)] * len(seeds)
+    arguments = [(model.data.dataset,)] * len(seeds)
     return _every_policy(work, one, model.config, arguments, kept, progress)
 
 
@@ -343,13 +332,16 @@ def _every_policy(
     kept: Sequence[KeptResults[R]],
     progress: Progress,
 ) -> R:
-    """``fn(act, (params, key), *arguments[s])`` of every seed s and policy, leaves [S, P, ...].
+    """``fn(act, params, key, *arguments[s])`` of every seed s and policy, leaves [S, P, ...].
 
     What ``kept[s]`` has is taken from there. Policies that are not mapped side by side run one after the
     other, so that each is kept, and seen, as soon as it is done.
     """
-    members = resolve_members(fit.members)
-    programs = [jax.jit(over_members(functools.partial(fn, act), members)) for _, _, act in work.groups]
+    mapping = resolve_mapping(fit.members)
+    programs = [
+        jax.jit(MemberProgram(functools.partial(fn, act), mapping, shared=("model", "dataset")))
+        for _, _, act in work.groups
+    ]
     per_seed = []
     for seed, shared, results in zip(fit.seeds, arguments, kept, strict=True):
         rows = [results.get(policy) for policy in work.policies]
@@ -359,12 +351,12 @@ def _every_policy(
             progress.advance(taken)
         for (group, params, _), program in zip(work.groups, programs, strict=True):
             places = np.flatnonzero([rows[policy] is None for policy in group])
-            size = max(len(places), 1) if members == "vmap" else 1
+            size = max(len(places), 1) if mapping == "vmap" else 1
             for begin in range(0, len(places), size):
                 part = places[begin : begin + size]
                 done = [group[place] for place in part]
-                member = jax.tree.map(lambda x, part=part: x[part], params), _keys(seed, work, done)
-                result = jax.device_get(program(member, *shared))
+                own = jax.tree.map(lambda x, part=part: x[part], params)
+                result = jax.device_get(program(own, _keys(seed, work, done), *shared))
                 for i, policy in enumerate(done):
                     rows[policy] = jax.tree.map(lambda x, i=i: x[i], result)
                     results.put(work.policies[policy], rows[policy])

@@ -6,6 +6,7 @@ is a ``discounted_<gamma>_mean``. ``"max_steps": 1000`` and ``"deterministic": f
 were; they need not be told. Returns that were measured are left in the run's folder as such a file.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -158,6 +159,6 @@ def _real_episodes(
             action[group] = act(params, jnp.asarray(obs[group]), jax.random.fold_in(key, index), index)
         return action
 
-    result = evaluator.evaluate(act_all, gammas=gammas, marks=marks, max_steps=max_steps)
-    evaluator.close()
+    with contextlib.closing(evaluator):
+        result = evaluator.evaluate(act_all, gammas=gammas, marks=marks, max_steps=max_steps)
     return RealEpisodes(result.discounted, result.lengths, result.after)

@@ -31,6 +31,22 @@ def policy_sharding() -> jax.sharding.Sharding:
     return jax.sharding.SingleDeviceSharding(device)
 
 
+def compile_policies(
+    mode_action: Callable[[Params, Array], Array], abstract_policies: Params, shape: tuple[int, int, int]
+) -> Callable[[Params, np.ndarray], Array]:
+    """``(actor_params [P], obs [P, E, D]) -> action [P, E, A]`` on policy_sharding: all policies in one call.
+
+    Args:
+      mode_action: one member's deterministic policy.
+      abstract_policies: shapes of all members' parameters.
+      shape: P, E and D.
+    """
+    obs = jax.ShapeDtypeStruct(shape, jnp.float32)
+    on_host = partial(jax.ShapeDtypeStruct, sharding=policy_sharding())
+    shapes = jax.tree.map(lambda x: on_host(x.shape, x.dtype), (abstract_policies, obs))
+    return jax.jit(jax.vmap(mode_action)).lower(*shapes).compile()
+
+
 @dataclass(frozen=True)
 class Evaluations:
     """What evaluating a population's policies takes."""

@@ -9,8 +9,9 @@ from adm_jax.config import OfflineConfig, config_for_task, online_config_for_tas
 from adm_jax.config.settings import replace_flat
 from adm_jax.envs.recovered import task_from_dataset
 from adm_jax.tasks import Task, get_task
-from adm_jax.training import offline, online_run, session
-from adm_jax.training.session import load_data, settings_source
+from adm_jax.training import offline
+from adm_jax.training.data import load_data
+from adm_jax.training.settings_source import settings_source
 
 FIELDS = {"name": "mine", "env_id": "Hopper-v4", "obs_dim": 11, "action_dim": 3, "termination": "hopper"}
 
@@ -73,11 +74,11 @@ def test_a_run_keeps_and_tells_it(tiny_config, monkeypatch, capsys):
     class Stop(Exception):
         pass
 
-    def stop(_):
+    def stop(*_):
         (path,) = Path(tiny_config.workdir).rglob("config.json")
         raise Stop(json.loads(path.read_text())["settings_source"])
 
-    monkeypatch.setattr(session, "_compile", stop)
+    monkeypatch.setattr(offline.OfflineLoop, "_compile", stop)
     config = replace_flat(tiny_config, {"task": "hopper"})
     with pytest.raises(Stop) as stopped:
         offline.run(config)
@@ -103,12 +104,12 @@ def test_a_run_keeps_and_tells_it(tiny_config, monkeypatch, capsys):
 )
 def test_online_the_source_is_told_as_well(task, dynamics, expected):
     config = online_config_for_task(task, dynamics)
-    source = online_run.settings_source(config, get_task(task))
+    source = settings_source(config, get_task(task))
     assert source.startswith(expected)
     assert "given instead" not in source
     fewer = online_config_for_task(task, dynamics, num_steps=6_000)
     if task != "pen-human":
-        assert online_run.settings_source(fewer, get_task(task)).endswith("; given instead: num_steps")
+        assert settings_source(fewer, get_task(task)).endswith("; given instead: num_steps")
 
 
 def test_online_settings_that_do_not_say_where_they_come_from():
