@@ -17,8 +17,11 @@ from adm_jax.rollout import (
     Rollout,
     Rows,
     Simulation,
+    Taken,
     encode_rows,
     means_of,
+    over_steps,
+    roll,
     row_axes,
     rows_last,
     sums_of,
@@ -47,6 +50,23 @@ def init(dynamics: Dynamics, params: ModelParams, dataset: Dataset, num_envs: in
     carry, obs = jax.tree.map(lambda x: jnp.zeros((num_chunks, *x.shape), x.dtype), jax.eval_shape(begin))
     shape = (num_chunks, chunk)
     return ModelEnvs(carry, obs, jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool))
+
+
+def _restart(envs: ModelEnvs, pool: Carry, obs: Array, starts: Array, axes: Carry, key: Key) -> ModelEnvs:
+    """A chunk whose ended environments begin anew, at any of ``starts`` [E], rows of ``obs`` and the pool."""
+    chunk, ended = envs.ended.shape[0], envs.ended
+    drawn = jax.random.randint(key, (chunk,), 0, starts.shape[0])
+
+    def choose(new: Array, old: Array, axis: int) -> Array:
+        shape = [chunk if i == axis else 1 for i in range(old.ndim)]
+        return jnp.where(ended.reshape(shape), new, old)
+
+    return ModelEnvs(
+        jax.tree.map(choose, rows_last(jax.tree.map(lambda x: x[drawn], pool), axes), envs.carry, axes),
+        choose(obs[starts[drawn]], envs.obs, 0),
+        jnp.where(ended, 0, envs.num_steps),
+        jnp.zeros((chunk,), bool),
+    )
 
 
 def advance(
@@ -87,54 +107,30 @@ def advance(
     pool = encode_rows(dynamics, params, dataset, starts, chunk)
     axes = row_axes(dynamics, params, dataset)
 
-    def reset(envs: ModelEnvs, key: Key) -> ModelEnvs:
-        """Of a chunk: those that have ended begin anew."""
-        drawn = jax.random.randint(key, (chunk,), 0, num_envs)
-        ended = envs.ended
-
-        def choose(new: Array, old: Array, axis: int) -> Array:
-            shape = [chunk if i == axis else 1 for i in range(old.ndim)]
-            return jnp.where(ended.reshape(shape), new, old)
-
-        return ModelEnvs(
-            jax.tree.map(choose, rows_last(jax.tree.map(lambda x: x[drawn], pool), axes), envs.carry, axes),
-            choose(dataset.transitions.obs[starts[drawn]], envs.obs, 0),
-            jnp.where(ended, 0, envs.num_steps),
-            jnp.zeros((chunk,), bool),
-        )
-
     def run_chunk(
         inputs: tuple[ModelEnvs, Array],
-    ) -> tuple[ModelEnvs, tuple[Transition, Array, Array, Array, Transition]]:
+    ) -> tuple[ModelEnvs, tuple[Taken, Array, Transition]]:
         envs, index = inputs
         chunk_key = jax.random.fold_in(chunks_key, index)
         exists = index * chunk + jnp.arange(chunk) < num_envs
 
-        def body(envs: ModelEnvs, step: Array):
-            reset_key, step_key = jax.random.split(jax.random.fold_in(chunk_key, step))
-            envs = reset(envs, reset_key)
-            rows, (transition, kept, uncertainty) = take_step(
-                simulation,
-                Rows(envs.carry, envs.obs, exists),
-                step_key,
-                jax.random.fold_in(batch_key, step),
-            )
+        def step(envs: ModelEnvs, number: Array) -> tuple[ModelEnvs, tuple[Taken, Array, Array]]:
+            reset_key, step_key = jax.random.split(jax.random.fold_in(chunk_key, number))
+            envs = _restart(envs, pool, dataset.transitions.obs, starts, axes, reset_key)
+            rows = Rows(envs.carry, envs.obs, exists)
+            rows, taken = take_step(simulation, rows, step_key, jax.random.fold_in(batch_key, number))
             num_steps = envs.num_steps + 1
             ended = ~rows.alive | (num_steps >= horizon)
-            envs = ModelEnvs(rows.carry, rows.obs, num_steps, ended)
-            return envs, (transition, kept, uncertainty, num_steps, ended)
+            return ModelEnvs(rows.carry, rows.obs, num_steps, ended), (taken, num_steps, ended)
 
-        envs, (transitions, kept, uncertainty, num_steps, ended) = jax.lax.scan(
-            body, envs, jnp.arange(length)
-        )
-        if returns_fn is None:
-            return envs, (transitions, kept, uncertainty, num_steps, transitions)
-        continues = jnp.append(kept[1:] & ~ended[:-1], jnp.zeros_like(kept[:1]), axis=0)
-        returns = returns_fn(transitions, continues, jax.random.fold_in(chunk_key, length))
-        return envs, (transitions, kept, uncertainty, num_steps, returns)
+        envs, (taken, num_steps, ended) = roll(step, envs, length)
+        continues = taken.kept[1:] & ~ended[:-1]
+        transitions = over_steps(returns_fn, taken.transition, continues, chunk_key, length)
+        return envs, (taken, num_steps, transitions)
 
     envs, rows = jax.lax.map(run_chunk, (envs, jnp.arange(num_chunks)))
-    steps, kept, uncertainty, num_steps, returns = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
-    metrics = means_of(sums_of(steps, kept, uncertainty), jnp.asarray(num_envs * length, jnp.float32))
+    taken, num_steps, transitions = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
+    metrics = means_of(sums_of(taken), jnp.asarray(num_envs * length, jnp.float32))
+    kept = taken.kept
     step_of_episode = jnp.where(kept, num_steps, 0.0).sum() / jnp.maximum(kept.sum(), 1)
-    return envs, Rollout(returns, kept, {**metrics, "rollout/episode_step": step_of_episode})
+    return envs, Rollout(transitions, kept, {**metrics, "rollout/episode_step": step_of_episode})

@@ -1,7 +1,7 @@
 """Roll-outs of a policy in a dynamics model (ADM paper, Algorithm 1), penalised, in chunks of rows."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -14,7 +14,7 @@ from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.types import Array, Key, Prediction, Segment, Transition, Window
 
 PolicyFn = Callable[[Array, Key], Array]  # (obs [B, D], key) -> action [B, A]
-# (transitions [T, B, ...], continues [T, B], key) -> transitions over several steps, see adm_jax.returns
+# (transitions [H, B, ...], continues [H, B], key) -> transitions over several steps, see adm_jax.returns
 ReturnsFn = Callable[[Transition, Array, Key], Transition]
 
 
@@ -119,31 +119,65 @@ def row_axes(dynamics: Dynamics, params: ModelParams, dataset: Dataset) -> Carry
     return jax.tree.map(axis, shapes(2), shapes(3))
 
 
-def data_uncertainty(simulation: Simulation, dataset: Dataset, key: Key, num_rows: int, chunk: int) -> Array:
-    """Uncertainty [num_rows] of the predictions along the dataset's own actions, at rows drawn from it.
+class Taken(NamedTuple):
+    """What one step of B rows gave."""
 
-    The simulation's policy takes no part.
+    transition: Transition  # leaves [B, ...]; the reward is penalised
+    kept: Array  # [B] bool
+    uncertainty: Array  # [B]
+
+
+def roll(
+    step_fn: Callable[[Any, Array], tuple[Any, Any]],
+    start: Any,
+    length: int | Array,
+    fold_fn: Callable[[Any, Array, Any, Any], Any] | None = None,
+    folded: Any = None,
+    going_fn: Callable[[Any], Array] | None = None,
+) -> tuple[Any, Any]:
+    """The loop under every roll-out: a step after the other.
+
+    Args:
+      step_fn: ``(state, number []) -> (state, taken)``.
+      start: the first state.
+      length: steps at most. It may be traced where what they give is folded; under vmap it must not be
+        batched then, or every row would take the longest.
+      fold_fn: ``(folded, number, state before, taken) -> folded``; what steps give is stacked when None.
+      folded: what ``fold_fn`` begins with.
+      going_fn: whether a state takes a further step, [] bool; goes with ``fold_fn``.
+
+    Returns:
+      The last state, and what the steps gave.
     """
-    dynamics, (rows_key, steps_key) = simulation.dynamics, jax.random.split(key)
-    num_chunks = -(-num_rows // chunk)
-    starts = sample_starts(dataset, rows_key, num_chunks * chunk, dynamics.max_backtrack)
+    if fold_fn is None:
+        return jax.lax.scan(step_fn, start, jnp.arange(length))
 
-    def of_chunk(index: Array) -> Array:
-        rows = jax.lax.dynamic_slice_in_dim(starts, index * chunk, chunk)
-        window, obs = gather_windows(dataset, rows, dynamics.max_backtrack)
-        carry = dynamics.begin(simulation.params, window)
-        keys = jax.random.split(jax.random.fold_in(steps_key, index))
-        action = dataset.transitions.action[rows]
-        prediction = dynamics.step(simulation.params, carry, obs, action, keys[0], keys[1])[1]
-        return simulation.uncertainty_fn(prediction)
+    def body(loop: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
+        number, state, folded = loop
+        after, taken = step_fn(state, number)
+        return number + 1, after, fold_fn(folded, number, state, taken)
 
-    return jax.lax.map(of_chunk, jnp.arange(num_chunks)).reshape(-1)[:num_rows]
+    def goes_on(loop: tuple[Array, Any, Any]) -> Array:
+        within = loop[0] < length
+        return within if going_fn is None else within & going_fn(loop[1])
+
+    return jax.lax.while_loop(goes_on, body, (jnp.zeros((), jnp.int32), start, folded))[1:]
 
 
-def take_step(
-    simulation: Simulation, rows: Rows, key: Key, batch_key: Key
-) -> tuple[Rows, tuple[Transition, Array, Array]]:
-    """One step of a chunk: also its transitions, which of them are kept [B], and their uncertainty [B]."""
+def steps_of(
+    simulation: Simulation, steps_key: Key, batch_key: Key
+) -> Callable[[Rows, Array], tuple[Rows, Taken]]:
+    """``roll``'s step of a chunk's rows; its keys are folded from these two and the step's number."""
+
+    def step(rows: Rows, number: Array) -> tuple[Rows, Taken]:
+        key, shared = (jax.random.fold_in(key, number) for key in (steps_key, batch_key))
+        return take_step(simulation, rows, key, shared)
+
+    return step
+
+
+def take_step(simulation: Simulation, rows: Rows, key: Key, batch_key: Key) -> tuple[Rows, Taken]:
+    """One step of a chunk's rows."""
     policy_key, model_key = jax.random.split(key)
     obs = rows.obs
     action = simulation.policy_fn(obs, policy_key)
@@ -162,7 +196,7 @@ def take_step(
         kept &= uncertainty <= simulation.max_uncertainty
     transition = Transition(obs, action, reward, prediction.next_obs, terminated)
     next_obs = jnp.where(kept[:, None], prediction.next_obs, obs)
-    return Rows(carry, next_obs, kept & ~terminated), (transition, kept, uncertainty)
+    return Rows(carry, next_obs, kept & ~terminated), Taken(transition, kept, uncertainty)
 
 
 def rollout(
@@ -193,26 +227,18 @@ def rollout(
     """
     batch_key, chunks_key = jax.random.split(key)
 
-    def run_chunk(index: Array) -> tuple[Transition, Array, Array, Transition]:
+    def run_chunk(index: Array) -> tuple[Taken, Transition]:
         window_key, steps_key = jax.random.split(jax.random.fold_in(chunks_key, index))
         numbers = index * chunk + jnp.arange(chunk)
         rows = _begin(simulation, dataset, window_key, numbers, num_starts, min_history)
-
-        def body(rows: Rows, step: Array) -> tuple[Rows, tuple[Transition, Array, Array]]:
-            keys = (jax.random.fold_in(key, step) for key in (steps_key, batch_key))
-            return take_step(simulation, rows, *keys)
-
-        transitions, kept, uncertainty = jax.lax.scan(body, rows, jnp.arange(length))[1]
-        if returns_fn is None:
-            return transitions, kept, uncertainty, transitions
-        continues = jnp.append(kept[1:] & ~transitions.terminated[:-1], jnp.zeros_like(kept[:1]), axis=0)
-        returns = returns_fn(transitions, continues, jax.random.fold_in(steps_key, length))
-        return transitions, kept, uncertainty, returns
+        taken = roll(steps_of(simulation, steps_key, batch_key), rows, length)[1]
+        continues = taken.kept[1:] & ~taken.transition.terminated[:-1]
+        return taken, over_steps(returns_fn, taken.transition, continues, steps_key, length)
 
     rows = jax.lax.map(run_chunk, jnp.arange(-(-num_starts // chunk)))
-    steps, valid, uncertainty, returns = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
-    sums = sums_of(steps, valid, uncertainty)
-    return Rollout(returns, valid, means_of(sums, jnp.asarray(num_starts * length, jnp.float32)))
+    taken, transitions = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
+    metrics = means_of(sums_of(taken), jnp.asarray(num_starts * length, jnp.float32))
+    return Rollout(transitions, taken.kept, metrics)
 
 
 def rollout_into(
@@ -234,7 +260,7 @@ def rollout_into(
       dataset: where windows are drawn.
       key: consumed.
       num_starts: rows.
-      length: steps, [] int32. Under vmap it must not be batched, or every row would take the longest.
+      length: steps, [] int32; see roll.
       chunk: rows rolled out at a time.
       min_history: transitions before a start at least; m - 1 when None.
 
@@ -243,19 +269,16 @@ def rollout_into(
     """
     batch_key, chunks_key = jax.random.split(key)
 
+    def add(carry: tuple[RingBuffer, dict[str, Array]], number: Array, before: Rows, taken: Taken):
+        buffer, sums = carry
+        buffer = ring_buffer.add(buffer, taken.transition, taken.kept)
+        return buffer, jax.tree.map(jnp.add, sums, sums_of(taken))
+
     def run_chunk(index: Array, carry: tuple[RingBuffer, dict[str, Array]]):
         window_key, steps_key = jax.random.split(jax.random.fold_in(chunks_key, index))
         numbers = index * chunk + jnp.arange(chunk)
         rows = _begin(simulation, dataset, window_key, numbers, num_starts, min_history)
-
-        def body(step: Array, carry: tuple[Rows, RingBuffer, dict[str, Array]]):
-            rows, buffer, sums = carry
-            keys = (jax.random.fold_in(key, step) for key in (steps_key, batch_key))
-            rows, (transition, kept, uncertainty) = take_step(simulation, rows, *keys)
-            buffer = ring_buffer.add(buffer, transition, kept)
-            return rows, buffer, jax.tree.map(jnp.add, sums, sums_of(transition, kept, uncertainty))
-
-        return jax.lax.fori_loop(0, length, body, (rows, *carry))[1:]
+        return roll(steps_of(simulation, steps_key, batch_key), rows, length, add, carry)[1]
 
     nothing = dict.fromkeys(("kept", "uncertainty", "reward", "terminated"), jnp.zeros(()))
     num_chunks = -(-num_starts // chunk)
@@ -263,8 +286,43 @@ def rollout_into(
     return buffer, means_of(sums, num_starts * length.astype(jnp.float32))
 
 
-def sums_of(transitions: Transition, kept: Array, uncertainty: Array) -> dict[str, Array]:
+def over_steps(
+    returns_fn: ReturnsFn | None, transitions: Transition, continues: Array, key: Key, length: int
+) -> Transition:
+    """Multi-step transitions of a chunk's steps [H, B, ...], which go on to the next where ``continues``.
+
+    ``continues`` [H - 1, B] is of all steps but the last; without ``returns_fn`` they stay as they are.
+    """
+    if returns_fn is None:
+        return transitions
+    continues = jnp.append(continues, jnp.zeros_like(transitions.terminated[:1]), axis=0)
+    return returns_fn(transitions, continues, jax.random.fold_in(key, length))
+
+
+def data_uncertainty(simulation: Simulation, dataset: Dataset, key: Key, num_rows: int, chunk: int) -> Array:
+    """Uncertainty [num_rows] of the predictions along the dataset's own actions, at rows drawn from it.
+
+    The simulation's policy takes no part.
+    """
+    dynamics, (rows_key, steps_key) = simulation.dynamics, jax.random.split(key)
+    num_chunks = -(-num_rows // chunk)
+    starts = sample_starts(dataset, rows_key, num_chunks * chunk, dynamics.max_backtrack)
+
+    def of_chunk(index: Array) -> Array:
+        rows = jax.lax.dynamic_slice_in_dim(starts, index * chunk, chunk)
+        window, obs = gather_windows(dataset, rows, dynamics.max_backtrack)
+        carry = dynamics.begin(simulation.params, window)
+        keys = jax.random.split(jax.random.fold_in(steps_key, index))
+        action = dataset.transitions.action[rows]
+        prediction = dynamics.step(simulation.params, carry, obs, action, keys[0], keys[1])[1]
+        return simulation.uncertainty_fn(prediction)
+
+    return jax.lax.map(of_chunk, jnp.arange(num_chunks)).reshape(-1)[:num_rows]
+
+
+def sums_of(taken: Taken) -> dict[str, Array]:
     """Sums over the kept rows."""
+    transitions, kept, uncertainty = taken
 
     def total(values: Array) -> Array:
         return jnp.sum(jnp.where(kept, values, 0.0))
@@ -300,16 +358,15 @@ def open_loop(dynamics: Dynamics, params: ModelParams, segment: Segment, key: Ke
         valid=jnp.zeros((num_rows, history), bool),
     )
 
-    def body(state: tuple[Carry, Array], xs: tuple[Array, Key]) -> tuple[tuple[Carry, Array], Array]:
+    def step(state: tuple[Carry, Array], number: Array) -> tuple[tuple[Carry, Array], Array]:
         carry, obs = state
-        action, step_key = xs
-        model_key, batch_key = jax.random.split(step_key)
-        carry, prediction = dynamics.step(params, carry, obs, action, model_key, batch_key)
+        model_key, batch_key = jax.random.split(keys[number])
+        carry, prediction = dynamics.step(params, carry, obs, actions[number], model_key, batch_key)
         return (carry, prediction.next_obs), prediction.next_obs
 
     actions = jnp.moveaxis(segment.action, 1, 0)
-    start = (dynamics.begin(params, window), segment.obs[:, 0])
-    _, next_obs = jax.lax.scan(body, start, (actions, jax.random.split(key, len(actions))))
+    keys = jax.random.split(key, len(actions))
+    _, next_obs = roll(step, (dynamics.begin(params, window), segment.obs[:, 0]), len(actions))
     return jnp.moveaxis(next_obs, 0, 1)
 
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax.dynamics.interface import ModelParams
-from adm_jax.population.members import fold_keys, member_keys, shared_key
+from adm_jax.population.keys import Purpose, fold_keys, offline_keys, shared_key
 from adm_jax.types import InputError
 from benchmarks import fit_race, report, workload
 from benchmarks.counting import count
@@ -76,9 +76,9 @@ class LibraryFit:
     def advance(self) -> None:
         """``eval_steps`` steps and the held-out evaluation after them."""
         work, seeds = self.work, self.work.config.seeds
-        keys = fold_keys(member_keys(seeds, 1), self._epoch)
+        keys = fold_keys(offline_keys(seeds, Purpose.FIT), self._epoch)
         shared = shared_key(work.config.fit.split_seed, self._epoch)
-        self._loop(keys, member_keys(seeds, 6), work.dataset, work.holdout, shared)
+        self._loop(keys, offline_keys(seeds, Purpose.BOOTSTRAP), work.data, shared)
         self._epoch += 1
 
     def learned(self) -> Any:
@@ -160,12 +160,14 @@ def _runners(
 
 def _holdout_nll(work: Workload) -> Callable[[Any], list[float]]:
     """Parameters [P] to each member's held-out NLL, the mean over backtracking lengths, dropout off."""
-    known = work.holdout.valid.any(axis=0)
+    known = work.data.holdout.valid.any(axis=0)
 
     @jax.jit
     def nll(learned: Any) -> jax.Array:
         def one(learned: Any) -> jax.Array:
-            errors = work.parts.dynamics.validate(ModelParams(learned, work.dataset.normalizer), work.holdout)
+            errors = work.components.model.validate(
+                ModelParams(learned, work.dataset.normalizer), work.data.holdout
+            )
             return jnp.mean(errors.nll[0], where=known)
 
         return jax.lax.map(one, learned)

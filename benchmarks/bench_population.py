@@ -143,7 +143,7 @@ def _build_batch(options: Options, num_seeds: int) -> _Built:
     jobs = [workload.rollout_job(work, state, histories), workload.update_job(work, state)]
     (rollout, rollout_seconds), (update, update_seconds) = map(workload.compile_job, jobs)
     need = memory.estimate(
-        {"rollout": rollout, "update": update}, state=state, resident=work.dataset, histories=histories
+        {"rollout": rollout, "update": update}, state=state, resident=work.data, histories=histories
     )
     memory.require(need)
     products = sum((count(job.fn, *job.args).products for job in jobs), Counter())

@@ -19,7 +19,7 @@ import torch
 
 from adm_jax.envs.environment import make_env
 from adm_jax.rollout import chunk_size
-from adm_jax.training.programs import TrainState
+from adm_jax.training.offline import TrainState
 from adm_jax.types import InputError
 from benchmarks.measure import fastest
 from benchmarks.options import Options

@@ -2,27 +2,31 @@
 
 import functools
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from adm_jax.config import Hyper, OfflineConfig, config_for_task
 from adm_jax.data import builtin
-from adm_jax.data.dataset import Dataset, make_dataset
+from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_io
 from adm_jax.data.ring_buffer import RingBuffer
-from adm_jax.dynamics import fitting
+from adm_jax.dynamics.fitting import FitState
 from adm_jax.dynamics.interface import Carry
-from adm_jax.envs.termination import get_termination
-from adm_jax.population.compiling import compile_program
-from adm_jax.population.members import all_members, member_hyper, member_keys, resolve_members, shared_key
+from adm_jax.population.compiling import MemberProgram
+from adm_jax.population.keys import offline_keys, shared_key
+from adm_jax.population.members import all_members, member_hyper
 from adm_jax.rollout import chunk_size
-from adm_jax.training import programs
-from adm_jax.types import Key, Segment
+from adm_jax.tasks import get_task
+from adm_jax.training import fit, programs
+from adm_jax.training.components import Components, SharedData, make_components
+from adm_jax.training.data import put_on_device
+from adm_jax.training.offline import TrainState
+from adm_jax.types import Key
 from benchmarks.options import Options
 
 TASK = "hopper-builtin"
@@ -33,17 +37,21 @@ class Workload(NamedTuple):
     """A configuration with its data and what its programs are made of."""
 
     config: OfflineConfig
-    parts: programs.OfflineParts
-    dataset: Dataset
-    holdout: Segment
+    components: Components
+    data: SharedData
     hyper: Hyper  # [P]
     keys: Key  # [P]
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data that all members share."""
+        return self.data.dataset
 
 
 class Job(NamedTuple):
     """A program with arguments; the first is the state it takes on, whose buffers the result may reuse."""
 
-    fn: Callable[..., Any]
+    fn: MemberProgram[..., Any]
     args: tuple[Any, ...]
 
 
@@ -77,45 +85,38 @@ def prepare(options: Options, num_seeds: int, **overrides: Any) -> Workload:
         sizes["history_cache_gib"] = 0.0
     seeds = tuple(range(options.seed, options.seed + num_seeds))
     config = config_for_task(TASK, seeds=seeds, members=options.members, **{**sizes, **overrides})
-    parts = programs.make_parts(
-        config,
-        OBS_DIM,
-        ACTION_DIM,
-        ACTION_SCALE,
-        get_termination("hopper", OBS_DIM),
-        resolve_members(config.members),
-    )
-    dataset = make_dataset(load_data(), parts.dynamics.max_backtrack)
+    components = make_components(config, get_task(TASK))
     return Workload(
         config=config,
-        parts=parts,
-        dataset=dataset,
-        holdout=fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit),
+        components=components,
+        data=put_on_device(config, load_data(), components.model.max_backtrack),
         hyper=member_hyper(config, all_members(config)),
-        keys=member_keys(config.seeds, 0),
+        keys=offline_keys(config.seeds, 0),
     )
 
 
-def initial_fit(work: Workload) -> fitting.FitState:
+def initial_fit(work: Workload) -> FitState:
     """Fits that have not begun [P]."""
-    return jax.jit(programs.init_fit_program(work.parts))(work.keys, work.dataset)
+    return jax.jit(fit.init_fit_program(work.components, work.config.fit))(work.keys, work.data)
 
 
-def initial_state(work: Workload, *, full_buffer: bool = False) -> programs.TrainState:
+_FULL_RATES = (np.ones((), np.float32), np.ones((), np.float32))  # of actor and critics
+
+
+def initial_state(work: Workload, *, full_buffer: bool = False) -> TrainState:
     """Fresh agents and models, and buffers [P]: empty, or full of the dataset's transitions."""
     state = jax.jit(functools.partial(_init_train, work))(initial_fit(work))
-    return state._replace(buffer=_fill(state.buffer, work.dataset)) if full_buffer else state
+    return state._replace(buffer=_fill(state.buffer, work.data.dataset)) if full_buffer else state
 
 
-def _init_train(work: Workload, fit: fitting.FitState) -> programs.TrainState:
-    model = programs.best_program(work.parts)(fit, work.dataset, work.holdout)
-    agent, buffer = programs.init_train_program(work.parts, work.config)(
-        work.keys, work.hyper, None, work.dataset
-    )
+def _init_train(work: Workload, state: FitState) -> TrainState:
+    config, components, data = work.config, work.components, work.data
+    model = fit.best_program(components, config.fit)(state, data)
+    agent, buffer = programs.init_program(components, config)(work.keys, work.hyper, None, data)
     envs = None
-    if work.config.rollout.persistent:
-        envs = programs.init_envs_program(work.parts, work.config)(model, work.dataset)
-    return programs.TrainState(agent, buffer, model, envs)
+    if config.rollout.persistent:
+        envs = programs.init_envs_program(components, config)(model, data)
+    return TrainState(agent, buffer, model, envs)
 
 
 def _fill(buffer: RingBuffer, dataset: Dataset) -> RingBuffer:
@@ -125,54 +126,44 @@ def _fill(buffer: RingBuffer, dataset: Dataset) -> RingBuffer:
     return buffer._replace(data=data, size=jnp.full_like(buffer.size, capacity))
 
 
-def abstract_state(work: Workload) -> tuple[fitting.FitState, programs.TrainState]:
+def abstract_state(work: Workload) -> tuple[FitState, TrainState]:
     """Shapes of a run's state [P]: enough to compile, with nothing allocated."""
-    fit = jax.eval_shape(programs.init_fit_program(work.parts), work.keys, work.dataset)
-    return fit, jax.eval_shape(functools.partial(_init_train, work), fit)
+    state = fit.init_fit_program(work.components, work.config.fit).shapes(work.keys, work.data)
+    return state, jax.eval_shape(functools.partial(_init_train, work), state)
 
 
-def fit_job(work: Workload, fit: fitting.FitState) -> Job:
+def fit_job(work: Workload, state: FitState) -> Job:
     """An epoch of every member's fit."""
-    arguments = (fit, work.keys, work.keys, work.dataset, work.holdout, shared_key(0, 0))
-    return Job(programs.fit_program(work.parts, work.config), arguments)
+    arguments = (state, work.keys, work.keys, work.data, shared_key(0, 0))
+    return Job(fit.fit_program(work.components, work.config.fit), arguments)
 
 
-def abstract_histories(work: Workload, state: programs.TrainState) -> Carry | None:
+def abstract_histories(work: Workload, state: TrainState) -> Carry | None:
     """Shapes of the encoded histories [P, ...] if such a run keeps them."""
-    return programs.kept_histories(work.parts, work.config, state.model, work.dataset)
+    return programs.kept_histories(work.components, work.config, state.model, work.data)
 
 
-def encode_histories(work: Workload, state: programs.TrainState) -> tuple[Carry | None, float]:
+def encode_histories(work: Workload, state: TrainState) -> tuple[Carry | None, float]:
     """The encoded histories [P, ...] if such a run keeps them, and the seconds it takes to encode them."""
     if abstract_histories(work, state) is None:
         return None, 0.0
-    encode = jax.jit(programs.histories_program(work.parts, work.config))
-    encode = encode.lower(state.model, work.dataset).compile()
+    encode = programs.histories_program(work.components, work.config).compile(state.model, work.data)
     start = time.perf_counter()
-    histories = jax.block_until_ready(encode(state.model, work.dataset))
+    histories = jax.block_until_ready(encode(state.model, work.data))
     return histories, time.perf_counter() - start
 
 
-def rollout_job(work: Workload, state: programs.TrainState, histories: Carry | None) -> Job:
+def rollout_job(work: Workload, state: TrainState, histories: Carry | None) -> Job:
     """An epoch's roll-outs, put into the buffers."""
-    arguments = (
-        (state.buffer, state.envs),
-        state.agent.actor_params,
-        state.model,
-        state.max_uncertainty,
-        histories,
-        work.hyper,
-        work.keys,
-        work.dataset,
-    )
-    return Job(programs.rollout_program(work.parts, work.config), arguments)
+    rolled, actor_params = (state.buffer, state.envs), state.agent.actor_params
+    arguments = (rolled, actor_params, state.model, work.hyper, work.keys, histories, work.data, None, None)
+    return Job(programs.rollout_program(work.components, work.config), arguments)
 
 
-def update_job(work: Workload, state: programs.TrainState) -> Job:
+def update_job(work: Workload, state: TrainState) -> Job:
     """An epoch's SAC updates."""
-    factors = (jnp.ones(()), jnp.ones(()))
-    arguments = (state.agent, state.buffer, state.preferences, work.hyper, work.keys, work.dataset, factors)
-    return Job(programs.update_program(work.parts, work.config), arguments)
+    arguments = (state.agent, work.hyper, work.keys, state.buffer, work.data, None, _FULL_RATES, None, None)
+    return Job(programs.update_program(work.components, work.config), arguments)
 
 
 def compile_job(job: Job, cache: str | None = None) -> tuple[jax.stages.Compiled, float]:
@@ -191,8 +182,8 @@ def compile_job(job: Job, cache: str | None = None) -> tuple[jax.stages.Compiled
     try:
         _configure_cache(wanted)
         start = time.perf_counter()
-        program = compile_program(job.fn, job.args, donate=(0,))
-        return program.compiled, time.perf_counter() - start
+        compiled = job.fn.compile(*job.args).compiled
+        return compiled, time.perf_counter() - start
     finally:
         _configure_cache(before)
 
@@ -232,26 +223,14 @@ class Epoch:
     def __call__(self) -> None:
         """Runs one epoch to its end, waiting for the roll-outs too, as a run does that records them."""
         work, start = self._work, time.perf_counter()
+        rolled, actor_params = (self._buffer, self._envs), self._agent.actor_params
         (self._buffer, self._envs), metrics = self._rollout(
-            (self._buffer, self._envs),
-            self._agent.actor_params,
-            self._model,
-            None,
-            self._histories,
-            work.hyper,
-            work.keys,
-            work.dataset,
+            rolled, actor_params, self._model, work.hyper, work.keys, self._histories, work.data, None, None
         )
         jax.block_until_ready((self._buffer, metrics))
         between = time.perf_counter()
         self._agent, metrics = self._update(
-            self._agent,
-            self._buffer,
-            None,
-            work.hyper,
-            work.keys,
-            work.dataset,
-            (jnp.ones(()), jnp.ones(())),
+            self._agent, work.hyper, work.keys, self._buffer, work.data, None, _FULL_RATES, None, None
         )
         jax.block_until_ready((self._agent, metrics))
         self.seconds["rollout"].append(between - start)
@@ -263,10 +242,10 @@ def shapes(work: Workload) -> dict[str, Any]:
     config, rollout = work.config, work.config.rollout
     return {
         "num_seeds": len(config.seeds),
-        "members": work.parts.members,
+        "members": work.components.mapping,
         "obs_dim": OBS_DIM,
         "action_dim": ACTION_DIM,
-        "max_backtrack": work.parts.dynamics.max_backtrack,
+        "max_backtrack": work.components.model.max_backtrack,
         "model_hidden_dim": config.model.model_hidden_dim,
         "rollout_length": rollout.rollout_length,
         "rollout_batch_size": rollout.rollout_batch_size,

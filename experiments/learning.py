@@ -33,10 +33,10 @@ def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> No
     config = (config_for_task if offline_run else online_config_for_task)(**{**defaults, **given})
     # Imported here, as it takes seconds: a mistyped flag is refused at once.
     from adm_jax.population import compilation_cache
-    from adm_jax.training import offline, online_run
+    from adm_jax.training import offline, online
 
     compilation_cache.enable(FLAGS.compilation_cache)
-    loop: Any = offline if offline_run else online_run
+    loop: Any = offline if offline_run else online
     if FLAGS.resume is not None:
         loop.resume(FLAGS.resume)
     else:

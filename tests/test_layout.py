@@ -22,6 +22,7 @@ FLOORS = (
     "agents",
     "rollout",
     "model_envs",
+    "model_episodes",
     "population",
     "runs",
     "training",
@@ -55,6 +56,7 @@ NUMERIC_CORE = (
     "agents",
     "rollout",
     "model_envs",
+    "model_episodes",
 )
 BEYOND_THE_CORE = (  # not rich: flax imports it
     "gymnasium",

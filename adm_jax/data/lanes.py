@@ -22,11 +22,6 @@ class Lanes(NamedTuple):
     transitions: Transition  # leaves [E, T, ...]
 
 
-def init(num_envs: int, num_steps: int, obs_dim: int, action_dim: int) -> Lanes:
-    """Room for ``num_steps`` steps of each of ``num_envs`` environments."""
-    return Lanes(zeros((num_envs, num_steps), obs_dim, action_dim))
-
-
 def abstract_block(shape: tuple[int, int, int], obs_dim: int, action_dim: int) -> Transition:
     """Shapes of a block [P, E, S, ...] that ``add`` is given for every member."""
     return jax.eval_shape(lambda: zeros(shape, obs_dim, action_dim))
@@ -41,12 +36,10 @@ def add(lanes: Lanes, block: Transition, start: Array) -> Lanes:
     return Lanes(jax.tree.map(write, lanes.transitions, block))
 
 
-def sample(lanes: Lanes, num_steps: Array, key: Key, batch_size: int) -> Transition:
-    """Transitions drawn uniformly from the first ``num_steps`` [] of all lanes; leaves [batch_size, ...]."""
-    num_envs = lanes.transitions.reward.shape[0]
+def draw_rows(num_envs: int, num_steps: Array, key: Key, batch_size: int) -> tuple[Array, Array]:
+    """Lanes and rows [batch_size] each, drawn uniformly from the first ``num_steps`` [] of all lanes."""
     index = jax.random.randint(key, (batch_size,), 0, num_envs * num_steps)
-    lane, row = index // num_steps, index % num_steps
-    return jax.tree.map(lambda leaf: leaf[lane, row], lanes.transitions)
+    return index // num_steps, index % num_steps
 
 
 class LaneIndex(NamedTuple):

@@ -51,10 +51,9 @@ def add(buffer: RingBuffer, batch: Transition, valid: Array | None = None) -> Ri
     return RingBuffer(data, (buffer.position + count) % capacity, size, capacity)
 
 
-def sample(buffer: RingBuffer, key: Key, batch_size: int) -> Transition:
-    """Rows drawn uniformly with replacement from a buffer that is not empty; leaves [batch_size, ...]."""
-    index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(buffer.size, 1))
-    return jax.tree.map(lambda leaf: leaf[index], buffer.data)
+def draw_rows(size: Array, key: Key, batch_size: int) -> Array:
+    """Rows [batch_size] drawn uniformly with replacement from a buffer of which ``size`` [] are in use."""
+    return jax.random.randint(key, (batch_size,), 0, jnp.maximum(size, 1))
 
 
 def resize(buffer: RingBuffer, capacity: Array) -> RingBuffer:

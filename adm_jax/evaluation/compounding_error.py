@@ -22,7 +22,7 @@ from adm_jax.nn.precision import matmul_precision
 from adm_jax.rollout import open_loop
 from adm_jax.runs.folder import resolve_path
 from adm_jax.runs.progress import Progress, print_table
-from adm_jax.training.session import load_data
+from adm_jax.training.data import load_data
 from adm_jax.types import Array, InputError, Key, Prediction, Segment
 
 BOUND = 1e6  # standard deviations from the mean at which a diverging state is held
@@ -50,7 +50,7 @@ def errors(fitted: FittedModels, segment: Segment, chunk: int) -> np.ndarray:
     """
     normalizer = fitted.dataset.normalizer
     mean, std = normalizer.obs_mean, normalizer.obs_std
-    dynamics = bounded(fitted.parts.dynamics, mean - BOUND * std, mean + BOUND * std)
+    dynamics = bounded(fitted.components.model, mean - BOUND * std, mean + BOUND * std)
 
     @jax.jit
     def predict(params: ModelParams, rows: Segment, key: Key) -> Array:
@@ -93,7 +93,7 @@ def run(config: CompoundingErrorConfig, fits: Sequence[OfflineConfig]) -> dict[s
     store = None if config.models is None else resolve_path("models", config.models)
     models = prepare_models(fits, task, data, store)
     horizon = config.horizon or int(data.episode_lengths.max())
-    segment = held_out_episodes(models[0].dataset, horizon)
+    segment = held_out_episodes(models[0].data.dataset, horizon)
     folder = create_folder("compounding_error", config, fits, task, data)
     curves: dict[str, Any] = {}
     with Progress() as progress, matmul_precision(fits[0].matmul_precision):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +16,19 @@ from adm_jax.config.references import source_digest
 from adm_jax.config.settings import leaves, to_flat
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import ModelParams, make_dynamics
 from adm_jax.evaluation.kept_results import code_digest
-from adm_jax.population.members import Member, fold_keys, member_keys, shared_key
+from adm_jax.population.keys import Purpose, offline_keys, shared_key
+from adm_jax.population.members import Member
 from adm_jax.runs.checkpoint import Checkpointer
+from adm_jax.runs.files import write_atomically
 from adm_jax.runs.folder import RunFolder, describe_surroundings, require_writable
 from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task
-from adm_jax.training import programs
-from adm_jax.training.session import Stream, prepare
-from adm_jax.types import InputError, Segment
+from adm_jax.training.components import Components, SharedData, make_components
+from adm_jax.training.data import put_on_device
+from adm_jax.training.fit import best_program, fit_epochs, fit_program, init_fit_program, require_fitted
+from adm_jax.types import InputError
 
 _RECORD = "fitted.json"  # what the models in a folder were fitted with; written when they are
 _CODE = "code"  # in it: digest of the package's sources
@@ -37,9 +38,8 @@ class Prepared(NamedTuple):
     """A model that can be fitted, and what it is fitted to."""
 
     config: OfflineConfig
-    parts: programs.OfflineParts
-    dataset: Dataset
-    holdout: Segment
+    components: Components
+    data: SharedData
     record: dict[str, Any]  # what its parameters depend on
     kept: ModelParams | None  # what was fitted before, [S, ...]
     outdated: bool  # what was fitted before, by other code, is not used
@@ -49,7 +49,7 @@ class FittedModels(NamedTuple):
     """One dynamics model, fitted with several seeds."""
 
     config: OfflineConfig
-    parts: programs.OfflineParts
+    components: Components
     dataset: Dataset
     params: ModelParams  # [S, ...]
     holdout_nll: list[float]  # [S], over the backtracking lengths
@@ -69,13 +69,14 @@ def prepare_models(
         require_writable("models", store)
     prepared: list[Prepared] = []
     for fit in fits:
-        parts, dataset = prepare(fit, task, data, split_length)
-        holdout = fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, fit.fit)
+        components = make_components(fit, task)
+        on_device = put_on_device(fit, data, components.model.max_backtrack, split_length)
+        held_out = np.sort(np.asarray(on_device.dataset.holdout.index))
         record = {
             **_settings(fit),
             "task": task.name,
             "dataset": data.digests(),
-            "held_out": hashlib.sha256(np.sort(np.asarray(dataset.holdout.index)).tobytes()).hexdigest(),
+            "held_out": hashlib.sha256(held_out.tobytes()).hexdigest(),
             "source": source_digest(fit.dynamics, "dynamics"),
             _CODE: code_digest(),
         }
@@ -84,7 +85,7 @@ def prepare_models(
                 f"holdout: {fit.dynamics} and {fits[0].dynamics} would be held out different episodes by the "
                 "task's settings; give --holdout, --holdout_fraction, --holdout_max_size and --split_seed"
             )
-        model = Prepared(fit, parts, dataset, holdout, json.loads(json.dumps(record)), None, False)
+        model = Prepared(fit, components, on_device, json.loads(json.dumps(record)), None, False)
         prepared.append(model if store is None else _restore(model, store))
     return prepared
 
@@ -112,7 +113,8 @@ def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels
 
     Raises InputError: too few networks of a fit had a finite held-out error; nothing of the model is kept.
     """
-    config, parts, dataset, holdout, record, params, outdated = model
+    config, components, data, record, params, outdated = model
+    dynamics, seeds = components.model, config.seeds
     if params is not None:
         progress.note(f"{config.dynamics}: fitted models taken from {store}")
     else:
@@ -121,39 +123,28 @@ def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels
                 f"warning: {config.dynamics}: the models in {store} are of another version of adm_jax's code "
                 "and are not used"
             )
-        best = jax.jit(programs.best_program(parts))
-        init = jax.jit(programs.init_fit_program(parts))
-        state = init(member_keys(config.seeds, Stream.INIT_FIT), dataset)
-        fit_epoch = jax.jit(programs.fit_program(parts, config), donate_argnums=(0,))
-        bootstrap = member_keys(config.seeds, Stream.BOOTSTRAP)
-        fit_keys, epoch = member_keys(config.seeds, Stream.FIT), 0
+        declared = fit_program(components, config.fit)
+        epoch = jax.jit(declared, donate_argnums=declared.donated_positions)
+        state = jax.jit(init_fit_program(components, config.fit))(offline_keys(seeds, Purpose.INIT_FIT), data)
+        keys, bootstrap = (offline_keys(seeds, purpose) for purpose in (Purpose.FIT, Purpose.BOOTSTRAP))
         progress.begin(f"fit {config.dynamics}", config.fit.fit_max_epochs)
-        while bool(state.active.any()):
-            shared = shared_key(config.fit.split_seed, epoch)
-            state, metrics = fit_epoch(state, fold_keys(fit_keys, epoch), bootstrap, dataset, holdout, shared)
-            epoch += 1
-            error = float(np.nanmean(metrics["model/best_error"]))
+        for done in fit_epochs(epoch, state, keys, bootstrap, data, shared_key(config.fit.split_seed)):
+            state = done.state
+            error = float(np.nanmean(done.metrics["model/best_error"]))
             progress.advance(info={f"held-out {config.fit.selection_metric.upper()}": error})
         progress.end()
-        needed = parts.dynamics.num_drawn or parts.dynamics.num_networks
-        for seed, errors in zip(config.seeds, np.asarray(state.best_error), strict=True):
-            if np.isfinite(errors).sum() < needed:
-                raise InputError(
-                    f"fit_learning_rate: {config.fit.fit_learning_rate:g} is too high for {config.dynamics}: "
-                    f"seed {seed} has no finite held-out error after {epoch} epochs"
-                )
-        params = best(state, dataset, holdout)
+        require_fitted(dynamics, config.dynamics, config.fit, seeds, state)
+        params = jax.jit(best_program(components, config.fit))(state, data)
         folder = _folder(store, model)
         if outdated:
             shutil.rmtree(folder)
-        Checkpointer(folder, keep=1).save("fit", epoch, params)
-        temporary = folder / f".{_RECORD}"
-        temporary.write_text(json.dumps({**record, **describe_surroundings()}, indent=1) + "\n")
-        os.replace(temporary, folder / _RECORD)
-    errors = jax.jit(jax.vmap(parts.dynamics.validate, in_axes=(0, None)))(params, holdout)
+        Checkpointer(folder, keep=1).save("fit", int(state.epoch.max()), params)
+        text = json.dumps({**record, **describe_surroundings()}, indent=1) + "\n"
+        write_atomically(folder / _RECORD, text)
+    errors = jax.jit(jax.vmap(dynamics.validate, in_axes=(0, None)))(params, data.holdout)
     nll = np.asarray(errors.nll).mean(axis=1)  # [S, K]
-    known = np.asarray(holdout.valid.any(axis=0))
-    return FittedModels(config, parts, dataset, params, nll[:, known].mean(axis=1).tolist())
+    known = np.asarray(data.holdout.valid.any(axis=0))
+    return FittedModels(config, components, data.dataset, params, nll[:, known].mean(axis=1).tolist())
 
 
 def _settings(config: OfflineConfig) -> dict[str, Any]:
@@ -188,9 +179,7 @@ def _restore(model: Prepared, store: Path) -> Prepared:
             )
     if have.get(_CODE) != wanted[_CODE]:
         return model._replace(outdated=True)
-    parts, dataset = model.parts, model.dataset
-    keys = member_keys(model.config.seeds, Stream.INIT_FIT)
-    state = jax.eval_shape(programs.init_fit_program(parts), keys, dataset)
-    abstract = jax.eval_shape(programs.best_program(parts), state, dataset, model.holdout)
-    kept = Checkpointer(folder, read_only=True).restore_latest({"fit": lambda _: abstract}).state
-    return model._replace(kept=kept)
+    keys = offline_keys(model.config.seeds, Purpose.INIT_FIT)
+    state = init_fit_program(model.components, model.config.fit).shapes(keys, model.data)
+    abstract = best_program(model.components, model.config.fit).shapes(state, model.data)
+    return model._replace(kept=Checkpointer(folder).restore_latest({"fit": lambda _: abstract}).state)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adm_jax import model_episodes
 from adm_jax.config import OfflineConfig
 from adm_jax.config.evaluation import OPEConfig
 from adm_jax.config.references import source_digest
@@ -19,7 +20,7 @@ from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.envs import environment
-from adm_jax.evaluation import off_policy, plots
+from adm_jax.evaluation import plots
 from adm_jax.evaluation.fitted_models import FittedModels, Prepared, create_folder, fit_models, prepare_models
 from adm_jax.evaluation.fitted_q import FQEResult, FQESettings, fitted_q
 from adm_jax.evaluation.kept_results import KeptResults
@@ -27,14 +28,15 @@ from adm_jax.evaluation.policies import ActionFn, TargetPolicy, action_fn, group
 from adm_jax.evaluation.rank_metrics import compare
 from adm_jax.evaluation.truth import Conditions, read_truth, real_episodes, to_truth
 from adm_jax.nn.precision import matmul_precision
-from adm_jax.population.members import over_members, resolve_members
-from adm_jax.rollout import Simulation
+from adm_jax.population.compiling import MemberProgram
+from adm_jax.population.members import resolve_mapping
 from adm_jax.runs.folder import resolve_path
 from adm_jax.runs.progress import Progress, print_table
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
-from adm_jax.training.session import load_data
-from adm_jax.types import Array, InputError, Key, Params, Prediction
+from adm_jax.training.components import make_simulation
+from adm_jax.training.data import load_data
+from adm_jax.types import InputError, Key, Params
 
 FQE = "fqe"
 _RESULTS = "estimates"  # folder among the fitted models
@@ -53,7 +55,7 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     action_scale = environment.action_scale(task.env)
     policies = read_policies(config.policies, task.obs_dim, task.action_dim, action_scale)
     names = [policy.name for policy in policies]
-    starts = off_policy.episode_starts(data)
+    starts = model_episodes.episode_starts(data)
     low, high, limit = _env_limits(task)
     horizon = config.horizon or limit
     if horizon > limit:
@@ -145,7 +147,7 @@ def _measure_truth(
     """True returns [P, G], means over real episodes, and how far these came; kept in the folder as a file."""
     num, steps = config.real_episodes, conditions.max_steps
     progress.note(f"{num} real episodes of each policy")
-    how = {"deterministic": config.deterministic, "marks": off_policy.MARKS, "max_steps": steps}
+    how = {"deterministic": config.deterministic, "marks": model_episodes.MARKS, "max_steps": steps}
     done = real_episodes(task.env, policies, config.gammas, num, **how)
     content = to_truth(conditions, [policy.name for policy in policies], config.gammas, done.returns)
     (folder / "truth.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -154,7 +156,7 @@ def _measure_truth(
 
 def _course(lengths: np.ndarray, after: np.ndarray, horizon: int) -> dict[str, Any]:
     """How far episodes of P policies come: lengths [P, N], returns of the first MARKS steps [P, N, C]."""
-    steps = [mark for mark in off_policy.MARKS if mark <= horizon]
+    steps = [mark for mark in model_episodes.MARKS if mark <= horizon]
     return {
         "mean_length_per_policy": lengths.mean(axis=1).tolist(),
         "steps": steps,
@@ -236,31 +238,23 @@ def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: P
     return result
 
 
-def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progress) -> off_policy.Episodes:
+def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progress) -> model_episodes.Episodes:
     """Episodes of every seed's model and policy, leaves [S, P, E, ...]."""
-    config, parts, data = work.config, fitted.parts, work.data
-    starts = jnp.asarray(off_policy.draw_starts(work.starts, config.num_episodes, seed=0))
-    low, high = off_policy.widened_range(np.concatenate([data.obs, data.next_obs]))
+    config, components, data = work.config, fitted.components, work.data
+    starts = jnp.asarray(model_episodes.draw_starts(work.starts, config.num_episodes, seed=0))
+    low, high = model_episodes.widened_range(np.concatenate([data.obs, data.next_obs]))
     bounds = jnp.asarray(low), jnp.asarray(high)
-    dynamics = parts.dynamics
     if config.predictions == "means":
-        dynamics = off_policy.predict_means(dynamics)
+        components = components._replace(dynamics=model_episodes.predict_means(components.model))
 
     how: dict[str, Any] = {"gammas": config.gammas, "bounds": bounds, "horizon": work.horizon}
     how["chunk"] = min(config.episode_chunk, config.num_episodes)
 
-    def no_penalty(prediction: Prediction) -> Array:
-        return jnp.zeros_like(prediction.reward)
-
     def one(
-        act: ActionFn, member: tuple[Params, Key], model: ModelParams, dataset: Dataset
-    ) -> off_policy.Episodes:
-        params, key = member
-        policy_fn, penalty = functools.partial(act, params), jnp.zeros(())
-        simulation = Simulation(
-            dynamics, model, policy_fn, parts.termination_fn, no_penalty, penalty, parts.reward_fn
-        )
-        return off_policy.roll_out_episodes(simulation, dataset, starts, key, **how)
+        act: ActionFn, params: Params, key: Key, model: ModelParams, dataset: Dataset
+    ) -> model_episodes.Episodes:
+        simulation = make_simulation(components, model, functools.partial(act, params))
+        return model_episodes.roll_out_episodes(simulation, dataset, starts, key, **how)
 
     seeds = fitted.config.seeds
     models = [jax.tree.map(lambda x, i=i: x[i], fitted.params) for i in range(len(seeds))]
@@ -275,7 +269,7 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
         (work.data.digests(), np.asarray(starts), low, high, work.task.env_id),
     )
     kept = [
-        KeptResults(folder, off_policy.Episodes, depends_on, seed, model)
+        KeptResults(folder, model_episodes.Episodes, depends_on, seed, model)
         for seed, model in zip(seeds, models, strict=True)
     ]
     arguments = [(model, fitted.dataset) for model in models]
@@ -288,8 +282,7 @@ def _fitted_q(
     """FQE's estimates and losses, [S, P] each."""
     starts, seeds = jnp.asarray(work.starts, jnp.int32), model.config.seeds
 
-    def one(act: ActionFn, member: tuple[Params, Key], dataset: Dataset) -> FQEResult:
-        params, key = member
+    def one(act: ActionFn, params: Params, key: Key, dataset: Dataset) -> FQEResult:
         return fitted_q(functools.partial(act, params), dataset, starts, key, settings)
 
     depends_on = (
@@ -297,7 +290,7 @@ def _fitted_q(
         (work.data.digests(), work.starts, work.task.env_id),
     )
     kept = [KeptResults(folder, FQEResult, depends_on, seed) for seed in seeds]
-    arguments = [(model.dataset,)] * len(seeds)
+    arguments = [(model.data.dataset,)] * len(seeds)
     return _every_policy(work, one, model.config, arguments, kept, progress)
 
 
@@ -309,13 +302,16 @@ def _every_policy(
     kept: Sequence[KeptResults[R]],
     progress: Progress,
 ) -> R:
-    """``fn(act, (params, key), *arguments[s])`` of every seed s and policy, leaves [S, P, ...].
+    """``fn(act, params, key, *arguments[s])`` of every seed s and policy, leaves [S, P, ...].
 
     What ``kept[s]`` has is taken from there. Policies that are not mapped side by side run one after the
     other, so that each is kept, and seen, as soon as it is done.
     """
-    members = resolve_members(fit.members)
-    programs = [jax.jit(over_members(functools.partial(fn, act), members)) for _, _, act in work.groups]
+    mapping = resolve_mapping(fit.members)
+    programs = [
+        jax.jit(MemberProgram(functools.partial(fn, act), mapping, shared=("model", "dataset")))
+        for _, _, act in work.groups
+    ]
     per_seed = []
     for seed, shared, results in zip(fit.seeds, arguments, kept, strict=True):
         rows = [results.get(policy) for policy in work.policies]
@@ -330,12 +326,12 @@ def _every_policy(
             progress.advance(taken)
         for (group, params, _), program in zip(work.groups, programs, strict=True):
             places = np.flatnonzero([rows[policy] is None for policy in group])
-            size = max(len(places), 1) if members == "vmap" else 1
+            size = max(len(places), 1) if mapping == "vmap" else 1
             for begin in range(0, len(places), size):
                 part = places[begin : begin + size]
                 done = [group[place] for place in part]
-                member = jax.tree.map(lambda x, part=part: x[part], params), _keys(seed, work, done)
-                result = jax.device_get(program(member, *shared))
+                own = jax.tree.map(lambda x, part=part: x[part], params)
+                result = jax.device_get(program(own, _keys(seed, work, done), *shared))
                 for i, policy in enumerate(done):
                     rows[policy] = jax.tree.map(lambda x, i=i: x[i], result)
                     results.put(work.policies[policy], rows[policy])

@@ -110,7 +110,7 @@ def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
     """
     policies: list[TargetPolicy] = []
     for part in RunFolder.open(folder, read_only=True).parts():
-        checkpoints = Checkpointer(part.checkpoints, read_only=True)
+        checkpoints = Checkpointer(part.checkpoints)
         layers: dict[str, dict[str, np.ndarray]] = {}
         for name, array in checkpoints.read_newest("train", "agent/actor_params/params").items():
             layer, leaf = name.split("/")

@@ -1,51 +1,116 @@
-"""Programs over a population, compiled before anything of it is allocated."""
+"""Programs over a population: written for one member, mapped, spread over devices, compiled ahead of time."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adm_jax.population.devices import AXIS
+from adm_jax.types import Array
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Whole(NamedTuple):
+    """Arrays of all members, and which of them a program runs for: nothing of the others is copied."""
+
+    tree: Any  # leaves [P, ...]
+    index: Array  # []
+
+    def at(self, *rows: Array) -> Any:
+        """The member's own leaves, or their entries at ``rows``."""
+        return jax.tree.map(lambda x: x[(self.index, *rows)], self.tree)
 
 
 @dataclass(frozen=True)
-class Program:
-    """A compiled function; its arguments are brought to where it wants them."""
+class Program(Generic[P, R]):
+    """A compiled function; it brings its arguments to where it wants them."""
 
     compiled: jax.stages.Compiled
-    shardings: tuple[jax.sharding.Sharding, ...] | None = None  # of its arguments; None: wherever they are
+    shardings: tuple[jax.sharding.Sharding, ...] | None = None  # of the arguments; None: wherever they are
 
-    def __call__(self, *args: Any) -> Any:
-        """Calls it."""
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Calls it; arguments are positional."""
+        values = args
         if self.shardings is not None:
-            args = tuple(jax.device_put(arg, s) for arg, s in zip(args, self.shardings, strict=True))
-        return self.compiled(*args)
+            values = tuple(jax.device_put(arg, s) for arg, s in zip(args, self.shardings, strict=True))
+        return self.compiled(*values, **kwargs)
 
 
-def compile_program(
-    fn: Callable[..., Any],
-    member_args: Sequence[Any],
-    shared_args: Sequence[Any] = (),
-    *,
-    mesh: Mesh | None = None,
-    donate: Sequence[int] = (),
-) -> Program:
-    """Compiles ``fn(*member_args, *shared_args)``, so that its memory is known before anything is allocated.
+@dataclass(frozen=True)
+class MemberProgram(Generic[P, R]):
+    """A function of one member, and how a population runs it.
 
-    Args:
-      fn: to be compiled; all it gives back has a leading axis P.
-      member_args: arrays with a leading axis P, or ShapeDtypeStructs of them.
-      shared_args: those that all members share.
-      mesh: devices that the members are spread over; one that holds everything already when None.
-      donate: positions of the arguments whose buffers the results may reuse.
+    In the population its arguments and results have a leading axis P, but for those it declares ``shared``.
+    Of ``whole`` arguments the function gets a ``Whole``: sliced, each member's would be copied first.
     """
-    donate = tuple(donate)
-    if mesh is None or mesh.size == 1:
-        return Program(jax.jit(fn, donate_argnums=donate).lower(*member_args, *shared_args).compile())
-    specs = (PartitionSpec(AXIS),) * len(member_args) + (PartitionSpec(),) * len(shared_args)
-    spread = jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
-    shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
-    program = jax.jit(spread, in_shardings=shardings, donate_argnums=donate)
-    return Program(program.lower(*member_args, *shared_args).compile(), shardings)
+
+    fn: Callable[P, R]
+    mapping: str  # vmap or map
+    shared: Collection[str] = ()  # names of arguments that all members share
+    whole: Collection[str] = ()  # names of arguments the function indexes itself
+    donated: Collection[str] = ()  # names of arguments whose memory the results reuse
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs the members, not compiled: for jax.jit and jax.eval_shape."""
+        names = self._names(len(args))
+        own = {n: x for n, x in zip(names, args, strict=True) if n not in (*self.shared, *self.whole)}
+        others = {n: x for n, x in zip(names, args, strict=True) if n not in own}
+        index = jnp.arange(jax.tree.leaves(own)[0].shape[0]) if self.whole else None
+
+        def one(member: tuple[dict[str, Any], Array | None]) -> R:
+            values, number = member
+            wrapped = {n: others[n] for n in others}
+            for n in self.whole:
+                wrapped[n] = None if others[n] is None else Whole(others[n], number)  # pyright: ignore
+            return self.fn(*(values[n] if n in values else wrapped[n] for n in names))  # pyright: ignore
+
+        mapped = jax.vmap(one) if self.mapping == "vmap" else lambda members: jax.lax.map(one, members)
+        return mapped((own, index))
+
+    @property
+    def donated_positions(self) -> tuple[int, ...]:
+        """Of the donated arguments."""
+        return tuple(i for i, name in enumerate(self._names()) if name in self.donated)
+
+    def shapes(self, *args: Any) -> R:
+        """Shapes of the results for (abstract) arguments."""
+        return jax.eval_shape(self, *args)
+
+    def compile(self, *args: Any, mesh: Mesh | None = None) -> Program[P, R]:
+        """Compiles it for (abstract) arguments, so that its memory is known before anything is allocated.
+
+        Args:
+          args: as the program will be called with.
+          mesh: devices that the members are spread over; one that holds everything already when None.
+        """
+        donate = self.donated_positions
+        if mesh is None or mesh.size == 1:
+            return Program(jax.jit(self, donate_argnums=donate).lower(*args).compile())
+        names = self._names(len(args))
+        specs = tuple(PartitionSpec() if name in self.shared else PartitionSpec(AXIS) for name in names)
+        spread = jax.shard_map(
+            self, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+        )
+        shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
+        program = jax.jit(spread, in_shardings=shardings, donate_argnums=donate)
+        return Program(program.lower(*args).compile(), shardings)
+
+    def _names(self, number: int | None = None) -> list[str]:
+        return list(inspect.signature(self.fn).parameters)[:number]
+
+
+def compiled_of(programs: Any) -> dict[str, jax.stages.Compiled]:
+    """The compiled functions of a NamedTuple of programs, by name; it may nest others, and lack some."""
+    found = {}
+    for name, program in programs._asdict().items():
+        if isinstance(program, Program):
+            found[name] = program.compiled
+        elif program is not None:
+            found |= compiled_of(program)
+    return found

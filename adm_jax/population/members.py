@@ -4,7 +4,7 @@ A member is a seed and its own values of the settings that are swept (``adm_jax.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -14,7 +14,6 @@ from adm_jax.agents.sac import make_hyper
 from adm_jax.config import SWEPT, Hyper, OfflineConfig, OnlineConfig
 from adm_jax.config.settings import only_value, replace_flat, to_flat
 from adm_jax.rollout import chunk_size
-from adm_jax.types import Key
 
 C = TypeVar("C", OfflineConfig, OnlineConfig)
 
@@ -67,8 +66,8 @@ def member_hyper(config: OfflineConfig | OnlineConfig, members: Sequence[Member]
     return jax.tree.map(lambda *values: jnp.stack(values), *rows)
 
 
-def resolve_members(members: str) -> str:
-    """``auto`` is map on CPU and vmap elsewhere.
+def resolve_mapping(members: str) -> str:
+    """How programs run the members, ``vmap`` or ``map``; ``auto`` is map on CPU and vmap elsewhere.
 
     On CPU vmap gains nothing (benchmarks/members), and under map a member that has stopped costs nothing.
     """
@@ -81,27 +80,3 @@ def with_chunk(config: C) -> C:
     """The configuration with the rows that are rolled out at a time: a run keeps them on any device."""
     chunk = chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
     return replace_flat(config, {"rollout_chunk": chunk})
-
-
-def over_members(fn: Callable[..., Any], members: str) -> Callable[..., Any]:
-    """``fn(member, *shared)`` over the leading axis of ``member``'s leaves; ``shared`` is not mapped."""
-    if members == "vmap":
-        return lambda member, *shared: jax.vmap(lambda one: fn(one, *shared))(member)
-    return lambda member, *shared: jax.lax.map(lambda one: fn(one, *shared), member)
-
-
-def member_keys(seeds: Sequence[int], stream: int) -> Key:
-    """Each member's key [P] of a named stream: a function of the member's own seed alone."""
-    root = jax.random.key(0)
-    member = jax.vmap(lambda seed: jax.random.fold_in(root, seed))(jnp.asarray(seeds, jnp.uint32))
-    return jax.vmap(lambda key: jax.random.fold_in(key, stream))(member)
-
-
-def shared_key(seed: int, epoch: int) -> Key:
-    """An epoch's key of what all members share; its root is none of the members'."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(1), seed), epoch)
-
-
-def fold_keys(keys: Key, number: int) -> Key:
-    """Each member's key [P] of one epoch, or of one environment step."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -12,12 +12,13 @@ import numpy as np
 
 from adm_jax.population.members import Member, seeds_of
 from adm_jax.population.memory import DoesNotFit
-from adm_jax.runs.checkpoint import PHASES
-from adm_jax.runs.folder import RunFolder, to_json
+from adm_jax.runs.clock import sum_clocks
+from adm_jax.runs.folder import PHASES, RunFolder, to_json
+from adm_jax.runs.progress import print_result
 from adm_jax.runs.results import setting_results
 from adm_jax.types import InputError
 
-Rows = Sequence[Mapping[str, Any]]
+Lines = Sequence[Mapping[str, Any]]
 T = TypeVar("T")
 
 
@@ -54,31 +55,39 @@ def first_that_fits(sizes: Sequence[int], build: Callable[[int], T]) -> T:
 
 
 def run_batches(
-    folder: RunFolder, size: int, run_batch: Callable[[RunFolder, tuple[Member, ...]], Mapping[str, Any]]
+    folder: RunFolder,
+    size: int,
+    run_batch: Callable[[RunFolder], Mapping[str, Any]],
+    references: Mapping[str, float],
 ) -> dict[str, Any]:
     """Trains the members of a run ``size`` at a time, and puts their files together; returns the result.
 
     Args:
       folder: the run's folder.
       size: members of a batch.
-      run_batch: what trains the members of a batch in its folder, from wherever it was stopped, and returns
-        its result.json's content.
+      run_batch: trains the members of a batch in its folder, from wherever it was stopped, and returns its
+        result.json's content.
+      references: label -> return, drawn into the curves.
     """
     members = folder.members
     batches = [members[start : start + size] for start in range(0, len(members), size)]
     parts = [folder.part(number, batch) for number, batch in enumerate(batches)]
-    found = [run_batch(part, batch) for part, batch in zip(parts, batches, strict=True)]
+    found = []
+    for part in parts:
+        print(f"batch {part.path.name}: {', '.join(member.tag for member in part.members)}")
+        found.append(run_batch(part))
     result = merge_results(members, found)
     folder.replace_rows(
         merge_rows(batches, [part.read_metrics() for part in parts]),
         merge_rows(batches, [part.read_eval() for part in parts]),
     )
-    folder.draw_curves({"dataset mean": result["dataset"]["episode_return_mean"]})
+    folder.draw_curves(references)
     folder.write_result(result)
+    print_result(result)
     return result
 
 
-def merge_results(members: Sequence[Member], results: Rows) -> dict[str, Any]:
+def merge_results(members: Sequence[Member], results: Lines) -> dict[str, Any]:
     """The result of a population from those of its batches, in order."""
     rows = [row for result in results for row in result["members"]]
 
@@ -89,31 +98,35 @@ def merge_results(members: Sequence[Member], results: Rows) -> dict[str, Any]:
                 of_seed.setdefault(row["seed"], row)
         return list(of_seed.values())
 
-    clocks = [result["wall_clock"] for result in results]
     return {
         **results[0],
         "members": rows,
         "settings": setting_results(members, rows),
         "bc": per_seed("bc"),
         "model": per_seed("model"),
-        "wall_clock": {kind: sum(clock[kind] for clock in clocks) for kind in clocks[0]},
+        "wall_clock": sum_clocks([result["wall_clock"] for result in results]),
     }
 
 
-def merge_rows(batches: Sequence[Sequence[Member]], rows: Sequence[Rows]) -> list[dict[str, Any]]:
+def merge_rows(batches: Sequence[Sequence[Member]], rows: Sequence[Lines]) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl or eval.jsonl of a population from those of its batches.
 
     An array over a batch's members becomes one over all members, an array over its seeds one over all
-    seeds. Where a batch has no such line (its fits had stopped), its numbers are null.
+    seeds. Where a batch has no such line (its fits had stopped), its numbers are null. ``time`` becomes what
+    all batches together had taken up to their own lines.
     """
     by_line: dict[tuple[str, int], dict[int, Mapping[str, Any]]] = {}
     for batch, of_batch in enumerate(rows):
         for row in of_batch:
             by_line.setdefault((row["phase"], row["epoch"]), {})[batch] = row
     merged = []
+    clocks: dict[int, Mapping[str, float]] = {}  # each batch's at its last line so far
     for phase, epoch in sorted(by_line, key=lambda line: (PHASES.index(line[0]), line[1])):
         present = by_line[phase, epoch]
         line = dict(next(iter(present.values())))
+        if "time" in line:
+            clocks |= {batch: row["time"] for batch, row in present.items()}
+            line["time"] = sum_clocks(list(clocks.values()))
         for name, example in line.items():
             if not isinstance(example, list):
                 continue

@@ -23,9 +23,10 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from adm_jax.population.memory import tree_bytes
+from adm_jax.runs import files
 from adm_jax.types import InputError
 
-PHASES = ("fit", "model", "pretrain", "bc", "train")  # in the order a run goes through them
+PHASES = ("fit", "train")  # those with checkpoints, in the order a run goes through them
 _NAME = re.compile(rf"({'|'.join(PHASES)})-(\d+)")
 _SAVING, _DELETING = "saving-", "deleting-"
 _ARRAYS, _RECORD = "arrays", "record.json"
@@ -50,15 +51,25 @@ class Checkpointer:
     """The checkpoints of one run; ``keep`` newest ones stay on disk.
 
     Phases are ordered (``fit`` before ``train``), epochs are ordered within a phase. A folder is
-    only made when the first checkpoint is saved.
+    only made when the first checkpoint is saved. Reading changes nothing; ``recover`` and ``save`` are for
+    whoever holds the run's lock.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False):
-        """``read_only`` touches nothing: what looks left behind may be another process's work."""
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
         self._folder = Path(folder).absolute()  # orbax fails at a later call on a relative path
         self._keep = keep
-        if not read_only:
-            self._recover()
+
+    def recover(self) -> None:
+        """Tidies up after a process that was killed; what it had written completely is kept."""
+        for saving in self._folder.glob(f"{_SAVING}*"):
+            target = self._folder / saving.name.removeprefix(_SAVING)
+            try:
+                _read_record(saving)
+                saving.rename(target)
+            except (DamagedCheckpoint, OSError):  # incomplete, or the target exists
+                shutil.rmtree(saving, ignore_errors=True)
+        for deleting in self._folder.glob(f"{_DELETING}*"):
+            shutil.rmtree(deleting, ignore_errors=True)
 
     def require_room(self, state: Any) -> None:
         """Sees that the disk has room for the checkpoints that are kept and the one that is being written.
@@ -104,8 +115,9 @@ class Checkpointer:
         with context:
             ocp.save(str(saving / _ARRAYS), _EMPTY | _stored(leaves))
         _write_record(saving, leaves, extra or {})
+        files.sync_tree(saving)
         self._delete([entry for entry in self._entries() if entry == (phase, epoch)])
-        saving.rename(self._folder / _name(phase, epoch))
+        files.replace(saving, self._folder / _name(phase, epoch))
         # Later checkpoints belong to a future that a resume from an earlier one has abandoned.
         self._delete([entry for entry in self._entries() if _order(*entry) > _order(phase, epoch)])
         self._delete(self._entries()[: -self._keep])
@@ -181,18 +193,6 @@ class Checkpointer:
         if not any(inside.values()):
             raise InputError(f"{path}: has no arrays {below}/...")
         return {rest: np.asarray(stored[name]) for name, rest in inside.items() if rest}
-
-    def _recover(self) -> None:
-        """Tidies up after a process that was killed; what it had written completely is kept."""
-        for saving in self._folder.glob(f"{_SAVING}*"):
-            target = self._folder / saving.name.removeprefix(_SAVING)
-            try:
-                _read_record(saving)
-                saving.rename(target)
-            except (DamagedCheckpoint, OSError):  # incomplete, or the target exists
-                shutil.rmtree(saving, ignore_errors=True)
-        for deleting in self._folder.glob(f"{_DELETING}*"):
-            shutil.rmtree(deleting, ignore_errors=True)
 
     def _entries(self) -> list[tuple[str, int]]:
         """Complete checkpoints, oldest first."""
@@ -275,10 +275,10 @@ def _digest(path: Path) -> str:
 
 def _write_record(folder: Path, leaves: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
     """Writes what the leaves are and the SHA-256 of every file orbax made of them."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
     record = {
         "leaves": {name: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for name, leaf in leaves.items()},
-        "files": {str(path.relative_to(folder)): _digest(path) for path in files},
+        "files": {str(path.relative_to(folder)): _digest(path) for path in paths},
         "extra": extra,
     }
     record = json.loads(json.dumps(record))  # what is sealed is what a reader will see: tuples become lists

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 KINDS = ("compile", "environment", "fit", "rollout", "update", "evaluate")
 BACKGROUND = "evaluate_background"
@@ -56,3 +56,8 @@ class WallClock:
         """Seconds of each kind, ``evaluate_background`` and ``total``, all since the run first began."""
         overlapping = {BACKGROUND: self._background}
         return {**self._seconds, **overlapping, "total": self._before + self._now() - self._start}
+
+
+def sum_clocks(clocks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What runs one after the other took together, from the ``to_dict()`` of each."""
+    return {kind: sum(clock.get(kind, 0.0) for clock in clocks) for kind in clocks[0]}

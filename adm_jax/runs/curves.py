@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from adm_jax.population.members import Member
 
-Rows = Sequence[Mapping[str, Any]]
+Lines = Sequence[Mapping[str, Any]]
 
 # Okabe and Ito's palette: tells members apart for colour-blind readers too
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -27,8 +27,8 @@ _PANELS = (  # key of metrics.jsonl, title
 
 def draw(
     path: str | os.PathLike[str],
-    metrics: Rows,
-    evals: Rows,
+    metrics: Lines,
+    evals: Lines,
     title: str,
     members: Sequence[Member],
     references: Mapping[str, float],
@@ -75,7 +75,7 @@ def finite_mean(values: Any) -> float:
 
 
 def _draw_returns(
-    axes: Axes, evals: Rows, members: Sequence[Member], references: Mapping[str, float], x_key: str
+    axes: Axes, evals: Lines, members: Sequence[Member], references: Mapping[str, float], x_key: str
 ) -> None:
     rows = [row for row in evals if row["phase"] == "train"]
     x = [row[x_key] for row in rows]
@@ -103,7 +103,7 @@ def _draw_returns(
 
 
 def _draw_members(
-    axes: Axes, rows: Rows, x_key: str, y_key: str, title: str, members: Sequence[Member]
+    axes: Axes, rows: Lines, x_key: str, y_key: str, title: str, members: Sequence[Member]
 ) -> None:
     """One line per member of a key whose values are [P]."""
     rows = [row for row in rows if y_key in row and x_key in row]
@@ -115,7 +115,7 @@ def _draw_members(
     _finish(axes, title, _LABELS[x_key], bool(rows))
 
 
-def _draw_backtracks(axes: Axes, rows: Rows, x_key: str) -> None:
+def _draw_backtracks(axes: Axes, rows: Lines, x_key: str) -> None:
     """Held-out error of each backtracking length, a mean over the members for legibility."""
     key = "model/holdout_nll_per_k"
     rows = [row for row in rows if key in row]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.envs.evaluator import Evaluator
+from adm_jax.envs.evaluator import EvaluationResult, Evaluator
 from adm_jax.population.members import Member
 from adm_jax.runs.background import Background
 from adm_jax.runs.folder import RunFolder
@@ -31,6 +31,22 @@ def policy_sharding() -> jax.sharding.Sharding:
     return jax.sharding.SingleDeviceSharding(device)
 
 
+def compile_policies(
+    mode_action: Callable[[Params, Array], Array], abstract_policies: Params, shape: tuple[int, int, int]
+) -> Callable[[Params, np.ndarray], Array]:
+    """``(actor_params [P], obs [P, E, D]) -> action [P, E, A]`` on policy_sharding: all policies in one call.
+
+    Args:
+      mode_action: one member's deterministic policy.
+      abstract_policies: shapes of all members' parameters.
+      shape: P, E and D.
+    """
+    obs = jax.ShapeDtypeStruct(shape, jnp.float32)
+    on_host = partial(jax.ShapeDtypeStruct, sharding=policy_sharding())
+    shapes = jax.tree.map(lambda x: on_host(x.shape, x.dtype), (abstract_policies, obs))
+    return jax.jit(jax.vmap(mode_action)).lower(*shapes).compile()
+
+
 @dataclass(frozen=True)
 class Evaluations:
     """What evaluating a population's policies takes."""
@@ -44,7 +60,14 @@ class Evaluations:
     act: Callable[[Params, np.ndarray], Array]  # on policy_sharding: (params [P], obs [P, E, D]) -> [P, E, A]
     draw: Callable[[], None]  # the run's curves
 
-    def begin(self, phase: str, epoch: int, position: Mapping[str, int], actor_params: Params) -> None:
+    def begin(
+        self,
+        phase: str,
+        epoch: int,
+        position: Mapping[str, int],
+        actor_params: Params,
+        averaged: Params | None = None,
+    ) -> None:
         """Begins the evaluation of every member's deterministic policy, after the one before has ended.
 
         Args:
@@ -52,22 +75,42 @@ class Evaluations:
           epoch: of that line; also the evaluation's index, which gives its initial states.
           position: further entries of the line: how far the run was.
           actor_params: [P]; copied, as the next update reuses their memory.
+          averaged: averages of them [P], evaluated from the same initial states.
         """
-        own = jax.tree.map(jnp.copy, actor_params)
+        own = jax.tree.map(jnp.copy, (actor_params, averaged))
         policies = jax.block_until_ready(jax.device_put(own, policy_sharding()))
         line = {"phase": phase, "epoch": epoch, **position}
-        self.background.start((phase, epoch), partial(self._run, line, policies))
+        self.background.start((phase, epoch), partial(self._run, line, *policies))
 
     def wait_for_earlier(self, phase: str, epoch: int) -> None:
         """Returns when no other evaluation than this one is under way: what a checkpoint may leave out."""
         if self.background.name != (phase, epoch):
             self.background.wait()
 
-    def _run(self, line: Mapping[str, Any], policies: Params) -> None:
-        """Real episodes of every member's policy.
+    def _run(self, line: Mapping[str, Any], policies: Params, averaged: Params | None) -> None:
+        """Real episodes of every member's policy, and of its average's where there is one."""
+        outcome = self._episodes(policies, line["epoch"])
+        returns, further = outcome.returns, {}
+        if averaged is not None:
+            further = {"eval/average_return": self._episodes(averaged, line["epoch"]).returns}
+        self.folder.log_eval(
+            {
+                **line,
+                "eval/return": returns,
+                "eval/length": outcome.lengths,
+                "eval/normalized_score": [self.task.normalized_score(x) for x in returns.mean(axis=1)],
+                **further,
+                **self.evaluator.describe(),
+            }
+        )
+        self.draw()
+        means = zip(self.members, returns.mean(axis=1), strict=True)
+        text = ", ".join(f"{member.tag} {mean:.1f}" for member, mean in means)
+        where = f"step {line['steps']}" if "steps" in line else f"{line['phase']} epoch {line['epoch']}"
+        self.progress.note(f"{where}: mean returns {text}")
 
-        One that gives an action that is not finite takes no other down: it acts zero there, and scores NaN.
-        """
+    def _episodes(self, policies: Params, evaluation: int) -> EvaluationResult:
+        """One that gives an action that is not finite takes no other down: it acts zero, and scores NaN."""
         sound = np.ones(len(self.members), bool)
 
         def act(obs: np.ndarray) -> np.ndarray:
@@ -78,19 +121,5 @@ class Evaluations:
             sound[broken.any(axis=-1)] = False
             return action
 
-        outcome = self.evaluator.evaluate(act, evaluation=line["epoch"])
-        returns = np.where(sound[:, None], outcome.returns, np.nan)
-        self.folder.log_eval(
-            {
-                **line,
-                "eval/return": returns,
-                "eval/length": outcome.lengths,
-                "eval/normalized_score": [self.task.normalized_score(x) for x in returns.mean(axis=1)],
-                **self.evaluator.describe(),
-            }
-        )
-        self.draw()
-        means = zip(self.members, returns.mean(axis=1), strict=True)
-        text = ", ".join(f"{member.tag} {mean:.1f}" for member, mean in means)
-        where = f"step {line['steps']}" if "steps" in line else f"{line['phase']} epoch {line['epoch']}"
-        self.progress.note(f"{where}: mean returns {text}")
+        outcome = self.evaluator.evaluate(act, evaluation=evaluation)
+        return outcome._replace(returns=np.where(sound[:, None], outcome.returns, np.nan))

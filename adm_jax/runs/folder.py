@@ -11,8 +11,8 @@
       batches/        where not all members fit into memory at once: a folder like this one for each batch
       result.json     final returns and scores per member, wall clock
 
-Lines bear ``phase`` (``fit``, ``model``, ``bc``, ``train``, in this order) and ``epoch``; numbers that are
-not finite become null, as JSON knows none.
+Lines bear ``phase`` (``fit``, ``model``, ``pretrain``, ``bc``, ``train``, in this order) and ``epoch``;
+numbers that are not finite become null, as JSON knows none.
 """
 
 import contextlib
@@ -34,11 +34,12 @@ import numpy as np
 
 import adm_jax
 from adm_jax.population.members import Member, seeds_of
-from adm_jax.runs import curves
-from adm_jax.runs.checkpoint import PHASES
+from adm_jax.runs import curves, files
 from adm_jax.runs.event_files import EventLog
+from adm_jax.runs.lock import lock_folder
 from adm_jax.types import InputError
 
+PHASES = ("fit", "model", "pretrain", "bc", "train")  # of lines, in the order a run goes through them
 _CONFIG, _METRICS, _EVAL, _RESULT = "config.json", "metrics.jsonl", "eval.jsonl", "result.json"
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "distrax", "chex", "orbax-checkpoint"),
@@ -158,6 +159,10 @@ class RunFolder:
         """
         _require(self.path, self.config, names)
 
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Held by the process that works on the run: see adm_jax.runs.lock."""
+        return lock_folder(self.path)
+
     def discard(self) -> None:
         """Removes the folder and those ``create`` made above it: a run failed before it computed anything."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -190,8 +195,8 @@ class RunFolder:
 
     def replace_rows(self, metrics: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]) -> None:
         """Writes all lines of metrics.jsonl and of eval.jsonl anew."""
-        _write_atomically(self.path / _METRICS, "".join(map(_line, metrics)))
-        _write_atomically(self.path / _EVAL, "".join(map(_line, evals)))
+        files.write_atomically(self.path / _METRICS, "".join(map(_line, metrics)))
+        files.write_atomically(self.path / _EVAL, "".join(map(_line, evals)))
         self._events.rewrite([*metrics, *evals])
 
     def truncate(self, phase: str | None = None, epoch: int = 0) -> None:
@@ -205,7 +210,7 @@ class RunFolder:
             if path.exists():
                 rows = _read_lines(path)
                 kept = [row for row in rows if (PHASES.index(row["phase"]), row["epoch"]) <= last]
-                _write_atomically(path, "".join(map(_line, kept)))
+                files.write_atomically(path, "".join(map(_line, kept)))
         self._events.rewrite([*self.read_metrics(), *self.read_eval()])
 
     def write_result(self, result: Mapping[str, Any]) -> None:
@@ -224,14 +229,18 @@ class RunFolder:
         """Draws curves.png from what has been logged.
 
         Args:
-          references: label -> return, drawn as horizontal lines: behaviour cloning's, the dataset's mean.
+          references: label -> return, drawn as horizontal lines beside behaviour cloning's.
           warmup_steps: environment steps of random actions before anything is learned, shaded.
         """
         temporary = self.path / ".curves.png"
         title = f"{self.config['algorithm']} on {self.config['task']}"
-        trained = [row for row in self.read_eval() if row["phase"] == "train"]
-        metrics = self.read_metrics()
-        curves.draw(temporary, metrics, trained, title, self.members, references or {}, warmup_steps)
+        evals, metrics = self.read_eval(), self.read_metrics()
+        trained = [row for row in evals if row["phase"] == "train"]
+        lines = dict(references or {})
+        for row in evals:
+            if row["phase"] == "bc":
+                lines["behaviour cloning"] = float(np.mean(np.asarray(row["eval/return"], np.float64)))
+        curves.draw(temporary, metrics, trained, title, self.members, lines, warmup_steps)
         os.replace(temporary, self.path / "curves.png")
 
 
@@ -398,10 +407,4 @@ def _read_line(text: str, where: str) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    _write_atomically(path, json.dumps(to_json(value), indent=2, allow_nan=False) + "\n")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    files.write_atomically(path, json.dumps(to_json(value), indent=2, allow_nan=False) + "\n")

@@ -23,6 +23,7 @@ import numpy as np
 
 from adm_jax.agents.sac import make_sac
 from adm_jax.config import SACConfig
+from adm_jax.runs import files
 from adm_jax.types import Array, InputError, Key, Params
 
 
@@ -61,7 +62,8 @@ def save_policy(path: Path, actor_params: Params, action_scale: float, info: Map
         try:
             with temporary.open("wb") as file:
                 np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-            os.replace(temporary, path)
+            files.sync(temporary)
+            files.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

@@ -21,7 +21,7 @@ _MEASURED = (
     "model/open_loop_mse_per_step",
 )
 
-Rows = Sequence[Mapping[str, Any]]
+Lines = Sequence[Mapping[str, Any]]
 
 
 def summarize(
@@ -30,8 +30,8 @@ def summarize(
     task: Task,
     data: EpisodeData,
     max_backtrack: int,
-    metrics: Rows,
-    evals: Rows,
+    metrics: Lines,
+    evals: Lines,
 ) -> dict[str, Any]:
     """The dataset, each member's and each setting's returns, behaviour cloning's, the fits' held-out errors.
 
@@ -67,7 +67,7 @@ def summarize(
     }
 
 
-def setting_results(members: Sequence[Member], results: Rows) -> list[dict[str, Any]]:
+def setting_results(members: Sequence[Member], results: Lines) -> list[dict[str, Any]]:
     """Means over the seeds of each setting that was swept (one of all seeds where none was).
 
     ``return_low`` and ``return_high`` are Student's 95 % interval of the last evaluation's return; a setting
@@ -90,7 +90,7 @@ def setting_results(members: Sequence[Member], results: Rows) -> list[dict[str, 
     return rows
 
 
-def member_results(members: Sequence[Member], task: Task, evaluations: Rows) -> list[dict[str, Any]]:
+def member_results(members: Sequence[Member], task: Task, evaluations: Lines) -> list[dict[str, Any]]:
     """Each member's last evaluation, and the mean of its last ten; empty without evaluations."""
     results = []
     for index, member in enumerate(members if evaluations else ()):
@@ -109,7 +109,7 @@ def member_results(members: Sequence[Member], task: Task, evaluations: Rows) -> 
     return results
 
 
-def model_results(seeds: Sequence[int], metrics: Rows) -> list[dict[str, Any]]:
+def model_results(seeds: Sequence[int], metrics: Lines) -> list[dict[str, Any]]:
     """How each seed's model came out: epochs fitted, the last that improved it, held-out errors.
 
     The errors are those of the selected parameters (of an ensemble: its elites' mean), None where they are

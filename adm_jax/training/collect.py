@@ -8,6 +8,7 @@ medium-expert  the medium and the expert dataset, one behind the other
 full-replay    everything SAC went through
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,6 @@ from adm_jax.population.members import all_members
 from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task, get_task
 from adm_jax.training.online import OnlineLoop
-from adm_jax.training.programs import mode_program
 from adm_jax.types import InputError, Params
 
 MEDIUM_SHARE = 1 / 3  # of the way from the task's random to its expert return: D4RL's "medium"
@@ -127,21 +127,20 @@ def collect_replay(
     """
     online_config = online_config_of(config)
     loop = OnlineLoop(online_config, get_task(config.task), all_members(online_config))
-    lookout = _Lookout(loop, config, target_return)
     history: dict[str, list[float]] = {}
-    while loop.num_steps < config.num_steps:
-        loop.iterate()
-        metrics = {}
-        if loop.num_steps >= config.warmup_steps:
-            metrics = {name: float(value[0]) for name, value in loop.metrics().items()}
-            for name, value in metrics.items():
-                history.setdefault(name, []).append(value)
-            lookout.look()
-        if progress is not None:
-            progress(loop.num_steps, metrics)
-    evaluation = lookout.finish()
+    with contextlib.closing(loop), contextlib.closing(_Lookout(loop, config, target_return)) as lookout:
+        while loop.num_steps < config.num_steps:
+            loop.iterate()
+            metrics = {}
+            if loop.num_steps >= config.warmup_steps:
+                metrics = {name: float(value[0]) for name, value in loop.metrics().items()}
+                for name, value in metrics.items():
+                    history.setdefault(name, []).append(value)
+                lookout.look()
+            if progress is not None:
+                progress(loop.num_steps, metrics)
+        evaluation = lookout.finish()
     actor_params = jax.tree.map(lambda leaf: leaf[0], loop.actor_params)
-    loop.close()
     return loop.experience.episodes(), actor_params, {"metrics": history, **evaluation}
 
 
@@ -235,17 +234,16 @@ class _Collection:
         seed = environment.reset_seed(self._config.seed, _SEED_INDEX[kind])
         policy = _DETERMINISTIC if self._wanted.deterministic else _STOCHASTIC
         total, num_envs = self._wanted.num_transitions, self._config.num_envs
-        envs = Experience(self._task.env, [seed], total, num_envs)
-        act = self._random(envs, seed) if actor_params is None else self._acting(actor_params, seed)
         self._progress.begin(kind, total)
         reported = 0
-        while envs.num_steps < total:
-            envs.step(act(envs.obs[0], envs.num_steps)[None])
-            if envs.num_steps - reported >= _REPORT_EVERY or envs.num_steps == total:
-                count, reported = envs.num_steps - reported, envs.num_steps
-                self._progress.advance(count, transitions=count)
+        with contextlib.closing(Experience(self._task.env, [seed], total, num_envs)) as envs:
+            act = self._random(envs, seed) if actor_params is None else self._acting(actor_params, seed)
+            while envs.num_steps < total:
+                envs.step(act(envs.obs[0], envs.num_steps)[None])
+                if envs.num_steps - reported >= _REPORT_EVERY or envs.num_steps == total:
+                    count, reported = envs.num_steps - reported, envs.num_steps
+                    self._progress.advance(count, transitions=count)
         self._progress.end()
-        envs.close()
         self._put(
             kind, envs.episodes(), policy="uniform random" if actor_params is None else policy, seed=seed
         )
@@ -304,13 +302,12 @@ class _Collection:
 
 def _random_returns(task: Task, config: ReplayConfig) -> list[float]:
     """Returns [eval_episodes] of uniformly random actions."""
-    evaluator = Evaluator(task.env, [config.seed], config.eval_episodes)
     rng = np.random.default_rng(config.seed)
-    low, high = evaluator.action_low, evaluator.action_high
-    result = evaluator.evaluate(
-        lambda obs: rng.uniform(low, high, (*obs.shape[:2], low.size)).astype(np.float32)
-    )
-    evaluator.close()
+    with contextlib.closing(Evaluator(task.env, [config.seed], config.eval_episodes)) as evaluator:
+        low, high = evaluator.action_low, evaluator.action_high
+        result = evaluator.evaluate(
+            lambda obs: rng.uniform(low, high, (*obs.shape[:2], low.size)).astype(np.float32)
+        )
     return result.returns[0].tolist()
 
 
@@ -320,7 +317,7 @@ class _Lookout:
     def __init__(self, loop: OnlineLoop, config: ReplayConfig, target_return: float | None):
         self._loop = loop
         self._evaluator = Evaluator(loop.task.env, [config.seed], config.eval_episodes)
-        self._act = jax.jit(mode_program(loop.parts.agent))
+        self._act = jax.jit(jax.vmap(loop.components.agent.mode_action))
         self._every = config.eval_every
         self._target = target_return
         self._evaluations = 0  # the last one of a run is number 0 whatever came before
@@ -337,9 +334,12 @@ class _Lookout:
     def finish(self) -> dict[str, Any]:
         """Evaluates the final policy; what collect_replay says of all evaluations."""
         returns = self._evaluate(0)
-        self._evaluator.close()
         found = {"snapshot": self._snapshot, "best_return": self._best}
         return {"eval": self._evaluator.describe(), "eval_returns": returns, **found}
+
+    def close(self) -> None:
+        """Frees the environments."""
+        self._evaluator.close()
 
     def _evaluate(self, evaluation: int) -> list[float]:
         loop = self._loop

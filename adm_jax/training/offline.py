@@ -1,304 +1,470 @@
 """ADMPO-OFF (ADM paper, Algorithm 3): fit, then epochs of roll-outs and policy updates, evaluated for real.
 
-``run`` takes a configuration to a result; ``resume`` takes a run's folder on from its newest
-checkpoint, bit-identically on the same machine: every random number is a function of a member's
-seed, the phase and the epoch.
-
-Evaluations go on beside the loop, one at a time. A checkpoint is only saved when those of earlier epochs are
-written down; that of its own epoch may be under way, and is begun again by a resume.
+``run`` takes a configuration to a result; ``resume`` takes a run's folder on from its newest checkpoint. What
+comes before the policies depends on nothing that is swept, and is done once for each of the members' S seeds.
 """
 
-import dataclasses
 import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.agents.implicit_q import Preferences
-from adm_jax.config import OfflineConfig, offline_from_flat, settings_source, stored_settings
+from adm_jax.agents.sac import SACState
+from adm_jax.config import Hyper, OfflineConfig, offline_from_flat
 from adm_jax.config.models import get_model
-from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.dynamics import fitting
-from adm_jax.dynamics.interface import ModelParams
-from adm_jax.population.devices import choose_devices, devices_left
-from adm_jax.population.members import Member, all_members, member_hyper, shared_key, with_chunk
+from adm_jax.data.ring_buffer import RingBuffer
+from adm_jax.dynamics.fitting import FitState, holdout_segments
+from adm_jax.dynamics.interface import Carry, ModelParams
+from adm_jax.model_envs import ModelEnvs
+from adm_jax.model_episodes import draw_starts, episode_starts
+from adm_jax.nn.precision import matmul_precision
+from adm_jax.population import memory
+from adm_jax.population.compiling import Program, compiled_of
+from adm_jax.population.devices import choose_devices, idle_devices, place
+from adm_jax.population.keys import Purpose, fold_keys, offline_keys, shared_key
+from adm_jax.population.members import Member, all_members, member_hyper, seeds_of
 from adm_jax.runs import results
-from adm_jax.runs.batches import batch_sizes, first_that_fits, run_batches
-from adm_jax.runs.checkpoint import Checkpointer, Restored
-from adm_jax.runs.evaluating import Evaluations
-from adm_jax.runs.folder import RunFolder, require_writable
-from adm_jax.runs.progress import print_result
+from adm_jax.runs.batches import batch_sizes
+from adm_jax.runs.checkpoint import Restored
 from adm_jax.tasks import Task
-from adm_jax.training import programs
-from adm_jax.training.session import (
-    Session,
-    Stream,
-    abstract_fit,
-    abstract_train,
-    load_data,
-    open_session,
-)
-from adm_jax.types import InputError, Params
+from adm_jax.training import driver, fit, programs
+from adm_jax.training.components import Components, Data, Metrics, SharedData, make_components
+from adm_jax.training.data import describe, load_data, put_on_device
+from adm_jax.training.driver import Desk, Plan, Stage, Step
+from adm_jax.training.fit import FitEpoch, fit_epochs, require_fitted
+from adm_jax.types import Array, InputError, Key, Params, Segment
 
-_DATA_DIGESTS = "dataset_sha256"  # in config.json: a resumed run must see the same data
+_OF_SEEDS = (
+    Purpose.INIT_FIT,
+    Purpose.FIT,
+    Purpose.CLONE,
+    Purpose.BOOTSTRAP,
+    Purpose.ERRORS,
+    Purpose.PRETRAIN,
+)
+_ESTIMATE_SEED = 0  # draws the initial states that policies are estimated at, the same for all
 
 
 def run(config: OfflineConfig) -> dict[str, Any]:
-    """Trains and evaluates every member; returns what ``result.json`` holds.
-
-    Raises:
-      InputError: the configuration, the dataset, the folder or the memory does not serve; nothing
-        has been computed then. Later: the environment gave a number that is not finite.
-    """
-    require_writable("workdir", config.workdir)
-    config = with_chunk(config)
-    members = all_members(config)
-    batch_sizes(len(members), config.members_per_batch, config.num_devices)
-    choose_devices(config.members_per_batch or len(members), config.num_devices)
-    task, data = load_data(config)
-    folder = RunFolder.create(
-        config.workdir,
-        get_model(config.dynamics).algorithm + ("_fh" if config.rollout.persistent else ""),
-        task.name,
-        to_flat(config),
-        members,
-        {
-            "env_id": task.env_id,
-            "settings_source": settings_source(config, task),
-            _DATA_DIGESTS: data.digests(),
-        },
-    )
-    try:
-        session = _open(config, task, data, folder)
-    except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
-        folder.discard()
-        raise
-    return _start(session, folder)
+    """Trains and evaluates every member; see adm_jax.training.driver.run."""
+    return driver.run(config, _plan)
 
 
 def resume(path: str) -> dict[str, Any]:
-    """Continues the run in a folder from its newest checkpoint.
+    """Continues the run in a folder; see adm_jax.training.driver.resume."""
+    return driver.resume(path, offline_from_flat, _plan)
 
-    Raises:
-      InputError: the folder holds no run, or its checkpoints are damaged.
-    """
-    folder = RunFolder.open(path, ["dynamics"])
-    stored = folder.config["config"]
-    folder.require(stored_settings(offline_from_flat({"dynamics": stored["dynamics"]})))
-    config = offline_from_flat(stored)
-    config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
+
+def _plan(config: OfflineConfig) -> Plan:
     task, data = load_data(config)
-    if data.digests() != folder.config.get(_DATA_DIGESTS):
-        raise InputError(f"{data.source}: not the data that the run in {folder.path} began with")
-    if folder.batch_size is not None:
-        return _run_batches(config, task, data, folder, folder.batch_size)
-    if Checkpointer(folder.checkpoints).latest() is None:
-        print("there is no checkpoint yet: the run begins anew")
-        folder.truncate()
-        return _start(_open(config, task, data, folder), folder)
-    return _resume(config, task, data, folder)
-
-
-def _open(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> Session:
-    """A session of all members, or of the first of them that are to be trained, or fit, at a time."""
-    members = folder.members
-    sizes = batch_sizes(len(members), config.members_per_batch, config.num_devices)
-    return first_that_fits(sizes, lambda size: open_session(config, members[:size], task, data, folder))
-
-
-def _start(session: Session, folder: RunFolder) -> dict[str, Any]:
-    """A run from its beginning, in batches if the session is not of all members."""
-    if session.members == folder.members:
-        return _drive(session, None)
-    session.evaluator.close()
-    return _run_batches(session.config, session.task, session.data, folder, len(session.members))
-
-
-def _run_batches(
-    config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder, size: int
-) -> dict[str, Any]:
-    """Trains ``size`` members at a time, from wherever they were stopped."""
-
-    def run_batch(part: RunFolder, members: tuple[Member, ...]) -> dict[str, Any]:
-        print(f"batch {part.path.name}: {', '.join(member.tag for member in members)}")
-        return _resume(config, task, data, part)
-
-    return run_batches(folder, size, run_batch)
-
-
-def _resume(config: OfflineConfig, task: Task, data: EpisodeData, folder: RunFolder) -> dict[str, Any]:
-    """A run, or a batch of one, from wherever it was stopped."""
-    finished = folder.read_result()
-    latest = Checkpointer(folder.checkpoints).latest()
-    if finished is not None and latest == ("train", config.num_epochs):
-        print(f"{folder.path}: this run is finished")
-        print_result(finished)
-        return finished
-    session = open_session(config, folder.members, task, data, folder)
-    restored = None
-    if latest is None:
-        session.progress.note("there is no checkpoint yet: the run begins anew")
-    else:
-        restored = session.checkpointer.restore_latest(
-            {"fit": lambda _: abstract_fit(session), "train": lambda _: abstract_train(session)}
-        )
-        session.clock.add(restored.extra["clock"])
-    folder.truncate(restored and restored.phase, restored.epoch if restored else 0)
-    return _drive(session, restored)
-
-
-def _drive(session: Session, restored: Restored | None) -> dict[str, Any]:
-    """From wherever the run is to its end."""
-    with session.progress, session.background:
-        if restored is None or restored.phase == "fit":
-            fit = _fit(session, restored)
-            model = session.compiled["best"](fit, session.dataset, session.holdout)
-            _measure(session, model)
-            state, epoch = _begin_training(session, model), 0
-        else:
-            state, epoch = restored.state, restored.epoch
-        _train(session, state, epoch)
-    session.evaluator.close()
-    return _finish(session)
-
-
-def _fit(session: Session, restored: Restored | None) -> fitting.FitState:
-    """Fits every member's model until all have stopped."""
-    config = session.config
-    if restored is None:
-        state = session.compiled["init_fit"](session.keys(Stream.INIT_FIT), session.dataset)
-    else:
-        state = restored.state
-    epoch = int(state.epoch.max())
-    session.progress.begin("fit", config.fit.fit_max_epochs, epoch)
-    while bool(state.active.any()):
-        fitting_members = np.asarray(state.active)
-        with session.clock.phase("fit"):
-            state, metrics = session.compiled["fit"](
-                state,
-                session.keys(Stream.FIT, epoch),
-                session.keys(Stream.BOOTSTRAP),
-                session.dataset,
-                session.holdout,
-                shared_key(config.fit.split_seed, epoch),
-            )
-            metrics = jax.device_get(metrics)
-        epoch += 1
-        metrics["model/active"] = np.asarray(state.active)
-        _record(session, "fit", epoch, metrics, fitting_members)
-        if epoch % config.checkpoint_every == 0 or not bool(state.active.any()):
-            _save(session, "fit", epoch, state)
-    session.progress.end()
-    return state
-
-
-def _measure(session: Session, model: ModelParams) -> None:
-    """What the fitted models' errors grow to when they are fed their own predictions."""
-    with session.clock.phase("fit"):
-        keys = session.keys(Stream.ERRORS)
-        metrics = session.compiled["errors"](model, keys, session.holdout, session.long_holdout)
-        metrics = jax.device_get(metrics)
-    _record(session, "model", 0, metrics)
-
-
-def _begin_training(session: Session, model: ModelParams) -> programs.TrainState:
-    """What policy optimisation starts from, with fitted models [S]."""
-    config, hyper = session.config, member_hyper(session.config, session.members)
-    preferences, cloned, max_uncertainty = _pretrain(session), None, None
-    if config.bc_steps:
-        cloned = _clone(session, preferences)
-    start = cloned if config.start == "cloned" else None
-    agent, buffer = session.compiled["init_train"](
-        session.keys(Stream.INIT_AGENT), hyper, start, session.dataset
+    components = make_components(config, task)
+    return Plan(
+        config=config,
+        task=task,
+        algorithm=get_model(config.dynamics).algorithm + ("_fh" if config.rollout.persistent else ""),
+        last_epoch=config.num_epochs,
+        open=partial(OfflineLoop, config, task, data, components),
+        sizes=batch_sizes(len(all_members(config)), config.members_per_batch, config.num_devices),
+        data=data,
+        notes=describe(data, components.model.max_backtrack),
     )
-    model, envs = session.of_members(model), None
-    if config.rollout.persistent:
-        envs = session.compiled["init_envs"](model, session.dataset)
-    if "max_uncertainty" in session.compiled:
-        keys = session.keys(Stream.UNCERTAINTY)
-        max_uncertainty = session.compiled["max_uncertainty"](
-            agent.actor_params, model, hyper, keys, session.dataset
-        )
-    preferences = session.of_members(preferences)
-    return programs.TrainState(agent, buffer, model, envs, preferences, max_uncertainty)
 
 
-def _pretrain(session: Session) -> Preferences | None:
-    """The values of recorded actions, and the preferences [S] that follow from them where they are used."""
-    if "pretrain" not in session.compiled:
-        return None
-    with session.clock.phase("update"):
-        preferences, metrics = session.compiled["pretrain"](session.keys(Stream.PRETRAIN), session.dataset)
-        metrics = jax.device_get(metrics)
-    _record(session, "pretrain", 0, metrics)
-    return preferences if session.config.sac.cloning_rows == "advantage" else None
+class TrainState(NamedTuple):
+    """Everything that changes, or is needed, while policies are optimised; leaves [P, ...]."""
+
+    agent: SACState
+    buffer: RingBuffer
+    model: ModelParams
+    envs: ModelEnvs | None = None  # persistent ones in the model
+    preferences: Preferences | None = None  # which recorded actions are cloned, where rows differ
+    max_uncertainty: Array | None = None  # [P], above which roll-outs end
 
 
-def _clone(session: Session, preferences: Preferences | None) -> Params:
-    """Behaviour cloning on the same data and seeds, evaluated once; the actors [P]."""
-    with session.clock.phase("update"):
-        actor_params, metrics = session.compiled["clone"](
-            session.keys(Stream.CLONE), preferences, session.dataset
-        )
-        metrics = jax.device_get(metrics)
-    _record(session, "bc", 0, metrics)
-    actor_params = session.of_members(actor_params)
-    _evaluate(session, "bc", 0, actor_params)
-    return actor_params
+class OfflinePrograms(NamedTuple):
+    """The compiled programs; see adm_jax.training.fit and adm_jax.training.programs."""
+
+    init_fit: Program[[Key, Data], FitState]
+    fit: Program[[FitState, Key, Key, Data, Key], tuple[FitState, Metrics]]
+    best: Program[[FitState, Data], ModelParams]
+    errors: Program[[ModelParams, Key, SharedData, Segment], Metrics]
+    pretrain: Program[[Key, SharedData], tuple[Preferences, Metrics]] | None
+    clone: Program[[Key, Preferences | None, SharedData], tuple[Params, Metrics]] | None
+    init: Program[[Key, Hyper, Params | None, Data | None], tuple[SACState, Any]]
+    max_uncertainty: Program[[ModelParams, Key, SharedData], Array] | None
+    init_envs: Program[[ModelParams, SharedData], ModelEnvs] | None
+    histories: Program[[ModelParams, SharedData], Carry] | None
+    rollout: Program[..., tuple[programs.Rolled, Metrics]]
+    update: Program[..., tuple[SACState, Metrics]]
+    estimate: Program[[Params, Params, ModelParams, Key, SharedData, Array], Metrics] | None
 
 
-def _train(session: Session, state: programs.TrainState, epoch: int) -> None:
-    """Epochs of roll-outs and updates, with checkpoints between and evaluations beside them."""
-    config, hyper = session.config, member_hyper(session.config, session.members)
-    agent, buffer, model, envs, preferences, max_uncertainty = state
-    session.progress.begin("train", config.num_epochs, epoch)
-    if _lacks_evaluation(session, epoch):
-        _evaluate(session, "train", epoch, agent.actor_params)
-    histories = None
-    if "histories" in session.compiled and epoch < config.num_epochs:
-        with session.clock.phase("rollout"):
-            histories = jax.block_until_ready(session.compiled["histories"](model, session.dataset))
-    while epoch < config.num_epochs:
-        session.background.poll()
-        with session.clock.phase("rollout"):
-            keys = session.keys(Stream.ROLLOUT, epoch)
-            (buffer, envs), rollout_metrics = session.compiled["rollout"](
+class OfflineLoop:
+    """P members side by side: fitted, measured, cloned, then trained epoch by epoch."""
+
+    def __init__(
+        self,
+        config: OfflineConfig,
+        task: Task,
+        data: EpisodeData,
+        components: Components,
+        members: tuple[Member, ...],
+        desk: Desk,
+    ):
+        """Puts the data on the device, compiles, and sees that all fits into memory and on the disk."""
+        self._config, self._task, self._episodes, self.components = config, task, data, components
+        self._members, self._seeds = members, seeds_of(members)
+        self._clock, self._note = desk.clock, desk.note
+        self._data = put_on_device(config, data, components.model.max_backtrack)
+        self._long_holdout = holdout_segments(self._data.dataset, fit.OPEN_LOOP_STEPS, config.fit)
+        self._hyper = member_hyper(config, members)
+        with desk.clock.phase("compile"), matmul_precision(config.matmul_precision):
+            self._compile(desk)
+        self._phase, self._epoch = "fit", 0  # what comes next, and how many epochs of it are done
+        self._fit: FitState | None = None
+        self._fits: Iterator[FitEpoch] = iter(())
+        # of the seeds, between the fit and the policies
+        self._model: ModelParams | None = None
+        self._preferences: Preferences | None = None
+        self._cloned: Params | None = None
+        self._train: TrainState | None = None
+        self._histories: Carry | None = None
+
+    # --- what the driver asks for ---
+
+    def abstract_states(self) -> Mapping[str, Callable[[int], Any]]:
+        """See Loop."""
+        return {"fit": lambda _: self._abstract_fit, "train": lambda _: self._abstract_train}
+
+    def stage(self) -> Stage | None:
+        """See Loop."""
+        config, epoch = self._config, self._epoch
+        if self._phase != "train":
+            return Stage("fit", config.fit.fit_max_epochs, epoch)
+        return Stage("train", config.num_epochs, epoch) if epoch < config.num_epochs else None
+
+    def advance(self) -> Step:
+        """An epoch of the fit, what follows on it, or an epoch of policy optimisation."""
+        if self._phase == "fit":
+            return self._fit_epoch()
+        if self._phase == "model":
+            return self._measure()
+        if self._phase == "pretrain":
+            return self._pretrain()
+        return self._clone() if self._phase == "bc" else self._train_epoch()
+
+    def to_save(self) -> FitState | TrainState | None:
+        """See Loop."""
+        return self._train or self._fit
+
+    def restore(self, restored: Restored) -> Step:
+        """See Loop."""
+        if restored.phase == "fit":
+            self._begin_fit(restored.state)
+            self._phase = "fit" if restored.state.active.any() else "model"
+            self._epoch = restored.epoch
+            return self._step("fit", restored.epoch)
+        self._train, self._phase, self._epoch = restored.state, "train", restored.epoch
+        return self._train_step()
+
+    def summarize(self, metrics: Sequence[Any], evals: Sequence[Any]) -> dict[str, Any]:
+        """See Loop."""
+        config, task, m = self._config, self._task, self.components.model.max_backtrack
+        found = results.summarize(config, self._members, task, self._episodes, m, metrics, evals)
+        return {"dataset_id": config.dataset or task.dataset, **found}
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    # --- one iteration ---
+
+    def _train_epoch(self) -> Step:
+        """Roll-outs into the model buffers, then updates on them and the data."""
+        run, data, epoch = self._programs, self._data, self._epoch
+        state = self._train or self._begin_training()
+        agent, buffer, model, envs, preferences, max_uncertainty = state
+        if run.histories is not None and self._histories is None:
+            with self._clock.phase("rollout"):
+                self._histories = jax.block_until_ready(run.histories(model, data))
+        with self._clock.phase("rollout"):
+            keys = self._keys(Purpose.ROLLOUT, epoch)
+            (buffer, envs), rolled = run.rollout(
                 (buffer, envs),
                 agent.actor_params,
                 model,
-                max_uncertainty,
-                histories,
-                hyper,
+                self._hyper,
                 keys,
-                session.dataset,
+                self._histories,
+                data,
+                None,
+                max_uncertainty,
             )
-            rollout_metrics = jax.device_get(rollout_metrics)
-        with session.clock.phase("update"):
-            factors = tuple(jnp.asarray(x, jnp.float32) for x in lr_factors(config, epoch))
-            keys = session.keys(Stream.UPDATE, epoch)
-            agent, update_metrics = session.compiled["update"](
-                agent, buffer, preferences, hyper, keys, session.dataset, factors
+            rolled = jax.device_get(rolled)
+        with self._clock.phase("update"):
+            factors = tuple(jnp.asarray(x, jnp.float32) for x in lr_factors(self._config, epoch))
+            keys = self._keys(Purpose.UPDATE, epoch)
+            agent, updated = run.update(
+                agent, self._hyper, keys, buffer, data, None, factors, None, preferences
             )
-            update_metrics = jax.device_get(update_metrics)
-        epoch += 1
+            updated = jax.device_get(updated)
+        self._train = state._replace(agent=agent, buffer=buffer, envs=envs)
+        self._epoch = epoch + 1
         size = np.asarray(buffer.size)
-        metrics = {**rollout_metrics, **update_metrics, "rollout/buffer_size": size}
-        if epoch == 1 and not size.all():
-            empty = [member.tag for member, rows in zip(session.members, size, strict=True) if not rows]
-            session.progress.note(
+        if epoch == 0 and not size.all():
+            empty = [member.tag for member, rows in zip(self._members, size, strict=True) if not rows]
+            self._note(
                 f"warning: the model buffers of {', '.join(empty)} are empty: no prediction was finite"
             )
-        _record(session, "train", epoch, metrics)
-        if _is_evaluated(config, epoch):
-            _evaluate(session, "train", epoch, agent.actor_params)
-        if epoch % config.checkpoint_every == 0 or epoch == config.num_epochs:
-            state = programs.TrainState(agent, buffer, model, envs, preferences, max_uncertainty)
-            _save(session, "train", epoch, state)
-    session.progress.end()
+        return self._train_step({**rolled, **updated, **self._estimates(), "rollout/buffer_size": size})
+
+    def _is_evaluated(self) -> bool:
+        return self._epoch % self._config.eval_every == 0 or self._epoch == self._config.num_epochs
+
+    def _estimates(self) -> dict[str, Any]:
+        """What critics and model say of the policies, with each evaluation: the one check without an env."""
+        if self._programs.estimate is None or not self._is_evaluated():
+            return {}
+        assert self._train is not None
+        assert self._starts is not None
+        agent, model = self._train.agent, self._train.model
+        with self._clock.phase("evaluate"):
+            keys = self._keys(Purpose.ESTIMATE)  # of no epoch: evaluations are compared
+            estimate = self._programs.estimate
+            arguments = (agent.actor_params, agent.critic_params, model, keys, self._data, self._starts)
+            return jax.device_get(estimate(*arguments))
+
+    def _train_step(self, metrics: dict[str, Any] | None = None) -> Step:
+        config, epoch = self._config, self._epoch
+        is_end = epoch == config.num_epochs
+        assert self._train is not None
+        agent, evaluated = self._train.agent, self._is_evaluated()
+        policies = agent.actor_params if evaluated else None
+        averaged = agent.average_actor_params if evaluated else None
+        shown: dict[str, Any] = {}
+        if metrics is not None:
+            kept = float(metrics["rollout/valid_fraction"].sum()) * config.rollout.rollout_batch_size
+            shown["rates"] = {
+                "updates": len(self._members) * config.updates_per_epoch,
+                "imagined_transitions": kept * config.rollout.rollout_length,
+            }
+            names = ("critic/q", "rollout/uncertainty")
+            shown["info"] = {name.split("/")[1]: float(metrics[name].mean()) for name in names}
+        return self._step(
+            "train",
+            epoch,
+            metrics=metrics,
+            tags=[member.tag for member in self._members],
+            policies=policies,
+            averaged=averaged,
+            save=epoch % config.checkpoint_every == 0 or is_end,
+            **shown,
+        )
+
+    def _begin_training(self) -> TrainState:
+        """Agents that have not learned, but for a cloned start, and every member's model."""
+        run, data = self._programs, self._data
+        start = self._of_members(self._cloned) if self._config.start == "cloned" else None
+        agent, buffer = run.init(self._keys(Purpose.INIT_AGENT), self._hyper, start, data)
+        model, preferences = self._of_members(self._model), self._of_members(self._preferences)
+        envs = None if run.init_envs is None else run.init_envs(model, data)
+        max_uncertainty = None
+        if run.max_uncertainty is not None:
+            max_uncertainty = run.max_uncertainty(model, self._keys(Purpose.UNCERTAINTY), data)
+        self._fit, self._fits, self._model = None, iter(()), None
+        self._preferences = self._cloned = None
+        return TrainState(agent, buffer, model, envs, preferences, max_uncertainty)
+
+    # --- what comes before the policies ---
+
+    def _begin_fit(self, state: FitState) -> None:
+        keys, bootstrap = self._keys(Purpose.FIT), self._keys(Purpose.BOOTSTRAP)
+        shared = shared_key(self._config.fit.split_seed)
+        self._fit = state
+        self._fits = fit_epochs(self._programs.fit, state, keys, bootstrap, self._data, shared)
+
+    def _fit_epoch(self) -> Step:
+        config = self._config
+        if self._fit is None:
+            self._begin_fit(self._programs.init_fit(self._keys(Purpose.INIT_FIT), self._data))
+        with self._clock.phase("fit"):
+            epoch, self._fit, metrics, fitted = next(self._fits)
+        active, self._epoch = np.asarray(self._fit.active), epoch
+        if not active.any():
+            self._phase = "model"
+        error = float(np.nanmean(metrics["model/best_error"]))
+        return self._step(
+            "fit",
+            epoch,
+            metrics={**metrics, "model/active": active},
+            running=fitted,
+            info={f"held-out {config.fit.selection_metric.upper()}": error},
+            rates={"fit_steps": int(active.sum()) * config.fit.fit_steps_per_epoch},
+            save=epoch % config.checkpoint_every == 0 or not active.any(),
+        )
+
+    def _measure(self) -> Step:
+        """What the fitted models' errors grow to when they are fed their own predictions."""
+        config, run, data = self._config, self._programs, self._data
+        assert self._fit is not None
+        require_fitted(self.components.model, config.dynamics, config.fit, self._seeds, self._fit)
+        self._model = run.best(self._fit, data)
+        with self._clock.phase("fit"):
+            errors = run.errors(self._model, self._keys(Purpose.ERRORS), data, self._long_holdout)
+            errors = jax.device_get(errors)
+        self._phase, self._epoch = "pretrain" if run.pretrain is not None else self._after_pretraining(), 0
+        return self._step("model", 0, metrics=errors)
+
+    def _after_pretraining(self) -> str:
+        return "bc" if self._programs.clone is not None else "train"
+
+    def _pretrain(self) -> Step:
+        """Values of recorded actions, and the preferences that follow where rows are cloned by them."""
+        assert self._programs.pretrain is not None
+        with self._clock.phase("update"):
+            preferences, metrics = self._programs.pretrain(self._keys(Purpose.PRETRAIN), self._data)
+            metrics = jax.device_get(metrics)
+        if self._config.sac.cloning_rows == "advantage":
+            self._preferences = preferences
+        self._phase = self._after_pretraining()
+        return self._step("pretrain", 0, metrics=metrics)
+
+    def _clone(self) -> Step:
+        """Behaviour cloning on the same data and seeds, evaluated once."""
+        assert self._programs.clone is not None
+        with self._clock.phase("update"):
+            self._cloned, metrics = self._programs.clone(
+                self._keys(Purpose.CLONE), self._preferences, self._data
+            )
+            metrics = jax.device_get(metrics)
+        self._phase = "train"
+        return self._step("bc", 0, metrics=metrics, policies=self._of_members(self._cloned))
+
+    # --- helpers ---
+
+    def _step(self, phase: str, epoch: int, **rest: Any) -> Step:
+        """A step with the number of optimiser steps up to it; its metrics are the seeds' unless told."""
+        config = self._config
+        updates = {
+            "fit": epoch * config.fit.fit_steps_per_epoch,
+            "model": 0,
+            "pretrain": config.pretrain.pretrain_steps,
+            "bc": config.bc_steps,
+            "train": epoch * config.updates_per_epoch,
+        }
+        rest.setdefault("tags", [f"seed{seed}" for seed in self._seeds])
+        return Step(phase, epoch, {"updates": updates[phase]}, **rest)
+
+    def _keys(self, purpose: Purpose, epoch: int | None = None) -> Key:
+        """Every member's key [P] of a purpose and an epoch; every seed's [S] before the policies."""
+        seeds = self._seeds if purpose in _OF_SEEDS else [member.seed for member in self._members]
+        keys = offline_keys(seeds, purpose)
+        return keys if epoch is None else fold_keys(keys, epoch)
+
+    def _of_members(self, tree: Any) -> Any:
+        """For every member [P, ...] what belongs to its seed [S, ...]."""
+        if len(self._seeds) == len(self._members):
+            return tree
+        index = np.array([self._seeds.index(member.seed) for member in self._members])
+        return jax.tree.map(lambda x: np.asarray(x)[index], tree)
+
+    def _compile(self, desk: Desk) -> None:
+        """Compiles ahead of time; asks for the disk and the memory first, and for the programs' after it."""
+        config, c, data, hyper = self._config, self.components, self._data, self._hyper
+        num_members, num_seeds = len(self._members), len(self._seeds)
+        mesh = choose_devices(num_members, config.num_devices)
+        seeds_mesh = mesh if num_seeds == num_members else choose_devices(num_seeds)
+        seed_keys, keys = self._keys(Purpose.FIT), self._keys(Purpose.UPDATE)
+        init_fit, best = fit.init_fit_program(c, config.fit), fit.best_program(c, config.fit)
+        abstract_fit = place(init_fit.shapes(seed_keys, data), seeds_mesh)
+        of_seeds = best.shapes(abstract_fit, data)
+        model = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_members, *x.shape[1:]), x.dtype), of_seeds)
+        init, init_envs = programs.init_program(c, config), programs.init_envs_program(c, config)
+        envs = init_envs.shapes(model, data) if config.rollout.persistent else None
+        pretraining, cloning = programs.pretrain_program(c, config), programs.clone_program(c, config)
+        preferred, preferences, max_uncertainty, start = None, None, None, None
+        if config.sac.cloning_rows == "advantage":
+            preferred = pretraining.shapes(seed_keys, data)[0]
+            preferences = pretraining.shapes(keys, data)[0]  # a member's, as the state holds them
+        if config.rollout.uncertainty_quantile is not None:
+            max_uncertainty = jax.eval_shape(lambda: jnp.zeros((num_members,)))
+        if config.start == "cloned":
+            start = place(init.shapes(keys, hyper, None, data)[0].actor_params, mesh)
+        agent, buffer = init.shapes(keys, hyper, start, data)
+        train = place(TrainState(agent, buffer, model, envs, preferences, max_uncertainty), mesh)
+        self._abstract_fit, self._abstract_train = abstract_fit, train
+        self.abstract_policies = train.agent.actor_params
+        histories = place(programs.kept_histories(c, config, train.model, data), mesh)
+        estimate = partial(
+            memory.estimate,
+            state=(abstract_fit, train),
+            histories=histories,
+            resident=(data, self._long_holdout),
+            kept=("init", "init_envs", "histories", "max_uncertainty", "estimate"),
+        )
+        require = partial(memory.require, limit_gib=config.memory_limit_gib, num_devices=mesh.size)
+        desk.require_room(train)
+        require(estimate({}))  # the arrays alone: compiling takes a while
+        shared, encode = shared_key(0, 0), programs.histories_program(c, config)
+        measuring, bounding = fit.errors_program(c, config.fit), programs.max_uncertainty_program(c, config)
+        self._starts, estimating = self._initial_rows(), programs.estimate_program(c, config)
+        fitting, rolling = fit.fit_program(c, config.fit), programs.rollout_program(c, config)
+        updating, actor = programs.update_program(c, config), train.agent.actor_params
+        rolled = train.buffer, train.envs
+        on_seeds, on_members = {"mesh": seeds_mesh}, {"mesh": mesh}
+        self._programs = OfflinePrograms(
+            init_fit=init_fit.compile(seed_keys, data, **on_seeds),
+            fit=fitting.compile(abstract_fit, seed_keys, seed_keys, data, shared, **on_seeds),
+            best=best.compile(abstract_fit, data, **on_seeds),
+            errors=measuring.compile(of_seeds, seed_keys, data, self._long_holdout, **on_seeds),
+            pretrain=(
+                pretraining.compile(seed_keys, data, **on_seeds) if config.pretrain.pretrain_steps else None
+            ),
+            clone=cloning.compile(seed_keys, preferred, data, **on_seeds) if config.bc_steps else None,
+            init=init.compile(keys, hyper, start, data, **on_members),
+            max_uncertainty=(
+                None if max_uncertainty is None else bounding.compile(train.model, keys, data, **on_members)
+            ),
+            init_envs=None if envs is None else init_envs.compile(train.model, data, **on_members),
+            histories=None if histories is None else encode.compile(train.model, data, **on_members),
+            rollout=rolling.compile(
+                *(rolled, actor, train.model, hyper, keys, histories, data, None, train.max_uncertainty),
+                **on_members,
+            ),
+            update=updating.compile(
+                *(train.agent, hyper, keys, train.buffer, data, None, (jnp.ones(()), jnp.ones(()))),
+                *(None, train.preferences),
+                **on_members,
+            ),
+            estimate=(
+                None
+                if self._starts is None
+                else estimating.compile(
+                    *(actor, train.agent.critic_params, train.model, keys, data, self._starts), **on_members
+                )
+            ),
+        )
+        need = estimate(compiled_of(self._programs))
+        desk.note(need.line())
+        if config.num_devices is None and (idle := idle_devices(mesh)):
+            desk.note(idle)
+        require(need)
+
+    def _initial_rows(self) -> Array | None:
+        """Rows [E] of the data's initial states that policies are estimated at; None without estimates."""
+        if not self._config.estimate_rows:
+            return None
+        try:
+            starts = episode_starts(self._episodes)
+        except InputError as error:  # it is what estimates need, not what training does
+            self._note(f"warning: policies are not estimated in the model: {error}")
+            return None
+        return jnp.asarray(draw_starts(starts, self._config.estimate_rows, _ESTIMATE_SEED))
 
 
 def lr_factors(config: OfflineConfig, epoch: int) -> tuple[float, float]:
@@ -312,118 +478,3 @@ def lr_factors(config: OfflineConfig, epoch: int) -> tuple[float, float]:
         for schedule in (config.actor_lr_schedule, config.critic_lr_schedule)
     )
     return 0.0 if epoch < config.hold_epochs else actor, critic
-
-
-def _updates(session: Session, phase: str, epoch: int) -> int:
-    """Optimiser steps of a member in a phase up to the end of an epoch."""
-    config = session.config
-    return {
-        "fit": epoch * config.fit.fit_steps_per_epoch,
-        "model": 0,
-        "pretrain": config.pretrain.pretrain_steps,
-        "bc": config.bc_steps,
-        "train": epoch * config.updates_per_epoch,
-    }[phase]
-
-
-def _record(
-    session: Session, phase: str, epoch: int, metrics: dict[str, Any], running: np.ndarray | None = None
-) -> None:
-    """A line of metrics.jsonl, and a word on a member's first number that is not finite.
-
-    Arrays are over the members [P], or over their seeds [S] before there are policies; ``running`` says whose
-    numbers count: a member that has stopped fitting reports NaN.
-    """
-    line = {"phase": phase, "epoch": epoch, "updates": _updates(session, phase, epoch), **metrics}
-    session.folder.log_metrics({**line, "time": session.clock.to_dict()})
-    _show(session, phase, metrics)
-    tags = [f"seed{seed}" for seed in session.seeds]
-    if phase == "train":
-        tags = [member.tag for member in session.members]
-    session.progress.warn_not_finite(f"{phase} epoch {epoch}", tags, metrics, running)
-
-
-def _show(session: Session, phase: str, metrics: dict[str, Any]) -> None:
-    config, num_members = session.config, len(session.members)
-    if phase == "fit":
-        steps = int(metrics["model/active"].sum()) * config.fit.fit_steps_per_epoch
-        info = {
-            f"held-out {config.fit.selection_metric.upper()}": float(np.nanmean(metrics["model/best_error"]))
-        }
-        session.progress.advance(fit_steps=steps, info=info)
-    elif phase == "train":
-        kept = metrics["rollout/valid_fraction"].sum() * config.rollout.rollout_batch_size
-        session.progress.advance(
-            updates=num_members * config.updates_per_epoch,
-            imagined_transitions=float(kept * config.rollout.rollout_length),
-            info={
-                name.split("/")[1]: float(metrics[name].mean())
-                for name in ("critic/q", "rollout/uncertainty")
-            },
-        )
-
-
-def _draw(session: Session) -> None:
-    references = {"dataset mean": session.data.return_statistics()["episode_return_mean"]}
-    for line in session.folder.read_eval():
-        if line["phase"] == "bc":
-            references["behaviour cloning"] = float(np.mean(np.asarray(line["eval/return"], np.float64)))
-    session.folder.draw_curves(references)
-
-
-def _is_evaluated(config: OfflineConfig, epoch: int) -> bool:
-    return epoch > 0 and (epoch % config.eval_every == 0 or epoch == config.num_epochs)
-
-
-def _lacks_evaluation(session: Session, epoch: int) -> bool:
-    """Whether the run was stopped between an epoch's checkpoint and the end of that epoch's evaluation."""
-    done = any((row["phase"], row["epoch"]) == ("train", epoch) for row in session.folder.read_eval())
-    return _is_evaluated(session.config, epoch) and not done
-
-
-def _evaluate(session: Session, phase: str, epoch: int, actor_params: Params) -> None:
-    """Begins the evaluation of every member's deterministic policy, beside what the loop goes on with."""
-    _evaluations(session).begin(phase, epoch, {"updates": _updates(session, phase, epoch)}, actor_params)
-
-
-def _evaluations(session: Session) -> Evaluations:
-    return Evaluations(
-        members=session.members,
-        task=session.task,
-        evaluator=session.evaluator,
-        background=session.background,
-        folder=session.folder,
-        progress=session.progress,
-        act=session.compiled["act"],
-        draw=partial(_draw, session),
-    )
-
-
-def _save(session: Session, phase: str, epoch: int, state: Any) -> None:
-    # An earlier epoch's policies are not in this checkpoint, so their evaluation could not be done again.
-    _evaluations(session).wait_for_earlier(phase, epoch)
-    session.checkpointer.save(phase, epoch, state, extra={"clock": session.clock.to_dict()})
-
-
-def _finish(session: Session) -> dict[str, Any]:
-    """Puts the result together from the run's own files, writes and shows it."""
-    result = {
-        "algorithm": session.folder.config["algorithm"],
-        "task": session.task.name,
-        "dataset_id": session.config.dataset or session.task.dataset,
-        "evaluation": session.evaluator.describe(),
-        **results.summarize(
-            session.config,
-            session.members,
-            session.task,
-            session.data,
-            session.parts.dynamics.max_backtrack,
-            session.folder.read_metrics(),
-            session.folder.read_eval(),
-        ),
-        "wall_clock": session.clock.to_dict(),
-    }
-    _draw(session)
-    session.folder.write_result(result)
-    print_result(result)
-    return result

@@ -1,166 +1,170 @@
-"""The compiled programs of learning online, each over the whole population.
+"""What the online loop compiles, and the shapes of its state, before anything is allocated."""
 
-Every member has environments, data and a model of its own: what the offline programs share among members
-(adm_jax.training.programs) has an axis P here, too. Arrays that grow are allocated once, and how much of them
-is in use is traced, as are the length of roll-outs and the model buffer's capacity: nothing is compiled anew
-while a run goes on.
-"""
-
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from adm_jax.agents.sac import SAC, SACState, make_sac
+from adm_jax.agents.sac import SACState
 from adm_jax.config import FitConfig, Hyper, OnlineConfig
 from adm_jax.data import lanes as lanes_module
-from adm_jax.data import ring_buffer
-from adm_jax.data.dataset import sample_segments
-from adm_jax.data.lanes import LaneIndex, Lanes, as_dataset
+from adm_jax.data.lanes import LaneIndex, Lanes
 from adm_jax.data.ring_buffer import RingBuffer
-from adm_jax.dynamics import fitting
-from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
-from adm_jax.dynamics.uncertainty import UNCERTAINTIES
-from adm_jax.envs.user_functions import RewardFn
-from adm_jax.population.members import over_members
-from adm_jax.rollout import Simulation, chunk_size, rollout_into
-from adm_jax.types import Array, Key, Params, Transition
+from adm_jax.dynamics.fitting import FitState
+from adm_jax.dynamics.interface import ModelParams
+from adm_jax.envs.experience import Recorded
+from adm_jax.population import memory
+from adm_jax.population.compiling import Program, compiled_of
+from adm_jax.population.devices import choose_devices, idle_devices, place
+from adm_jax.population.keys import shared_key
+from adm_jax.training import fit, programs
+from adm_jax.training.components import Components, Data, Metrics, OwnData
+from adm_jax.training.driver import Desk
+from adm_jax.types import Array, Key, Params
 
 
-class OnlineParts(NamedTuple):
-    """What the programs are made of, settled by the configuration and the task."""
+class State(NamedTuple):
+    """All that an iteration changes; leaves [P, ...]. What is not needed without a model is None."""
 
-    dynamics: Dynamics | None
-    agent: SAC
-    termination_fn: Callable[[Array], Array]
-    obs_dim: int
-    action_dim: int
-    members: str  # vmap or map
-    reward_fn: RewardFn | None = None  # known reward; the model's own when None
-
-    @property
-    def model(self) -> Dynamics:
-        """The dynamics model, where there is one."""
-        assert self.dynamics is not None
-        return self.dynamics
+    agent: SACState
+    buffer: RingBuffer | None
+    model: ModelParams | None
+    fit: FitState | None  # of the model before, which a warm fit goes on from
 
 
-def make_parts(
-    config: OnlineConfig,
-    obs_dim: int,
-    action_dim: int,
-    action_scale: float,
-    termination_fn: Callable[[Array], Array],
-    members: str,
-    reward_fn: RewardFn | None = None,
-) -> OnlineParts:
-    """The dynamics model and the agent of a configuration."""
-    dynamics = None
-    if config.has_model:
-        dynamics = make_dynamics(config.dynamics, obs_dim, action_dim, config.model)
-    agent = make_sac(obs_dim, action_dim, action_scale, config.sac)
-    return OnlineParts(dynamics, agent, termination_fn, obs_dim, action_dim, members, reward_fn)
+class Saved(NamedTuple):
+    """What a loop is restored from."""
+
+    state: State
+    recorded: Recorded
 
 
-def capacity(config: OnlineConfig, length: int | Array) -> Any:
-    """Rows of a member's model buffer where roll-outs have a length: all of ``retain_rollouts`` times."""
-    rollout = config.rollout
-    chunk = chunk_size(rollout.rollout_chunk, rollout.rollout_batch_size)
-    num_starts = -(-rollout.rollout_batch_size // chunk) * chunk
-    return num_starts * length * rollout.retain_rollouts
+class ModelPrograms(NamedTuple):
+    """The compiled programs of the dynamics models."""
+
+    init_fit: Program[[Key, Data], FitState]
+    fit: Program[[FitState, Key, Key, Data, Key], tuple[FitState, Metrics]]
+    refit: Program[[FitState, Key, Key, Data, Key], tuple[FitState, Metrics]] | None  # None: from scratch
+    continue_fit: Program[[FitState], FitState] | None
+    best: Program[[FitState, Data], ModelParams]
+    rollout: Program[..., tuple[programs.Rolled, Metrics]]
 
 
-def init_program(parts: OnlineParts, config: OnlineConfig) -> Callable[..., Any]:
-    """``(keys [P], hyper [P]) -> (SACState, Lanes, RingBuffer or None)`` [P]: nothing learned or seen."""
-    rows = -(-config.num_steps // config.num_envs)
+class OnlinePrograms(NamedTuple):
+    """The compiled programs; see adm_jax.training.fit and adm_jax.training.programs."""
 
-    def init_member(key: Key, hyper: Hyper) -> tuple[SACState, Lanes, RingBuffer | None]:
-        buffer = None
-        if parts.dynamics is not None:
-            largest = capacity(config, config.rollout.final_rollout_length)
-            buffer = ring_buffer.init(largest, parts.obs_dim, parts.action_dim)
-            first = capacity(config, config.rollout.rollout_length)
-            buffer = buffer._replace(capacity=jnp.asarray(first, jnp.int32))
-        lanes = lanes_module.init(config.num_envs, rows, parts.obs_dim, parts.action_dim)
-        return parts.agent.init(key, hyper), lanes, buffer
-
-    return jax.vmap(init_member)
+    init: Program[[Key, Hyper, Params | None, Data | None], tuple[SACState, Any]]
+    act: Program[..., Array]
+    insert: Program[..., Lanes]
+    update: Program[..., tuple[SACState, Metrics]]
+    model: ModelPrograms | None
 
 
-def act_program(parts: OnlineParts) -> Callable[..., Array]:
-    """``(actor_params [P], obs [P, E, D], keys [P], step []) -> action [P, E, A]``: sampled, to explore."""
+def compile_programs(
+    config: OnlineConfig, components: Components, hyper: Hyper, keys: Key, desk: Desk
+) -> tuple[OnlinePrograms, State]:
+    """The programs of as many members as there are keys [P], and the shapes of their whole state.
 
-    def act_member(actor_params: Params, obs: Array, key: Key, step: Array) -> Array:
-        return parts.agent.sample_action(actor_params, obs, jax.random.fold_in(key, step))
-
-    return jax.vmap(act_member, in_axes=(0, 0, 0, None))
-
-
-def insert_program() -> Callable[..., Lanes]:
-    """``(Lanes [P], block [P, E, S, ...], start []) -> Lanes``."""
-    return jax.vmap(lanes_module.add, in_axes=(0, 0, None))
-
-
-def update_program(parts: OnlineParts, config: OnlineConfig) -> Callable[..., Any]:
-    """The updates that belong to one iteration's environment steps.
-
-    ``(SACState [P], hyper, keys, Lanes, RingBuffer or None, rows [], first []) -> (SACState, metrics [P])``;
-    ``rows`` is the number of steps in every lane, ``first`` that of the updates done before.
+    Raises:
+      InputError: programs and state do not fit into memory, or checkpoints not on the disk.
     """
-    num_updates = config.steps_per_iteration * config.updates_per_step
-    num_real = config.sac.batch_size
-    if parts.dynamics is not None:
-        num_real = int(config.sac.batch_size * config.real_ratio)
-    num_model = config.sac.batch_size - num_real
+    c, num_members, number = components, keys.shape[0], np.int32(0)
+    mesh = choose_devices(num_members, config.num_devices)
+    shape = num_members, config.num_envs
 
-    def draw(key: Key, lanes: Lanes, buffer: RingBuffer | None, rows: Array) -> Transition:
-        """A batch of a member."""
-        if buffer is None or not num_model:
-            return lanes_module.sample(lanes, rows, key, num_real)
-        real_key, model_key = jax.random.split(key)
-        imagined = ring_buffer.sample(buffer, model_key, num_model)
-        # until a model's first finite prediction there are only real transitions
-        instead = lanes_module.sample(lanes, rows, jax.random.fold_in(model_key, 1), num_model)
-        drawn = [jax.tree.map(partial(jnp.where, buffer.size > 0), imagined, instead)]
-        if num_real:
-            drawn.append(lanes_module.sample(lanes, rows, real_key, num_real))
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
+    def block(num_steps: int) -> Any:
+        return lanes_module.abstract_block(
+            (*shape, -(-num_steps // config.num_envs)), c.obs_dim, c.action_dim
+        )
 
-    # for all updates and members at once: under map each member would have its buffers copied for a few rows
-    draw_all = jax.vmap(jax.vmap(draw, in_axes=(0, None, None, None)), in_axes=(0, 0, 0, None))
+    init = programs.init_program(c, config)
+    insert = programs.insert_program(c, config)
+    agent, buffer = place(init.shapes(keys, hyper, None, None), mesh)
+    lanes = place(Lanes(block(config.num_steps)), mesh)
+    state = State(agent, buffer, None, None)
+    data = fitted = None
+    if config.has_model:
+        data = OwnData(lanes, _abstract_index(config, c, num_members), keys)
+        fitted = place(fit.init_fit_program(c, config.fit).shapes(keys, data), mesh)
+        model = place(fit.best_program(c, config.fit).shapes(fitted, data), mesh)
+        state = state._replace(model=model, fit=fitted if config.refit == "warm" else None)
+    # truncated is of the same shape as terminated
+    recorded = Recorded._make((*lanes.transitions[:5], lanes.transitions.terminated))
+    desk.require_room(Saved(state, recorded))
+    act, update = programs.act_program(c, config), programs.update_program(c, config)
+    obs = jax.ShapeDtypeStruct((*shape, c.obs_dim), jnp.float32)
+    steps = block(config.steps_per_iteration)
+    compiled = OnlinePrograms(
+        init=init.compile(keys, hyper, None, None, mesh=mesh),
+        act=act.compile(agent.actor_params, obs, keys, number, mesh=mesh),
+        insert=insert.compile(lanes, steps, number, mesh=mesh),
+        update=update.compile(agent, hyper, keys, buffer, lanes, number, None, number, None, mesh=mesh),
+        model=data and _compile_model(config, c, hyper, keys, state, fitted, data, mesh),
+    )
+    need = memory.estimate(
+        compiled_of(compiled),
+        state=(state, lanes),
+        kept=("init",),
+        recorded=lanes,  # by the experience, in arrays like these
+    )
+    desk.note(need.line())
+    if config.num_devices is None and (idle := idle_devices(mesh)):
+        desk.note(idle)
+    memory.require(need, config.memory_limit_gib, num_devices=mesh.size)
+    return compiled, state
 
-    def update_member(
-        member: tuple[SACState, Hyper, Key, Transition], first: Array
-    ) -> tuple[SACState, dict[str, Array]]:
-        state, hyper, keys, drawn = member
 
-        def step(state: SACState, xs: tuple[Transition, Key, Array]) -> tuple[SACState, dict[str, Array]]:
-            batch, key, number = xs
-            with_actor = True if config.actor_every == 1 else number % config.actor_every == 0
-            return parts.agent.update(state, batch, key, hyper, with_actor)
+def _compile_model(
+    config: OnlineConfig,
+    c: Components,
+    hyper: Hyper,
+    keys: Key,
+    state: State,
+    fitted: Any,
+    data: OwnData,
+    mesh: Mesh,
+) -> ModelPrograms:
+    first, again = (fit.fit_program(c, refit_config(config, first)) for first in (True, False))
+    arguments, warm = (fitted, keys, keys, data, shared_key(0, 0)), config.refit == "warm"
+    rolled, actor = (state.buffer, None), state.agent.actor_params
+    rolling = (rolled, actor, state.model, hyper, keys, None, data, np.int32(1), None)
+    return ModelPrograms(
+        init_fit=fit.init_fit_program(c, config.fit).compile(keys, data, mesh=mesh),
+        fit=first.compile(*arguments, mesh=mesh),
+        refit=again.compile(*arguments, mesh=mesh) if warm else None,
+        continue_fit=fit.continue_fit_program(c, config.fit).compile(fitted, mesh=mesh) if warm else None,
+        best=fit.best_program(c, config.fit).compile(fitted, data, mesh=mesh),
+        rollout=programs.rollout_program(c, config).compile(*rolling, mesh=mesh),
+    )
 
-        state, metrics = jax.lax.scan(step, state, (drawn, keys, first + jnp.arange(num_updates)))
-        return state, {
-            name: jnp.nanmean(x) if may_lack(config, name) else jnp.mean(x) for name, x in metrics.items()
-        }
 
-    mapped = over_members(update_member, parts.members)
+def _abstract_index(config: OnlineConfig, c: Components, num_members: int) -> Any:
+    """Shapes of every member's index [P], which are the same however much has been recorded."""
+    obs, action = (np.zeros((config.num_envs, 1, dim), np.float32) for dim in (c.obs_dim, c.action_dim))
+    one = index_lanes(config, c.model.max_backtrack, obs, action, np.ones((config.num_envs, 1), bool))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_members, *x.shape), np.asarray(x).dtype), one)
 
-    def update(
-        state: SACState, hyper: Hyper, keys: Key, lanes: Lanes, buffer: Any, rows: Array, first: Array
-    ) -> tuple[SACState, dict[str, Array]]:
-        each = jax.vmap(lambda key: jax.vmap(jax.random.split)(jax.random.split(key, num_updates)))(keys)
-        drawn = draw_all(each[:, :, 0], lanes, buffer, rows)
-        return mapped((state, hyper, each[:, :, 1], drawn), first)
 
-    return update
+def index_lanes(
+    config: OnlineConfig, max_backtrack: int, obs: np.ndarray, action: np.ndarray, ended: np.ndarray
+) -> LaneIndex:
+    """A member's index of the steps recorded so far; see adm_jax.data.lanes.make_index."""
+    return lanes_module.make_index(
+        obs,
+        action,
+        ended,
+        capacity=-(-config.num_steps // config.num_envs),
+        max_backtrack=max_backtrack,
+        holdout_fraction=config.fit.holdout_fraction,
+        split_seed=config.fit.split_seed,
+    )
 
 
 def refit_config(config: OnlineConfig, first: bool) -> FitConfig:
-    """How a model is fitted: the first time, and from scratch, in full; else on for ``refit_epochs``.
+    """How a model is fitted online: the first time, and from scratch, in full; else for ``refit_epochs``.
 
     At a lower rate then where it decays: what the first fit's full rate undoes, one epoch cannot mend.
     """
@@ -172,108 +176,3 @@ def refit_config(config: OnlineConfig, first: bool) -> FitConfig:
     if rate is None:
         rate = config.fit.fit_learning_rate * (1.0 if config.fit.fit_lr_decay == "none" else 0.3)
     return replace(config.fit, fit_max_epochs=epochs, fit_patience=patience, fit_learning_rate=rate)
-
-
-def init_fit_program(parts: OnlineParts) -> Callable[..., fitting.FitState]:
-    """``(keys [P], Lanes, LaneIndex) -> FitState [P]``: fits that have not begun."""
-
-    def init_member(member: tuple[Key, Lanes, LaneIndex]) -> fitting.FitState:
-        key, lanes, index = member
-        return fitting.init(parts.model, as_dataset(lanes, index), key)
-
-    mapped = over_members(init_member, parts.members)
-    return lambda keys, lanes, index: mapped((keys, lanes, index))
-
-
-def may_lack(config: OnlineConfig, metric: str) -> bool:
-    """Whether an update may be without a metric, which is NaN then: the actor's are, where it waits."""
-    return config.actor_every > 1 and metric.startswith("actor/")
-
-
-def continue_fit_program(parts: OnlineParts) -> Callable[..., fitting.FitState]:
-    """``FitState [P] -> FitState [P]``: fits that go on from their best parameters."""
-    return over_members(fitting.continued, parts.members)
-
-
-def fit_program(parts: OnlineParts, fit: FitConfig) -> Callable[..., Any]:
-    """One epoch of every member's fit.
-
-    ``(FitState [P], keys, bootstrap_keys, holdout_keys, Lanes, LaneIndex, shared_key) ->
-    (FitState, metrics [P])``; ``holdout_keys`` are of the whole fit, all of whose epochs are judged alike.
-    """
-    dynamics = parts.model
-
-    def fit_member(
-        member: tuple[fitting.FitState, Key, Key, Key, Lanes, LaneIndex], shared_key: Key
-    ) -> tuple[fitting.FitState, dict[str, Array]]:
-        state, key, bootstrap_key, holdout_key, lanes, index = member
-        dataset = as_dataset(lanes, index)
-        holdout = sample_segments(
-            dataset, dataset.holdout, holdout_key, fit.holdout_batch_size, dynamics.max_backtrack, 1
-        )
-        keys = fitting.FitKeys(key, bootstrap_key, shared_key)
-
-        def epoch(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
-            return fitting.fit_epoch(dynamics, fit, state, dataset, holdout, keys)
-
-        return fitting.epoch_unless_stopped(epoch, state) if parts.members == "map" else epoch(state)
-
-    mapped = over_members(fit_member, parts.members)
-    return lambda state, keys, bootstrap_keys, holdout_keys, lanes, index, shared_key: mapped(
-        (state, keys, bootstrap_keys, holdout_keys, lanes, index), shared_key
-    )
-
-
-def best_program(parts: OnlineParts, fit: FitConfig) -> Callable[..., ModelParams]:
-    """``(FitState [P], holdout_keys [P], Lanes, LaneIndex) -> ModelParams [P]``, as roll-outs use them."""
-    dynamics = parts.model
-
-    def best_member(member: tuple[fitting.FitState, Key, Lanes, LaneIndex]) -> ModelParams:
-        state, key, lanes, index = member
-        dataset = as_dataset(lanes, index)
-        holdout = sample_segments(
-            dataset, dataset.holdout, key, fit.holdout_batch_size, dynamics.max_backtrack, 1
-        )
-        return fitting.best_params(dynamics, state, dataset, holdout)
-
-    mapped = over_members(best_member, parts.members)
-    return lambda state, keys, lanes, index: mapped((state, keys, lanes, index))
-
-
-def rollout_program(parts: OnlineParts, config: OnlineConfig) -> Callable[..., Any]:
-    """Roll-outs of a length [] into every member's model buffer, which is given that length's capacity.
-
-    ``(RingBuffer [P], actor_params, ModelParams, keys, Lanes, LaneIndex, length []) ->
-    (RingBuffer, metrics [P])``.
-    """
-    dynamics = parts.model
-    uncertainty_fn = UNCERTAINTIES[dynamics.uncertainties[0]]  # told, not subtracted: beta is 0 online
-    rollout = config.rollout
-
-    def rollout_member(
-        member: tuple[RingBuffer, Params, ModelParams, Key, Lanes, LaneIndex], length: Array
-    ) -> tuple[RingBuffer, dict[str, Array]]:
-        buffer, actor_params, model, key, lanes, index = member
-        simulation = Simulation(
-            dynamics,
-            model,
-            partial(parts.agent.sample_action, actor_params),
-            parts.termination_fn,
-            uncertainty_fn,
-            jnp.zeros(()),
-            parts.reward_fn,
-        )
-        return rollout_into(
-            ring_buffer.resize(buffer, capacity(config, length)),
-            simulation,
-            as_dataset(lanes, index),
-            key,
-            num_starts=rollout.rollout_batch_size,
-            length=length,
-            chunk=chunk_size(rollout.rollout_chunk, rollout.rollout_batch_size),
-        )
-
-    mapped = over_members(rollout_member, parts.members)
-    return lambda buffer, actor_params, model, keys, lanes, index, length: mapped(
-        (buffer, actor_params, model, keys, lanes, index), length
-    )

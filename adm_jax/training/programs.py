@@ -1,13 +1,12 @@
-"""The compiled programs of offline policy optimisation, each over the whole population.
+"""The programs of policy optimisation, offline and online, each written for one member.
 
-One iteration of ADMPO-OFF (ADM paper, Algorithm 3) is two programs: ``roll out, penalise, insert``
-and ``updates_per_epoch`` SAC updates. They are written for one member and mapped over the
-population here, outermost, with the buffers donated.
+One iteration of ADMPO (ADM paper, Algorithms 2 and 3) is two of them: ``roll out, penalise, insert`` and a
+number of SAC updates. Online it is traced how much of the data is in use, as are the roll-outs' length and
+the model buffer's capacity: nothing is compiled anew while a run goes on.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,417 +15,385 @@ from adm_jax import model_envs
 from adm_jax.agents import implicit_q
 from adm_jax.agents.behaviour_cloning import clone
 from adm_jax.agents.implicit_q import Preferences
-from adm_jax.agents.sac import SAC, Cloning, SACState, make_sac
-from adm_jax.config import Hyper, OfflineConfig, RolloutConfig
+from adm_jax.agents.sac import Cloning, SACState
+from adm_jax.config import Hyper, OfflineConfig, OnlineConfig
 from adm_jax.config.settings import values_of
+from adm_jax.data import lanes as lanes_module
 from adm_jax.data import ring_buffer
-from adm_jax.data.dataset import Dataset, sample_rows, transitions_at
+from adm_jax.data.dataset import sample_rows, sample_transitions
+from adm_jax.data.lanes import Lanes
 from adm_jax.data.ring_buffer import RingBuffer
-from adm_jax.dynamics import fitting
-from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams, make_dynamics
-from adm_jax.dynamics.uncertainty import UNCERTAINTIES
-from adm_jax.envs.user_functions import RewardFn
+from adm_jax.dynamics.interface import Carry, ModelParams
 from adm_jax.model_envs import ModelEnvs
-from adm_jax.population.members import over_members
+from adm_jax.model_episodes import roll_out_episodes
+from adm_jax.population.compiling import Whole
 from adm_jax.population.memory import tree_bytes
 from adm_jax.returns import sample_lambda_returns
 from adm_jax.rollout import (
-    Simulation,
+    ReturnsFn,
     chunk_size,
     data_uncertainty,
     encode_histories,
-    open_loop_errors,
     rollout,
+    rollout_into,
 )
-from adm_jax.types import Array, InputError, Key, Params, Segment, Transition
+from adm_jax.training.components import (
+    Components,
+    Config,
+    Data,
+    Metrics,
+    SharedData,
+    dataset_of,
+    make_simulation,
+    member_program,
+)
+from adm_jax.types import Array, Key, Params, Transition
 
-OPEN_LOOP_STEPS = 10
 _UNCERTAINTY_ROWS = 10_000  # of the data, whose uncertainty's quantile ends roll-outs
 
 
-class OfflineParts(NamedTuple):
-    """What the programs are made of, settled by the configuration and the task."""
-
-    dynamics: Dynamics
-    agent: SAC
-    termination_fn: Callable[[Array], Array]
-    obs_dim: int
-    action_dim: int
-    action_scale: float
-    members: str  # vmap or map
-    reward_fn: RewardFn | None = None  # known reward; the model's own when None
+def buffer_capacity(config: Config, length: int | Array) -> Any:
+    """Rows of a member's model buffer: all of the roll-outs of a length that it retains."""
+    offline = isinstance(config, OfflineConfig)
+    retained = config.rollout.retain_epochs if offline else config.rollout.retain_rollouts
+    chunk = _chunk(config)
+    return -(-config.rollout.rollout_batch_size // chunk) * chunk * length * retained
 
 
-class TrainState(NamedTuple):
-    """Everything that changes, or is needed, while policies are optimised; leaves [P, ...]."""
-
-    agent: SACState
-    buffer: RingBuffer
-    model: ModelParams
-    envs: ModelEnvs | None = None  # persistent ones in the model
-    preferences: Preferences | None = None  # which recorded actions are cloned, where rows differ
-    max_uncertainty: Array | None = None  # [P], above which roll-outs end
+def _chunk(config: Config) -> int:
+    return chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
 
 
-def make_parts(
-    config: OfflineConfig,
-    obs_dim: int,
-    action_dim: int,
-    action_scale: float,
-    termination_fn: Callable[[Array], Array],
-    members: str,
-    reward_fn: RewardFn | None = None,
-) -> OfflineParts:
-    """The dynamics model and the agent of a configuration.
-
-    Raises:
-      InputError: the model doesn't offer the uncertainty that the configuration penalises.
-    """
-    dynamics = make_dynamics(config.dynamics, obs_dim, action_dim, config.model)
-    if max(values_of(config.penalty_coef)) > 0 and config.rollout.uncertainty not in dynamics.uncertainties:
-        raise InputError(
-            f"uncertainty: {config.rollout.uncertainty} says nothing of the predictions of {config.dynamics} "
-            f"with these settings; one of {', '.join(dynamics.uncertainties)}"
-        )
-    return OfflineParts(
-        dynamics=dynamics,
-        agent=make_sac(obs_dim, action_dim, action_scale, config.sac),
-        termination_fn=termination_fn,
-        obs_dim=obs_dim,
-        action_dim=action_dim,
-        action_scale=action_scale,
-        members=members,
-        reward_fn=reward_fn,
-    )
+# --- roll-outs ---
 
 
-def buffer_capacity(config: OfflineConfig) -> int:
-    """Rows of one member's model buffer: all of ``retain_epochs`` epochs' roll-outs, in whole chunks."""
-    rollout_config, chunk = config.rollout, _chunk(config)
-    num_starts = -(-rollout_config.rollout_batch_size // chunk) * chunk
-    return num_starts * rollout_config.rollout_length * rollout_config.retain_epochs
-
-
-def init_fit_program(parts: OfflineParts) -> Callable[[Key, Dataset], fitting.FitState]:
-    """``(keys [P], dataset) -> FitState [P]``: fits that have not begun."""
-    return over_members(lambda key, dataset: fitting.init(parts.dynamics, dataset, key), parts.members)
-
-
-def best_program(parts: OfflineParts) -> Callable[..., ModelParams]:
-    """``(FitState [P], dataset, holdout) -> model [P]``: the fitted models, as roll-outs use them."""
-
-    def best(fit: fitting.FitState, dataset: Dataset, holdout: Segment) -> ModelParams:
-        return fitting.best_params(parts.dynamics, fit, dataset, holdout)
-
-    return over_members(best, parts.members)
-
-
-def init_train_program(
-    parts: OfflineParts, config: OfflineConfig
-) -> Callable[..., tuple[SACState, RingBuffer]]:
-    """``(keys [P], hyper [P], actor_params [P] or None, dataset) -> (SACState [P], RingBuffer [P])``.
-
-    Agents that have not learned, but for an actor that is given, and empty buffers.
-    """
-
-    def init_member(member: tuple[Key, Hyper, Params | None], dataset: Dataset) -> Any:
-        key, hyper, actor_params = member
-        buffer = ring_buffer.init(
-            buffer_capacity(config), parts.obs_dim, parts.action_dim, discounts=config.rollout.trace_decay > 0
-        )
-        agent = parts.agent.init(key, hyper, dataset.normalizer)
-        if actor_params is not None:
-            average = None if agent.average_actor_params is None else jax.tree.map(jnp.copy, actor_params)
-            agent = agent._replace(actor_params=actor_params, average_actor_params=average)
-        return agent, buffer
-
-    mapped = over_members(init_member, parts.members)
-    return lambda keys, hyper, actor_params, dataset: mapped((keys, hyper, actor_params), dataset)
-
-
-def fit_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """One epoch of every member's fit.
-
-    ``(FitState [P], keys [P], bootstrap_keys [P], dataset, holdout, shared_key) -> (FitState, metrics [P])``;
-    ``keys`` and ``shared_key`` are of an epoch, ``bootstrap_keys`` of the whole fit.
-    """
-
-    def fit_member(
-        member: tuple[fitting.FitState, Key, Key], dataset: Dataset, holdout: Segment, shared_key: Key
-    ) -> tuple[fitting.FitState, dict[str, Array]]:
-        state, key, bootstrap_key = member
-        fit_keys = fitting.FitKeys(key, bootstrap_key, shared_key)
-
-        def epoch(state: fitting.FitState) -> tuple[fitting.FitState, dict[str, Array]]:
-            return fitting.fit_epoch(parts.dynamics, config.fit, state, dataset, holdout, fit_keys)
-
-        return fitting.epoch_unless_stopped(epoch, state) if parts.members == "map" else epoch(state)
-
-    mapped = over_members(fit_member, parts.members)
-    return lambda state, keys, bootstrap_keys, dataset, holdout, shared_key: mapped(
-        (state, keys, bootstrap_keys), dataset, holdout, shared_key
-    )
-
-
-def errors_program(parts: OfflineParts) -> Callable[..., Any]:
-    """``(model [P], keys [P], holdout, long_holdout) -> metrics [P]``: held-out errors of the fitted models.
-
-    Besides a model's own errors per backtracking length (means over its networks), its errors when it is fed
-    its own predictions, over all steps of ``long_holdout``: a measure that is the same for every model.
-    """
-
-    def errors_member(
-        member: tuple[ModelParams, Key], holdout: Segment, long_holdout: Segment
-    ) -> dict[str, Array]:
-        model, key = member
-        known = holdout.valid.any(axis=0)
-        errors = parts.dynamics.validate(model, holdout)
-        mse, nll = (jnp.where(known, x.mean(axis=0), jnp.nan) for x in errors)  # [K]
-        return {
-            "model/holdout_nll": jnp.mean(nll, where=known),
-            "model/holdout_mse": jnp.mean(mse, where=known),
-            "model/holdout_nll_per_k": nll,
-            "model/holdout_mse_per_k": mse,
-            "model/open_loop_mse_per_step": open_loop_errors(parts.dynamics, model, long_holdout, key),
-        }
-
-    mapped = over_members(errors_member, parts.members)
-    return lambda model, keys, holdout, long_holdout: mapped((model, keys), holdout, long_holdout)
-
-
-def histories_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(model [P], dataset) -> histories [P]``: the histories of all transitions, encoded."""
-    return over_members(
-        lambda model, dataset: encode_histories(parts.dynamics, model, dataset, _chunk(config)), parts.members
-    )
+@member_program()
+def histories_program(c: Components, config: OfflineConfig, model: ModelParams, data: SharedData) -> Carry:
+    """The histories of all transitions, encoded."""
+    return encode_histories(c.model, model, data.dataset, _chunk(config))
 
 
 def kept_histories(
-    parts: OfflineParts, config: OfflineConfig, model: ModelParams, dataset: Dataset
+    c: Components, config: OfflineConfig, model: ModelParams, data: SharedData
 ) -> Carry | None:
     """Shapes of a run's encoded histories [P, ...] if it keeps them: that must pay, and they must fit in.
 
     Both are asked of one member: encoded histories differ in the last bits from those that a roll-out
     encodes, and a member must not depend on how many others are trained beside it, or where.
     """
-    num_rows = dataset.transitions.reward.shape[0]
+    num_rows = data.dataset.transitions.reward.shape[0]
     if config.rollout.persistent:
         return None
     if config.num_epochs * config.rollout.rollout_batch_size <= 2 * num_rows:
         return None
-    histories = jax.eval_shape(histories_program(parts, config), model, dataset)
-    num_members = jax.tree.leaves(model)[0].shape[0]
-    size = tree_bytes(histories) / num_members
+    histories = histories_program(c, config).shapes(model, data)
+    size = tree_bytes(histories) / jax.tree.leaves(model)[0].shape[0]
     return histories if 0 < size <= config.rollout.history_cache_gib * 2**30 else None
 
 
-def _chunk(config: OfflineConfig) -> int:
-    return chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
+@member_program()
+def init_envs_program(
+    c: Components, config: OfflineConfig, model: ModelParams, data: SharedData
+) -> ModelEnvs:
+    """Persistent environments in every member's model."""
+    return model_envs.init(c.model, model, data.dataset, config.rollout.rollout_batch_size, _chunk(config))
 
 
-def simulation(
-    parts: OfflineParts, config: RolloutConfig, actor_params: Params, model: ModelParams, hyper: Hyper
-) -> Simulation:
-    """One member's policy in its model."""
-    return Simulation(
-        parts.dynamics,
-        model,
-        partial(parts.agent.sample_action, actor_params),
-        parts.termination_fn,
-        UNCERTAINTIES[config.uncertainty],
-        hyper.penalty_coef,
-        parts.reward_fn,
-    )
+Rolled = tuple[RingBuffer, ModelEnvs | None]
 
 
-def init_envs_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., ModelEnvs]:
-    """``(model [P], dataset) -> envs [P]``: persistent environments in every member's model."""
-    num_envs = config.rollout.rollout_batch_size
-    return over_members(
-        lambda model, dataset: model_envs.init(parts.dynamics, model, dataset, num_envs, _chunk(config)),
-        parts.members,
-    )
+@member_program()
+def max_uncertainty_program(
+    c: Components, config: OfflineConfig, model: ModelParams, key: Key, data: SharedData
+) -> Array:
+    """The uncertainty [] above which roll-outs end: a quantile of that along the data's own actions."""
+    quantile = config.rollout.uncertainty_quantile
+    assert quantile is not None
+    zeros = jnp.zeros((c.action_dim,))
+    simulation = make_simulation(c, model, lambda obs, _: jnp.tile(zeros, (len(obs), 1)), jnp.ones(()))
+    uncertainty = data_uncertainty(simulation, data.dataset, key, _UNCERTAINTY_ROWS, _chunk(config))
+    return jnp.quantile(uncertainty, quantile)
 
 
-def rollout_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``((buffer, envs) [P], actor_params, model, max_uncertainty, histories, hyper, keys, dataset)``.
+@member_program(shared=("length",), whole=("histories",), donated=("rolled",))
+def rollout_program(
+    c: Components,
+    config: Config,
+    rolled: Rolled,
+    actor_params: Params,
+    model: ModelParams,
+    hyper: Hyper,
+    key: Key,
+    histories: Any,
+    data: Data,
+    length: Array | None,
+    max_uncertainty: Array | None,
+) -> tuple[Rolled, Metrics]:
+    """Roll-outs into the model buffer.
 
-    To the same ``(buffer, envs)`` and metrics. ``max_uncertainty`` [P] ends roll-outs, or is None.
-
-    ``histories`` are what ``histories_program`` gives, or None: they are encoded in each roll-out then.
-    ``envs`` are None where roll-outs begin anew.
+    Args:
+      c: components.
+      config: of the run.
+      rolled: buffer, and persistent environments; None where roll-outs begin anew.
+      actor_params: the policy's.
+      model: the fitted model.
+      hyper: for the penalty.
+      key: consumed.
+      histories: encoded, [P, ...]; None where they are encoded in each roll-out.
+      data: where roll-outs begin.
+      length: [], and the buffer is given its capacity; offline None, the configuration's.
+      max_uncertainty: [], above which a roll-out ends; None: no such end.
     """
-    settings = config.rollout
-    returns_fn = None
-    if settings.trace_decay:
-        returns_fn = partial(sample_lambda_returns, gamma=config.sac.gamma, trace_decay=settings.trace_decay)
-
-    def rollout_member(
-        member: tuple[
-            tuple[RingBuffer, ModelEnvs | None], Params, ModelParams, Array | None, Array, Hyper, Key
-        ],
-        histories: Carry | None,
-        dataset: Dataset,
-    ) -> tuple[tuple[RingBuffer, ModelEnvs | None], dict[str, Array]]:
-        (buffer, envs), actor_params, model, max_uncertainty, index, hyper, key = member
-
-        def own_histories(rows: Array) -> Carry:
-            return jax.tree.map(lambda x: x[index, rows], histories)
-
-        simulated = simulation(parts, settings, actor_params, model, hyper)
-        simulated = simulated._replace(max_uncertainty=max_uncertainty)
-        if envs is None:
-            rows = rollout(
-                simulated._replace(histories_fn=None if histories is None else own_histories),
-                dataset,
-                key,
-                num_starts=settings.rollout_batch_size,
-                length=settings.rollout_length,
-                chunk=_chunk(config),
-                returns_fn=returns_fn,
-            )
-        else:
-            envs, rows = model_envs.advance(
-                simulated,
-                envs,
-                dataset,
-                key,
-                num_envs=settings.rollout_batch_size,
-                length=settings.rollout_length,
-                horizon=settings.horizon,
-                returns_fn=returns_fn,
-            )
-        return (ring_buffer.add(buffer, rows.transitions, rows.valid), envs), rows.metrics
-
-    mapped = over_members(rollout_member, parts.members)
-
-    def roll_out(
-        state: Any,
-        actor_params: Params,
-        model: ModelParams,
-        max_uncertainty: Array | None,
-        histories: Carry | None,
-        hyper: Hyper,
-        keys: Key,
-        dataset: Dataset,
-    ) -> Any:
-        # indexed, not mapped over: one after the other, each member's would be copied out first
-        members = (state, actor_params, model, max_uncertainty, jnp.arange(keys.shape[0]), hyper, keys)
-        return mapped(members, histories, dataset)
-
-    return roll_out
-
-
-def update_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(SACState [P], RingBuffer, preferences, hyper, keys, dataset, factors) -> (SACState, metrics [P])``.
-
-    A batch holds ``int(real_ratio * batch_size)`` real transitions, the rest comes from the model buffer.
-    ``preferences`` are Preferences [P] or None; ``factors`` scale the rates of actor and critics, [] each.
-    """
-    settings = config.sac
-    num_real = int(settings.batch_size * config.real_ratio)
-    num_model = settings.batch_size - num_real
-    clones = max(values_of(settings.cloning_weight)) > 0
-
-    def draw_real(dataset: Dataset, key: Key, preferences: Preferences | None) -> tuple[Transition, Any]:
-        rows = sample_rows(dataset, key, num_real)
-        real = transitions_at(dataset, rows)
-        cloning = None
-        if clones and preferences is not None:
-            cloning = Cloning(real.action, preferences.row_weight[rows], 1.0 / preferences.spread)
-        elif clones:
-            cloning = Cloning(real.action, jnp.ones((num_real,)))
-        if config.rollout.trace_decay > 0:  # the model's rows have discounts of their own
-            real = real._replace(discount=jnp.full((num_real,), settings.gamma))
-        return real, cloning
-
-    def update_member(
-        member: tuple[SACState, RingBuffer, Preferences | None, Hyper, Key],
-        dataset: Dataset,
-        factors: tuple[Array, Array],
-    ) -> tuple[SACState, dict[str, Array]]:
-        state, buffer, preferences, hyper, key = member
-        actor_factor, critic_factor = factors
-        hyper = hyper._replace(
-            actor_lr=hyper.actor_lr * actor_factor, critic_lr=hyper.critic_lr * critic_factor
-        )
-
-        def step(state: SACState, step_key: Key) -> tuple[SACState, dict[str, Array]]:
-            real_key, model_key, update_key = jax.random.split(step_key, 3)
-            parts_of_batch: list[Transition] = []
-            cloning = None
-            if num_real:
-                real, cloning = draw_real(dataset, real_key, preferences)
-                parts_of_batch.append(real)
-            if num_model:
-                parts_of_batch.append(ring_buffer.sample(buffer, model_key, num_model))
-            batch = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts_of_batch)
-            return parts.agent.update(state, batch, update_key, hyper, cloning=cloning)
-
-        state, metrics = jax.lax.scan(step, state, jax.random.split(key, config.updates_per_epoch))
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    mapped = over_members(update_member, parts.members)
-    return lambda state, buffer, preferences, hyper, keys, dataset, factors: mapped(
-        (state, buffer, preferences, hyper, keys), dataset, factors
-    )
-
-
-def clone_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(keys [S], Preferences [S] or None, dataset) -> (actor_params [S], metrics [S])``: cloned actors."""
-
-    def clone_member(
-        member: tuple[Key, Preferences | None], dataset: Dataset
-    ) -> tuple[Params, dict[str, Array]]:
-        key, preferences = member
-        return clone(
+    (buffer, envs), dataset, settings = rolled, dataset_of(data), config.rollout
+    policy_fn = partial(c.agent.sample_action, actor_params)
+    simulation = make_simulation(c, model, policy_fn, hyper.penalty_coef)
+    simulation = simulation._replace(max_uncertainty=max_uncertainty)
+    starts = {"num_starts": settings.rollout_batch_size, "chunk": _chunk(config)}
+    if length is not None:
+        buffer = ring_buffer.resize(buffer, buffer_capacity(config, length))
+        buffer, metrics = rollout_into(buffer, simulation, dataset, key, length=length, **starts)
+        return (buffer, None), metrics
+    if envs is None:
+        simulation = simulation._replace(histories_fn=histories and histories.at)
+        starts["length"] = settings.rollout_length
+        rows = rollout(simulation, dataset, key, returns_fn=_returns_fn(config), **starts)
+    else:
+        assert isinstance(config, OfflineConfig)
+        envs, rows = model_envs.advance(
+            simulation,
+            envs,
             dataset,
             key,
-            num_steps=config.bc_steps,
-            learning_rate=config.bc_lr,
-            action_scale=parts.action_scale,
-            config=config.sac,
-            row_weight=None if preferences is None else preferences.row_weight,
+            num_envs=settings.rollout_batch_size,
+            length=settings.rollout_length,
+            horizon=config.rollout.horizon,
+            returns_fn=_returns_fn(config),
         )
-
-    mapped = over_members(clone_member, parts.members)
-    return lambda keys, preferences, dataset: mapped((keys, preferences), dataset)
+    return (ring_buffer.add(buffer, rows.transitions, rows.valid), envs), rows.metrics
 
 
-def pretrain_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(keys [S], dataset) -> (Preferences [S], metrics [S])``: the values of recorded actions."""
-
-    def pretrain_member(key: Key, dataset: Dataset) -> tuple[Preferences, dict[str, Array]]:
-        state, metrics = implicit_q.pretrain(dataset, key, config.pretrain, config.sac)
-        preferences = implicit_q.preferences(
-            state, dataset.transitions, config.pretrain.advantage_temperature, config.sac
-        )
-        return preferences, {**metrics, "pretrain/advantage_spread": preferences.spread}
-
-    return over_members(pretrain_member, parts.members)
+def _trace_decay(config: Config) -> float:
+    return config.rollout.trace_decay if isinstance(config, OfflineConfig) else 0.0
 
 
-def max_uncertainty_program(parts: OfflineParts, config: OfflineConfig) -> Callable[..., Any]:
-    """``(actor_params, model, hyper, keys) [P], dataset -> [P]``: the uncertainty that ends roll-outs.
+def _returns_fn(config: Config) -> ReturnsFn | None:
+    decay = _trace_decay(config)
+    return partial(sample_lambda_returns, gamma=config.sac.gamma, trace_decay=decay) if decay else None
 
-    A quantile of that along the data's own actions.
+
+@member_program(shared=("starts",))
+def estimate_program(
+    c: Components,
+    config: OfflineConfig,
+    actor_params: Params,
+    critic_params: Params,
+    model: ModelParams,
+    key: Key,
+    data: SharedData,
+    starts: Array,
+) -> Metrics:
+    """What critics and model say of a policy from the data's initial states, at rows ``starts`` [E].
+
+    The critics' minimum there, the plain and the discounted return of deterministic episodes in the model,
+    and by how much the critics are above it: what extrapolated values are seen by.
     """
-    settings = config.rollout
-    quantile = settings.uncertainty_quantile
-    assert quantile is not None
+    policy_fn = partial(c.agent.mode_action, actor_params)
+    obs = data.dataset.transitions.obs[starts]
+    low, high = jnp.full_like(obs[0], -jnp.inf), jnp.full_like(obs[0], jnp.inf)
+    episodes = roll_out_episodes(
+        make_simulation(c, model, lambda obs, _: policy_fn(obs)),
+        data.dataset,
+        starts,
+        key,
+        gammas=(1.0, config.sac.gamma),
+        bounds=(low, high),
+        horizon=config.rollout.horizon,
+        chunk=min(_chunk(config), len(starts)),
+    )
+    q = c.agent.q_values(critic_params, obs, policy_fn(obs)).min(axis=0).mean()
+    plain, discounted = episodes.returns.mean(axis=0)
+    return {
+        "critic/q_initial": q,
+        "model/return": plain,
+        "model/discounted_return": discounted,
+        "critic/q_excess": q - discounted,
+    }
 
-    def member_quantile(member: tuple[Params, ModelParams, Hyper, Key], dataset: Dataset) -> Array:
-        actor_params, model, hyper, key = member
-        simulated = simulation(parts, settings, actor_params, model, hyper)
-        uncertainty = data_uncertainty(simulated, dataset, key, _UNCERTAINTY_ROWS, _chunk(config))
-        return jnp.quantile(uncertainty, quantile)
 
-    mapped = over_members(member_quantile, parts.members)
-    return lambda actor_params, model, hyper, keys, dataset: mapped(
-        (actor_params, model, hyper, keys), dataset
+# --- policies ---
+
+
+@member_program(side_by_side=True)
+def init_program(
+    c: Components, config: Config, key: Key, hyper: Hyper, actor_params: Params | None, data: Data | None
+) -> tuple[SACState, Any]:
+    """An agent that has not learned, but for an actor that is given, and an empty RingBuffer.
+
+    The buffer is None without a model; ``data`` give the moments that observations are standardised by.
+    """
+    normalizer = data.dataset.normalizer if isinstance(data, SharedData) else None
+    agent, length = c.agent.init(key, hyper, normalizer), config.rollout.rollout_length
+    if actor_params is not None:
+        average = None if agent.average_actor_params is None else jax.tree.map(jnp.copy, actor_params)
+        agent = agent._replace(actor_params=actor_params, average_actor_params=average)
+    if c.dynamics is None:
+        return agent, None
+    longest = config.rollout.final_rollout_length if isinstance(config, OnlineConfig) else length
+    rows, discounts = buffer_capacity(config, longest), _trace_decay(config) > 0
+    buffer = ring_buffer.init(rows, c.obs_dim, c.action_dim, discounts)
+    return agent, buffer._replace(capacity=jnp.asarray(buffer_capacity(config, length), jnp.int32))
+
+
+@member_program(shared=("step",), side_by_side=True)
+def act_program(
+    c: Components, config: OnlineConfig, actor_params: Params, obs: Any, key: Key, step: Array
+) -> Array:
+    """Actions [E, A] at observations [E, D] and a step []: sampled, to explore."""
+    return c.agent.sample_action(actor_params, obs, jax.random.fold_in(key, step))
+
+
+@member_program(shared=("start",), donated=("lanes",), side_by_side=True)
+def insert_program(
+    c: Components, config: OnlineConfig, lanes: Lanes, block: Transition, start: Array
+) -> Lanes:
+    """The lanes with a block of steps [E, S, ...] behind their first ``start`` []."""
+    return lanes_module.add(lanes, block, jnp.asarray(start))
+
+
+@member_program()
+def pretrain_program(
+    c: Components, config: OfflineConfig, key: Key, data: SharedData
+) -> tuple[Preferences, Metrics]:
+    """The values of recorded actions, and which of these are to be cloned."""
+    dataset, settings = data.dataset, config.pretrain
+    values, metrics = implicit_q.pretrain(dataset, key, settings, config.sac)
+    temperature = settings.advantage_temperature
+    found = implicit_q.preferences(values, dataset.transitions, temperature, config.sac)
+    return found, {**metrics, "pretrain/advantage_spread": found.spread}
+
+
+@member_program()
+def clone_program(
+    c: Components, config: OfflineConfig, key: Key, preferences: Preferences | None, data: SharedData
+) -> tuple[Params, Metrics]:
+    """Behaviour cloning: the actor's parameters."""
+    return clone(
+        data.dataset,
+        key,
+        num_steps=config.bc_steps,
+        learning_rate=config.bc_lr,
+        action_scale=c.action_scale,
+        config=config.sac,
+        row_weight=None if preferences is None else preferences.row_weight,
     )
 
 
-def mode_program(agent: SAC) -> Callable[[Params, Array], Array]:
-    """``(actor_params [P], obs [P, E, D]) -> action [P, E, A]``: the deterministic policies, one call."""
-    return jax.vmap(agent.mode_action)
+def may_lack(config: Config, metric: str) -> bool:
+    """Whether an update may be without a metric, which is NaN then: the actor's are, where it waits."""
+    return _actor_every(config) > 1 and metric.startswith("actor/")
+
+
+def _actor_every(config: Config) -> int:
+    return config.actor_every if isinstance(config, OnlineConfig) else 1
+
+
+def _draw(
+    c: Components,
+    config: Config,
+    key: Key,
+    buffer: Whole | None,
+    data: Any,
+    num_rows: Array | None,
+    preferences: Preferences | None,
+) -> tuple[Transition, Key, Cloning | None]:
+    """An update's batch, the key that is left for the update, and what is cloned of the batch's first rows.
+
+    Until a model's first finite prediction real transitions stand in for those of the model.
+    """
+    num_real = int(config.sac.batch_size * config.real_ratio) if c.dynamics else config.sac.batch_size
+    num_model = config.sac.batch_size - num_real
+
+    def real(key: Key, size: int) -> Transition:
+        if isinstance(config, OfflineConfig) or num_rows is None:
+            rows = sample_transitions(data.dataset, key, size)
+            if _trace_decay(config):  # the model's rows have discounts of their own
+                rows = rows._replace(discount=jnp.full((size,), config.sac.gamma))
+            return rows
+        return data.at(*lanes_module.draw_rows(config.num_envs, num_rows, key, size)).transitions
+
+    if isinstance(config, OfflineConfig):
+        real_key, model_key, update_key = jax.random.split(key, 3)
+    else:
+        real_key, update_key = model_key, _ = jax.random.split(key)
+        if num_model:
+            real_key, model_key = jax.random.split(real_key)
+    batch = [real(real_key, num_real)] if num_real else []
+    if buffer is not None and num_model:
+        size = buffer.tree.size[buffer.index]
+        rows = ring_buffer.draw_rows(size, model_key, num_model)
+        imagined = Whole(buffer.tree.data, buffer.index).at(rows)
+        instead = real(jax.random.fold_in(model_key, 1), num_model)
+        batch.append(jax.tree.map(partial(jnp.where, size > 0), imagined, instead))
+    cloning = None
+    if isinstance(config, OnlineConfig):
+        batch.reverse()
+    elif max(values_of(config.sac.cloning_weight)) > 0:
+        weight, factor = jnp.ones((num_real,)), 1.0
+        if preferences is not None:
+            weight = preferences.row_weight[sample_rows(data.dataset, real_key, num_real)]
+            factor = 1.0 / preferences.spread
+        cloning = Cloning(batch[0].action, weight, factor)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batch), update_key, cloning
+
+
+# whole: of the buffer and of online data a few rows are drawn, for which all of them would be copied
+@member_program(shared=("num_rows", "lr_factors", "first"), whole=("buffer", "data"), donated=("agent",))
+def update_program(
+    c: Components,
+    config: Config,
+    agent: SACState,
+    hyper: Hyper,
+    key: Key,
+    buffer: Any,
+    data: Any,
+    num_rows: Array | None,
+    lr_factors: tuple[Array, Array] | None,
+    first: Array | None,
+    preferences: Preferences | None,
+) -> tuple[SACState, Metrics]:
+    """The updates of an epoch, or those that belong to an online iteration's environment steps.
+
+    Args:
+      c: components.
+      config: of the run.
+      agent: taken on.
+      hyper: learning rates and the like.
+      key: consumed.
+      buffer: RingBuffer [P]; None without a model.
+      data: SharedData; online the Lanes [P] ...
+      num_rows: ... and how many rows of each are in use, [].
+      lr_factors: scale the rates of actor and critics, [] each.
+      first: updates done before, []; where the actor does not wait None will do.
+      preferences: which recorded actions are cloned, where rows differ; else None.
+    """
+    every = _actor_every(config)
+    num_updates = (
+        config.updates_per_epoch
+        if isinstance(config, OfflineConfig)
+        else config.steps_per_iteration * config.updates_per_step
+    )
+    if lr_factors is not None:
+        actor_lr, critic_lr = hyper.actor_lr * lr_factors[0], hyper.critic_lr * lr_factors[1]
+        hyper = hyper._replace(actor_lr=actor_lr, critic_lr=critic_lr)
+
+    def step(agent: SACState, xs: tuple[Key, Array | None]) -> tuple[SACState, Metrics]:
+        step_key, number = xs
+        batch, update_key, cloning = _draw(c, config, step_key, buffer, data, num_rows, preferences)
+        with_actor = True if number is None else number % every == 0
+        return c.agent.update(agent, batch, update_key, hyper, with_actor, cloning)
+
+    numbers = None if first is None or every == 1 else first + jnp.arange(num_updates)
+    agent, metrics = jax.lax.scan(step, agent, (jax.random.split(key, num_updates), numbers))
+    return agent, {
+        name: jnp.nanmean(x) if may_lack(config, name) else jnp.mean(x) for name, x in metrics.items()
+    }

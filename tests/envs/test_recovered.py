@@ -16,7 +16,7 @@ from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import environment, recovered
 from adm_jax.envs.termination import get_termination
 from adm_jax.tasks import register_task, registry
-from adm_jax.training.session import load_data
+from adm_jax.training.data import load_data
 from adm_jax.types import EnvSpec, InputError
 
 from . import recorded

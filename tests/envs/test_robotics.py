@@ -10,7 +10,7 @@ from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import environment, recovered
 from adm_jax.envs.experience import Experience
 from adm_jax.tasks import get_task
-from adm_jax.training.session import load_data
+from adm_jax.training.data import load_data
 from adm_jax.types import InputError
 
 from . import recorded

@@ -10,65 +10,56 @@ import pytest
 
 from adm_jax.config import SWEPT, OfflineConfig
 from adm_jax.config.settings import replace_flat, to_flat
-from adm_jax.data.dataset import make_dataset
 from adm_jax.data.formats import minari_io
-from adm_jax.dynamics import fitting
-from adm_jax.envs.termination import get_termination
+from adm_jax.population.compiling import MemberProgram
 from adm_jax.population.devices import choose_devices, idle_devices
-from adm_jax.population.members import (
-    Member,
-    all_members,
-    fold_keys,
-    member_hyper,
-    member_keys,
-    over_members,
-    resolve_members,
-    with_chunk,
-)
+from adm_jax.population.keys import Purpose, fold_keys, offline_keys, online_keys
+from adm_jax.population.members import Member, all_members, member_hyper, resolve_mapping, with_chunk
 from adm_jax.population.memory import tree_bytes
-from adm_jax.training import programs
+from adm_jax.tasks import get_task
+from adm_jax.training import fit, programs
+from adm_jax.training.components import make_components
+from adm_jax.training.data import put_on_device
 from adm_jax.types import InputError
 
 
 @functools.cache
-def compiled_programs(config: OfflineConfig, members: str):
+def compiled_programs(config: OfflineConfig, mapping: str):
     """The jitted programs, shared by all configurations that differ in seeds and swept settings only."""
-    data = minari_io.load(config.dataset)
-    parts = programs.make_parts(config, 11, 3, 1.0, get_termination("hopper"), members)
-    dataset = make_dataset(data, parts.dynamics.max_backtrack)
-    holdout = fitting.holdout_segments(dataset, parts.dynamics.max_backtrack, config.fit)
+    components = make_components(dataclasses.replace(config, members=mapping), get_task("hopper"))
+    data = put_on_device(config, minari_io.load(config.dataset), components.model.max_backtrack)
     jitted = {
-        "init_fit": programs.init_fit_program(parts),
-        "fit": programs.fit_program(parts, config),
-        "best": programs.best_program(parts),
-        "init_train": programs.init_train_program(parts, config),
-        "histories": programs.histories_program(parts, config),
-        "rollout": programs.rollout_program(parts, config),
-        "update": programs.update_program(parts, config),
+        "init_fit": fit.init_fit_program(components, config.fit),
+        "fit": fit.fit_program(components, config.fit),
+        "best": fit.best_program(components, config.fit),
+        "init": programs.init_program(components, config),
+        "histories": programs.histories_program(components, config),
+        "rollout": programs.rollout_program(components, config),
+        "update": programs.update_program(components, config),
     }
-    return {name: jax.jit(fn) for name, fn in jitted.items()}, dataset, holdout
+    return {name: jax.jit(program) for name, program in jitted.items()}, components, data
 
 
-def run_all_programs(config: OfflineConfig, members: str):
+def run_all_programs(config: OfflineConfig, mapping: str):
     """One fit epoch, then two epochs of roll-outs and 25 updates: state with leading axis P."""
     defaults = {name: value for name, value in to_flat(OfflineConfig()).items() if name in SWEPT}
-    run, dataset, holdout = compiled_programs(replace_flat(config, {**defaults, "seeds": (0,)}), members)
+    run, _, data = compiled_programs(replace_flat(config, {**defaults, "seeds": (0,)}), mapping)
     population = all_members(config)
-    keys = [member_keys(config.seeds, stream) for stream in range(3)]
-    fit = run["init_fit"](keys[0], dataset)
-    fit, _ = run["fit"](fit, keys[1], keys[2], dataset, holdout, jax.random.key(3))
+    keys = [offline_keys(config.seeds, purpose) for purpose in range(3)]
+    fitted = run["init_fit"](keys[0], data)
+    fitted, _ = run["fit"](fitted, keys[1], keys[2], data, jax.random.key(3))
     of_seed = np.array([config.seeds.index(member.seed) for member in population])
-    model = jax.tree.map(lambda x: x[of_seed], run["best"](fit, dataset, holdout))
+    model = jax.tree.map(lambda x: x[of_seed], run["best"](fitted, data))
     seeds, hyper = [member.seed for member in population], member_hyper(config, population)
-    agent, buffer = run["init_train"](member_keys(seeds, 3), hyper)
-    histories = run["histories"](model, dataset)
+    agent, buffer = run["init"](offline_keys(seeds, 3), hyper)
+    histories = run["histories"](model, data)
     for epoch in range(2):
-        keys = fold_keys(member_keys(seeds, 4), epoch)
+        keys = fold_keys(offline_keys(seeds, 4), epoch)
         (buffer, _), _ = run["rollout"](
-            (buffer, None), agent.actor_params, model, histories, hyper, keys, dataset
+            (buffer, None), agent.actor_params, model, hyper, keys, histories, data, None
         )
-        agent, _ = run["update"](agent, buffer, hyper, keys, dataset, jnp.ones(()))
-    return fit.learned, agent, buffer
+        agent, _ = run["update"](agent, hyper, keys, buffer, data, None, jnp.ones(()), None)
+    return fitted.learned, agent, buffer
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +123,13 @@ def test_every_swept_setting_reaches_the_programs(config: OfflineConfig) -> None
 def test_whether_histories_are_kept_does_not_depend_on_the_number_of_members(config: OfflineConfig) -> None:
     """Kept ones differ in the last bits from those of a roll-out, and a member is the same among others."""
     config = replace_flat(config, {"rollout_batch_size": 10_000})
-    run, dataset, holdout = compiled_programs(config, "map")
-    parts = programs.make_parts(config, 11, 3, 1.0, get_termination("hopper"), "map")
+    run, components, data = compiled_programs(config, "map")
 
     def kept(num_members: int, gib: float):
-        fit = jax.eval_shape(run["init_fit"], member_keys(range(num_members), 0), dataset)
-        model = jax.eval_shape(run["best"], fit, dataset, holdout)
+        fitted = jax.eval_shape(run["init_fit"], offline_keys(range(num_members), 0), data)
+        model = jax.eval_shape(run["best"], fitted, data)
         settings = replace_flat(config, {"history_cache_gib": gib})
-        return programs.kept_histories(parts, settings, model, dataset)
+        return programs.kept_histories(components, settings, model, data)
 
     of_one = tree_bytes(kept(1, 4.0)) / 2**30
     assert [kept(number, of_one) is None for number in (1, 64)] == [False, False]
@@ -201,23 +191,36 @@ def test_same_seeds_twice_are_bitwise_equal(config: OfflineConfig) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("members", ["map", "vmap"])
-def test_over_members_maps_members_and_shares_the_rest(members: str) -> None:
-    out = over_members(lambda member, shared: member * shared.sum(), members)(
-        jnp.arange(3.0), jnp.arange(4.0)
-    )
-    np.testing.assert_array_equal(out, np.arange(3.0) * 6.0)
+@pytest.mark.parametrize("mapping", ["map", "vmap"])
+def test_a_program_maps_members_shares_what_it_says_and_indexes_the_rest_itself(mapping: str) -> None:
+    def fn(own, shared, rows, nothing):
+        assert nothing is None
+        return own * shared.sum() + rows.at(jnp.array([0, 2])).sum()
+
+    program = MemberProgram(fn, mapping, shared=("shared",), whole=("rows", "nothing"), donated=("rows",))
+    rows = jnp.arange(9.0).reshape(3, 3)
+    expected = np.arange(3.0) * 6.0 + np.array([2.0, 8.0, 14.0])
+    np.testing.assert_array_equal(program(jnp.arange(3.0), jnp.arange(4.0), rows, None), expected)
+    assert program.donated_positions == (2,)
+    assert program.shapes(jnp.arange(3.0), jnp.arange(4.0), rows, None).shape == (3,)
 
 
-def test_member_keys_depend_on_the_seed_alone() -> None:
-    keys = jax.random.key_data(member_keys((4, 9), 1))
-    np.testing.assert_array_equal(keys[1], jax.random.key_data(member_keys((9,), 1))[0])
-    assert np.any(keys[1] != jax.random.key_data(member_keys((9,), 2))[0])
+def test_keys_depend_on_the_seed_alone() -> None:
+    keys = jax.random.key_data(offline_keys((4, 9), 1))
+    np.testing.assert_array_equal(keys[1], jax.random.key_data(offline_keys((9,), 1))[0])
+    assert np.any(keys[1] != jax.random.key_data(offline_keys((9,), 2))[0])
+
+
+def test_purposes_and_seeds_have_keys_of_their_own() -> None:
+    for keys_of, purposes in ((offline_keys, Purpose), (online_keys, Purpose)):
+        known = [p for p in purposes if keys_of is offline_keys or p not in (Purpose.CLONE, Purpose.ERRORS)]
+        data = np.concatenate([jax.random.key_data(keys_of((4, 9), purpose)) for purpose in known])
+        assert len(np.unique(data, axis=0)) == 2 * len(known)
 
 
 def test_members_default_is_map_on_cpu() -> None:
-    assert resolve_members("auto") == ("map" if jax.default_backend() == "cpu" else "vmap")
-    assert resolve_members("vmap") == "vmap"
+    assert resolve_mapping("auto") == ("map" if jax.default_backend() == "cpu" else "vmap")
+    assert resolve_mapping("vmap") == "vmap"
 
 
 def test_rows_rolled_out_at_a_time_are_kept_with_the_run(tiny_config):
@@ -227,13 +230,14 @@ def test_rows_rolled_out_at_a_time_are_kept_with_the_run(tiny_config):
     assert with_chunk(large).rollout.rollout_chunk == (250 if jax.default_backend() == "cpu" else 10_000)
     assert with_chunk(replace_flat(large, {"rollout_chunk": 7})).rollout.rollout_chunk == 7
     for either in (config, large):
-        assert programs.buffer_capacity(either) == programs.buffer_capacity(with_chunk(either))
+        assert programs.buffer_capacity(either, 5) == programs.buffer_capacity(with_chunk(either), 5)
 
 
 def test_the_buffer_takes_a_last_chunk_that_is_filled_up(tiny_config: OfflineConfig) -> None:
     """Roll-outs come in whole chunks; the rows of one epoch must fit even where only one is kept."""
     config = replace_flat(tiny_config, {"rollout_batch_size": 26, "rollout_chunk": 25, "retain_epochs": 1})
-    assert programs.buffer_capacity(config) == 50 * config.rollout.rollout_length
+    length = config.rollout.rollout_length
+    assert programs.buffer_capacity(config, length) == 50 * length
     _, agent, buffer = run_all_programs(config, "map")
     assert (np.asarray(buffer.size) <= 26 * config.rollout.rollout_length * 2).all()
     assert np.isfinite(np.asarray(agent.log_alpha)).all()

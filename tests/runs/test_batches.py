@@ -17,11 +17,13 @@ from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.population import memory
 from adm_jax.population.members import Member, all_members
+from adm_jax.runs import curves
 from adm_jax.runs.batches import batch_sizes, merge_rows
 from adm_jax.runs.folder import RunFolder
-from adm_jax.training import offline
+from adm_jax.training import driver, offline
 from adm_jax.types import InputError
 from tests.runs.event_records import points
+from tests.stopping import Stop, stop_behind
 from tests.training.run_files import lines, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_curves")
@@ -51,6 +53,10 @@ def side_by_side(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory, ne
         patch.setattr(memory, "require", note)
         result = offline.run(config)
     return config, run_folder(config), result
+
+
+def results_of_parts(folder: Path) -> list[dict]:
+    return [json.loads((part.path / "result.json").read_text()) for part in RunFolder.open(folder).parts()]
 
 
 def without_clock(result: dict) -> dict:
@@ -86,11 +92,25 @@ def test_a_swept_member_s_run_equals_its_own(side_by_side, tmp_path: Path) -> No
     assert {**row, "penalty_coef": 2.0} == together["members"][3]
 
 
-def test_batches_give_what_all_at_once_gives(side_by_side, tmp_path: Path) -> None:
-    """Batches that split a seed's members, the second of them killed on the way."""
+def test_batches_give_what_all_at_once_gives(
+    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Batches that split a seed's members; at the end their results are shown and drawn as one."""
     config, folder, result = side_by_side
     in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=1)
+    drawn: list[dict[str, float]] = []
+    draw = curves.draw
+    monkeypatch.setattr(curves, "draw", lambda *args: (drawn.append(args[5]), draw(*args))[1])
     ours = offline.run(in_batches)
+    table = capsys.readouterr().out.split("batch 3:")[1].split("return in the real environment")[2]
+    assert table.count(" learned ") == 4 + 2  # the members, and each setting's mean
+    assert drawn[-1].keys() == {"dataset mean", "behaviour cloning"}
+    assert ours["wall_clock"]["total"] == pytest.approx(
+        sum(offline_part["wall_clock"]["total"] for offline_part in results_of_parts(run_folder(in_batches)))
+    )
+    times = [row["time"]["total"] for row in RunFolder.open(run_folder(in_batches)).read_metrics()]
+    assert times == sorted(times)
+    assert ours["wall_clock"]["total"] >= times[-1] > 0.9 * ours["wall_clock"]["total"]
     assert without_clock(ours) == without_clock(result)
     own = run_folder(in_batches)
     for name in ("metrics.jsonl", "eval.jsonl"):
@@ -106,25 +126,14 @@ def test_batches_give_what_all_at_once_gives(side_by_side, tmp_path: Path) -> No
     assert without_clock(offline.resume(str(own))) == without_clock(result)
 
 
-class _Stop(Exception):
-    pass
-
-
 def test_a_stopped_batch_is_taken_up_again(
     side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _, result = side_by_side
     in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=2)
-    record = offline._record
-
-    def stop(session, phase, epoch, *rest) -> None:
-        record(session, phase, epoch, *rest)
-        if (session.folder.path.name, phase, epoch) == ("1", "train", 1):
-            raise _Stop
-
     with monkeypatch.context() as patch:
-        patch.setattr(offline, "_record", stop)
-        with pytest.raises(_Stop):
+        stop_behind(patch, "train", 1, batch="1")
+        with pytest.raises(Stop):
             offline.run(in_batches)
     folder = run_folder(in_batches)
     assert not (folder / "result.json").exists()
@@ -140,11 +149,11 @@ def test_killed_before_its_first_batch_a_run_is_still_trained_in_batches(
     in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=2)
 
     def killed(*_):
-        raise _Stop
+        raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(offline, "run_batches", killed)
-        with pytest.raises(_Stop):
+        patch.setattr(driver, "run_batches", killed)
+        with pytest.raises(Stop):
             offline.run(in_batches)
     folder = run_folder(in_batches)
     assert without_clock(offline.resume(str(folder))) == without_clock(result)
@@ -203,7 +212,7 @@ _ON_EIGHT = """
 import json, sys
 import jax
 from adm_jax.config import offline_from_flat
-from adm_jax.training import offline
+from adm_jax.training import driver, offline
 assert jax.local_device_count() == 8
 print(json.dumps(offline.run(offline_from_flat(json.loads(sys.argv[1])))))
 """

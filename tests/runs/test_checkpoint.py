@@ -123,6 +123,11 @@ def test_what_a_killed_process_had_written_completely_is_kept(tmp_path):
     (tmp_path / "saving-train-000002" / "arrays").mkdir(parents=True)
     (tmp_path / "deleting-fit-000009").mkdir()
 
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert Checkpointer(tmp_path).latest() is None  # which may be another process's work: nothing is touched
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+    Checkpointer(tmp_path).recover()
     assert Checkpointer(tmp_path).latest() == ("train", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["train-000001"]
 
@@ -222,6 +227,7 @@ _SAVER = """
 import sys, numpy as np
 from adm_jax.runs.checkpoint import Checkpointer
 checkpointer = Checkpointer(sys.argv[1])
+checkpointer.recover()
 latest = checkpointer.latest()
 epoch = latest[1] if latest else 0
 while True:
@@ -247,7 +253,9 @@ def test_killed_while_saving_leaves_a_checkpoint_that_can_be_restored(tmp_path):
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
         process.wait()
-        restored = Checkpointer(tmp_path).restore_latest({"train": lambda _: target})
+        checkpointer = Checkpointer(tmp_path)
+        checkpointer.recover()
+        restored = checkpointer.restore_latest({"train": lambda _: target})
         assert restored.epoch >= saved
         assert restored.state["epoch"] == restored.epoch
         np.testing.assert_array_equal(restored.state["x"], np.float32(restored.epoch))

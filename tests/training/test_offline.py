@@ -23,10 +23,13 @@ from adm_jax.config.models import get_model
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.data.formats import minari_io
 from adm_jax.envs.evaluator import Evaluator
+from adm_jax.population.compiling import MemberProgram
+from adm_jax.runs.folder import RunFolder
 from adm_jax.training import offline
-from adm_jax.training import session as session_module
+from adm_jax.training.driver import Run
 from adm_jax.types import InputError
 from tests.runs.event_records import points
+from tests.stopping import Stop, stop_behind
 from tests.tiny import TINY
 from tests.training.run_files import lines, run_folder
 
@@ -106,38 +109,21 @@ def test_metrics_are_kept_per_member_and_epoch(uninterrupted) -> None:
 def test_evaluation_is_of_the_member_s_own_policy(uninterrupted) -> None:
     """A member's logged returns are those of its checkpointed actor, in fresh environments."""
     config, folder, result = uninterrupted
-    data = minari_io.load(config.dataset)
-    from adm_jax.runs.folder import RunFolder
-    from adm_jax.tasks import get_task
-
     opened = RunFolder.open(folder)
-    session = session_module.open_session(config, opened.members, get_task(config.task), data, opened)
-    restored = session.checkpointer.restore_latest(
-        {"train": lambda _: session_module.abstract_train(session)}
-    )
+    run = Run(offline._plan(config), opened, opened.members)
+    restored = run.checkpointer.restore_latest(run.loop.abstract_states())
     second = jax.tree.map(lambda x: x[1:], restored.state.agent.actor_params)
     evaluator = Evaluator("Hopper-v4", [1], 2)
-    act = jax.jit(jax.vmap(session.parts.agent.mode_action))
+    act = jax.jit(jax.vmap(run.loop.components.agent.mode_action))
     returns = evaluator.evaluate(lambda obs: act(second, obs), evaluation=4).returns[0]
     assert result["members"][1]["return_mean"] == pytest.approx(returns.mean(), rel=1e-6)
 
 
-class _Stop(Exception):
-    pass
-
-
 def stop_and_resume(config: OfflineConfig, at: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is stopped after the metrics of an epoch without a checkpoint, and resumed."""
-    record = offline._record
-
-    def record_and_stop(session, phase, epoch, *rest) -> None:
-        record(session, phase, epoch, *rest)
-        if (phase, epoch) == at:
-            raise _Stop
-
     with monkeypatch.context() as patch:
-        patch.setattr(offline, "_record", record_and_stop)
-        with pytest.raises(_Stop):
+        stop_behind(patch, *at)
+        with pytest.raises(Stop):
             offline.run(config)
     folder = run_folder(config)
     assert lines(folder / "metrics.jsonl")[-1]["epoch"] == at[1]  # past the checkpoint: must be cut back
@@ -292,14 +278,37 @@ def test_resume_on_other_data_is_refused(uninterrupted, tmp_path: Path) -> None:
         offline.resume(str(folder))
 
 
-def test_fit_that_diverges_is_told_and_does_not_end_the_run(
+def test_a_fit_that_diverges_ends_the_run_in_one_line(
     tiny_config: OfflineConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = offline.run(
-        replace_flat(tiny_config, {"fit_learning_rate": 1e30, "num_epochs": 1, "bc_steps": 0})
-    )
-    assert [model["best_epoch"] for model in result["model"]] == [None, None]
+    config = replace_flat(tiny_config, {"fit_learning_rate": 1e30, "num_epochs": 1, "bc_steps": 0})
+    message = r"^fit_learning_rate: 1e\+30 is too high for adm: seed 0 has no finite held-out error after"
+    with pytest.raises(InputError, match=message):
+        offline.run(config)
     assert "of seed0 is not finite in fit epoch" in capsys.readouterr().out
+    with pytest.raises(InputError, match=message):  # and not behind it
+        offline.resume(str(run_folder(config)))
+
+
+def test_real_transitions_stand_in_for_a_model_that_predicts_nothing(
+    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = offline.OfflineLoop._begin_training
+
+    def with_broken_models(loop: offline.OfflineLoop) -> offline.TrainState:
+        state = begin(loop)
+        learned = jax.tree.map(lambda x: jax.numpy.full_like(x, np.nan), state.model.learned)
+        return state._replace(model=state.model._replace(learned=learned))
+
+    monkeypatch.setattr(offline.OfflineLoop, "_begin_training", with_broken_models)
+    config = replace_flat(tiny_config, {"real_ratio": 0.25, "num_epochs": 1, "bc_steps": 0})
+    offline.run(config)
+    assert "the model buffers of seed0, seed1 are empty: no prediction was finite" in capsys.readouterr().out
+    last = lines(run_folder(config) / "metrics.jsonl")[-1]
+    assert last["rollout/buffer_size"] == [0, 0]
+    # a batch of zeros has no other reward: what is learned from it is soon near nothing
+    rewards = minari_io.load(config.dataset).reward
+    assert min(last["critic/loss"]) > 0.5 * np.mean(np.square(rewards))
 
 
 def test_dataset_of_another_environment_is_refused(tiny_config: OfflineConfig) -> None:
@@ -325,7 +334,7 @@ def test_a_disk_too_small_for_its_checkpoints_is_told_before_anything_is_compile
     tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    monkeypatch.setattr(session_module, "compile_program", None)
+    monkeypatch.setattr(MemberProgram, "compile", None)
     with pytest.raises(InputError, match=r"^workdir: 3 checkpoints of .* do not fit into the 0.0 MiB"):
         offline.run(tiny_config)
     assert not list(Path(tiny_config.workdir).iterdir())
@@ -334,17 +343,14 @@ def test_a_disk_too_small_for_its_checkpoints_is_told_before_anything_is_compile
 def test_member_that_is_not_finite_leaves_the_others_alive(
     tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_init = offline.programs.init_train_program
+    begin = offline.OfflineLoop._begin_training
 
-    def make_poisoned(*parts):
-        def poisoned(*args):
-            agent, buffer = make_init(*parts)(*args)
-            critic = jax.tree.map(lambda x: x.at[0].set(np.nan), agent.critic_params)
-            return agent._replace(critic_params=critic), buffer
+    def poisoned(loop: offline.OfflineLoop) -> offline.TrainState:
+        state = begin(loop)
+        critic = jax.tree.map(lambda x: x.at[0].set(np.nan), state.agent.critic_params)
+        return state._replace(agent=state.agent._replace(critic_params=critic))
 
-        return poisoned
-
-    monkeypatch.setattr(offline.programs, "init_train_program", make_poisoned)
+    monkeypatch.setattr(offline.OfflineLoop, "_begin_training", poisoned)
     result = offline.run(tiny_config)
     assert np.isnan(result["members"][0]["return_mean"])
     assert np.isfinite(result["members"][1]["return_mean"])
@@ -358,7 +364,7 @@ def test_evaluation_cut_off_after_its_checkpoint_is_done_again(
 ) -> None:
     """The run dies while an evaluation is under way whose epoch's checkpoint stands already."""
     config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
-    evaluate, record, under_way = Evaluator.evaluate, offline._record, threading.Event()
+    evaluate, under_way, done = Evaluator.evaluate, threading.Event(), Run._done
 
     def evaluate_forever(self: Evaluator, act_fn, evaluation: int = 0):
         while evaluation == 2:
@@ -366,16 +372,15 @@ def test_evaluation_cut_off_after_its_checkpoint_is_done_again(
             act_fn(np.zeros((2, 2, 11), np.float32))
         return evaluate(self, act_fn, evaluation)
 
-    def stop_at_epoch_3(session, phase, epoch, *rest) -> None:
-        record(session, phase, epoch, *rest)
-        if (phase, epoch) == ("train", 3):
-            assert under_way.wait(60)
-            raise _Stop
+    def wait_in_epoch_3(run: Run, step) -> None:
+        assert step[:2] != ("train", 3) or under_way.wait(60)
+        done(run, step)
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", evaluate_forever)
-        patch.setattr(offline, "_record", stop_at_epoch_3)
-        with pytest.raises(_Stop):
+        patch.setattr(Run, "_done", wait_in_epoch_3)
+        stop_behind(patch, "train", 3)
+        with pytest.raises(Stop):
             offline.run(config)
     folder = run_folder(config)
     assert (folder / "checkpoints" / "train-000002").exists()
@@ -390,19 +395,19 @@ def test_a_checkpoint_waits_for_the_evaluation_of_an_earlier_epoch(
 ) -> None:
     """Its policies are in no checkpoint: killed then, it could not be done again."""
     saved: list[tuple[int, list[int]]] = []
-    save, evaluate = offline._save, Evaluator.evaluate
+    save, evaluate = Run._save, Evaluator.evaluate
 
     def slow(self: Evaluator, act_fn, evaluation: int = 0):
         time.sleep(0.5)
         return evaluate(self, act_fn, evaluation)
 
-    def save_and_look(session, phase, epoch, state) -> None:
-        save(session, phase, epoch, state)
-        if phase == "train":
-            saved.append((epoch, [row["epoch"] for row in session.folder.read_eval()]))
+    def save_and_look(run: Run, step) -> None:
+        save(run, step)
+        if step.phase == "train":
+            saved.append((step.epoch, [row["epoch"] for row in run.folder.read_eval()]))
 
     monkeypatch.setattr(Evaluator, "evaluate", slow)
-    monkeypatch.setattr(offline, "_save", save_and_look)
+    monkeypatch.setattr(Run, "_save", save_and_look)
     offline.run(replace_flat(tiny_config, {"checkpoint_every": 3, "eval_every": 2}))
     assert saved[0] == (3, [0, 2])  # behaviour cloning's, epoch 2's
     assert saved[1][0] == 4
@@ -422,3 +427,17 @@ def test_a_failing_evaluation_ends_the_run_with_its_message(
     with pytest.raises(RuntimeError, match="the simulator is gone"):
         offline.run(tiny_config)
     assert not (run_folder(tiny_config) / "result.json").exists()
+
+
+def test_environments_are_closed_when_an_exception_passes(
+    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Evaluator] = []
+    monkeypatch.setattr(Evaluator, "close", closed.append)
+    with pytest.raises(InputError, match="lower"):  # while it is opened
+        offline.run(replace_flat(tiny_config, {"memory_limit_gib": 1e-4, "members_per_batch": 2}))
+    assert len(closed) == 1
+    stop_behind(monkeypatch, "fit", 1)
+    with pytest.raises(Stop):  # and on its way
+        offline.run(tiny_config)
+    assert len(closed) == 2

@@ -11,10 +11,14 @@ import pytest
 from adm_jax.config import GrowingRolloutConfig, OnlineConfig, online_config_for_task
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.data import lanes
-from adm_jax.population.members import all_members, member_keys, shared_key
+from adm_jax.population.keys import offline_keys, shared_key
+from adm_jax.population.members import all_members
+from adm_jax.runs.checkpoint import Restored
 from adm_jax.tasks import get_task
-from adm_jax.training import online_programs
-from adm_jax.training.online import OnlineLoop, Saved
+from adm_jax.training.components import OwnData
+from adm_jax.training.fit import fit_program
+from adm_jax.training.online import OnlineLoop
+from adm_jax.training.online_programs import Saved, refit_config
 from adm_jax.types import InputError
 from tests.training.tiny_online import MODELS, tiny
 
@@ -40,12 +44,16 @@ def finished(config: OnlineConfig) -> Finished:
     while loop.num_steps < config.num_steps:
         loop.iterate()
         if loop.num_steps % 20 == 0:
-            saved[loop.num_steps] = jax.tree.map(np.array, loop.save())
+            saved[loop.num_steps] = jax.tree.map(np.array, loop.to_save())
         if config.has_model and loop.num_steps >= config.warmup_steps and loop.num_steps % 20 == 0:
             models.append(loop.metrics())
             capacities.append(int(loop.state.buffer.capacity[0]))
     loop.close()
     return Finished(saved, loop.experience.returns, models, capacities, loop.num_updates)
+
+
+def restore(loop: OnlineLoop, saved: Saved, num_steps: int) -> None:
+    loop.restore(Restored("train", num_steps, saved, {}))
 
 
 def assert_equal(ours: Any, theirs: Any, index: tuple = (...,), other: tuple = (...,)) -> None:
@@ -149,7 +157,7 @@ def test_real_transitions_stand_in_for_a_model_that_predicts_nothing():
     state = jax.tree.map(np.array, before.state)
     broken = jax.tree.map(lambda x: np.full_like(x, np.nan) if x.dtype == np.float32 else x, state.buffer)
     empty = state._replace(buffer=broken._replace(size=np.zeros_like(broken.size)))
-    loop.restore(before._replace(state=empty), 80)
+    restore(loop, before._replace(state=empty), 80)
     loop.iterate()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loop.actor_params))
     assert not np.isnan(loop.metrics()["critic/q"]).any()
@@ -171,7 +179,7 @@ def test_a_warm_fit_goes_on_behind_one_that_diverged():
     spoilt = jax.tree.map(lambda x: np.full_like(x, np.nan) if x.dtype == np.float32 else x, fit)
     spoilt = spoilt._replace(best=fit.best)  # all that a fit keeps which has become NaN
     loop = OnlineLoop(config, get_task(config.task), all_members(config))
-    loop.restore(before._replace(state=before.state._replace(fit=spoilt)), 80)
+    restore(loop, before._replace(state=before.state._replace(fit=spoilt)), 80)
     while loop.num_steps < 100:
         loop.iterate()
     assert np.isfinite(loop.metrics()["model/best_error"]).all()
@@ -182,12 +190,13 @@ def test_a_member_whose_fit_has_stopped_is_not_fitted():
     config = tiny(members="map")
     before = finished(config).saved[80]
     loop = OnlineLoop(config, get_task(config.task), all_members(config))
-    loop.restore(before, 80)
+    restore(loop, before, 80)
     assert before.state.fit is not None
     fit = before.state.fit._replace(active=np.array([True, False]))
-    keys, index = member_keys(config.seeds, 0), loop._make_index()
-    program = jax.jit(online_programs.fit_program(loop.parts, config.fit))
-    after, metrics = program(fit, keys, keys, keys, loop._lanes, index, shared_key(0, 0))
+    keys = offline_keys(config.seeds, 0)
+    program = jax.jit(fit_program(loop.components, config.fit))
+    data = OwnData(loop._lanes, loop._make_index(), keys)
+    after, metrics = program(fit, keys, keys, data, shared_key(0, 0))
     loop.close()
     # one that is fitted, and whose result is thrown away, has a loss
     assert np.isnan(metrics["model/train_nll"]).tolist() == [False, True]
@@ -212,17 +221,17 @@ def test_warm_fits_do_not_undo_what_the_first_has_learned():
 
 def test_warm_fits_have_a_rate_of_their_own():
     config = tiny(refit_learning_rate=1e-4)
-    assert online_programs.refit_config(config, first=True) == config.fit
-    again = online_programs.refit_config(config, first=False)
+    assert refit_config(config, first=True) == config.fit
+    again = refit_config(config, first=False)
     assert (again.fit_learning_rate, again.fit_max_epochs) == (1e-4, config.refit_epochs)
     for decay, share in (("cosine", 0.3), ("none", 1.0)):
         config = tiny(fit_lr_decay=decay, fit_learning_rate=2e-3)
-        again = online_programs.refit_config(config, first=False)
+        again = refit_config(config, first=False)
         assert again.fit_learning_rate == pytest.approx(share * 2e-3)
     for dynamics in ("adm", "ensemble"):  # no preset's setting is in the way
         assert online_config_for_task("hopper", dynamics=dynamics, refit="scratch").refit == "scratch"
     scratch = tiny(refit="scratch", refit_epochs=1)
-    assert online_programs.refit_config(scratch, first=False) == scratch.fit
+    assert refit_config(scratch, first=False) == scratch.fit
 
 
 @pytest.mark.parametrize(
@@ -242,10 +251,10 @@ def test_restored_a_loop_goes_on_as_if_never_stopped(dynamics, num_envs, stop, o
     whole = finished(config)
     loop = OnlineLoop(config, get_task(config.task), all_members(config))
     assert jax.tree.structure(whole.saved[stop]) == jax.tree.structure(loop.abstract_saved(stop))
-    loop.restore(jax.tree.map(np.array, whole.saved[stop]), stop)
+    restore(loop, jax.tree.map(np.array, whole.saved[stop]), stop)
     while loop.num_steps < config.num_steps:
         loop.iterate()
-    assert_equal(loop.save(), whole.saved[140])
+    assert_equal(loop.to_save(), whole.saved[140])
     assert loop.experience.returns == whole.returns
 
 

@@ -17,11 +17,14 @@ from orbax.checkpoint import v1 as ocp
 
 from adm_jax.config import OnlineConfig, online_config_for_task
 from adm_jax.config.settings import to_flat
+from adm_jax.envs.experience import Experience
 from adm_jax.evaluation.policies import read_policies
-from adm_jax.training import online_run
+from adm_jax.population.compiling import MemberProgram
+from adm_jax.training import online
 from adm_jax.types import InputError
 from benchmarks import draw_runs, summarize_run
 from tests.runs.event_records import points
+from tests.stopping import Stop, stop_behind
 from tests.training.run_files import lines
 from tests.training.tiny_online import tiny
 
@@ -30,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("small_curves")
 
 
 def run_folder(config: OnlineConfig) -> Path:
-    (folder,) = (Path(config.workdir) / online_run.algorithm(config) / config.task).iterdir()
+    (folder,) = (Path(config.workdir) / online.algorithm(config) / config.task).iterdir()
     return folder
 
 
@@ -49,7 +52,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[OnlineConfig, Path, dict]:
     config = tiny(workdir=str(tmp_path_factory.mktemp("online")))
-    result = online_run.run(config)
+    result = online.run(config)
     return config, run_folder(config), result
 
 
@@ -58,7 +61,7 @@ def test_folder_and_result_hold_what_is_promised(uninterrupted) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.json", "metrics.jsonl", "eval.jsonl", "result.json"),
-        *("curves.png", "checkpoints", "tensorboard"),
+        *("curves.png", "checkpoints", "tensorboard", ".lock"),
     }
     assert json.loads((folder / "result.json").read_text()) == result
     assert folder.parent.parent.name == result["algorithm"] == "admpo_on"
@@ -93,28 +96,20 @@ def test_its_policies_are_read_from_the_newest_checkpoint(uninterrupted) -> None
         np.testing.assert_array_equal(policy.params["params"]["Dense_0"]["kernel"], kernel)
 
 
-class _Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("steps", [40, 100])  # before any checkpoint, and behind one
 def test_stopped_and_resumed_equals_never_stopped(
     uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
-    record = online_run._record
-
-    def record_and_stop(session) -> None:
-        record(session)
-        if session.loop.num_steps == steps:
-            raise _Stop
-
+    closed: list[Experience] = []
     with monkeypatch.context() as patch:
-        patch.setattr(online_run, "_record", record_and_stop)
-        with pytest.raises(_Stop):
-            online_run.run(config)
+        patch.setattr(Experience, "close", closed.append)
+        stop_behind(patch, "train", steps)
+        with pytest.raises(Stop):
+            online.run(config)
+    assert len(closed) == 1
     folder = run_folder(config)
-    online_run.resume(str(folder))
+    online.resume(str(folder))
     assert_same_run(folder, uninterrupted[1])
 
 
@@ -137,13 +132,13 @@ def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) 
             time.sleep(0.005)
         run.send_signal(signal.SIGKILL)
     folder = run_folder(config)
-    online_run.resume(str(folder))
+    online.resume(str(folder))
     assert_same_run(folder, uninterrupted[1])
 
 
 def test_a_finished_run_is_not_run_again(uninterrupted, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder, result = uninterrupted
-    assert online_run.resume(str(folder)) == result
+    assert online.resume(str(folder)) == result
     assert "this run is finished" in capsys.readouterr().out
 
 
@@ -166,7 +161,7 @@ def test_a_run_is_summarized_and_drawn_beside_others(uninterrupted, tmp_path: Pa
 @pytest.mark.parametrize(("dynamics", "name"), [("ensemble", "mbpo"), ("none", "sac")])
 def test_the_baselines_run_in_the_same_loop(dynamics: str, name: str, tmp_path: Path) -> None:
     config = tiny(dynamics, workdir=str(tmp_path), num_steps=100)
-    result = online_run.run(config)
+    result = online.run(config)
     assert result["algorithm"] == name
     metrics = lines(run_folder(config) / "metrics.jsonl")
     assert ("model/holdout_nll" in metrics[-1]) == (dynamics != "none")
@@ -176,7 +171,7 @@ def test_a_member_that_breaks_is_told_and_scores_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny("none", workdir=str(tmp_path), seeds=(0,), critic_lr=(1e-3, 1e30), num_steps=100)
-    result = online_run.run(config)
+    result = online.run(config)
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
     assert len(warnings) == 1
     assert warnings[0].endswith("of seed0,critic_lr=1e+30 is not finite in step 60")
@@ -192,11 +187,12 @@ def test_nothing_is_left_of_a_run_that_could_not_begin(
 ) -> None:
     config = tiny(workdir=str(tmp_path / "runs"), memory_limit_gib=1e-6)
     with pytest.raises(InputError, match=r"memory: about .* memory_limit_gib is 1e-06"):
-        online_run.run(config)
+        online.run(config)
     assert not (tmp_path / "runs").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(MemberProgram, "compile", None)  # the disk is asked before anything is compiled
     with pytest.raises(InputError, match=r"workdir: 3 checkpoints of .* do not fit into the 0.0 MiB"):
-        online_run.run(tiny("none", workdir=str(tmp_path / "runs")))
+        online.run(tiny("none", workdir=str(tmp_path / "runs")))
     assert not (tmp_path / "runs").exists()
 
 
@@ -207,7 +203,13 @@ def test_the_offline_loop_s_folder_is_not_resumed(tmp_path: Path) -> None:
         )
     )
     with pytest.raises(InputError, match=r"holds no run: config.json lacks config\.actor_every"):
-        online_run.resume(str(tmp_path))
+        online.resume(str(tmp_path))
+
+
+def test_a_fit_that_diverges_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    message = r"^fit_learning_rate: 1e\+30 is too high for adm: seed 0 has no finite held-out error after"
+    with pytest.raises(InputError, match=message):
+        online.run(tiny(workdir=str(tmp_path), fit_learning_rate=1e30))
 
 
 @pytest.mark.slow
@@ -217,7 +219,7 @@ def test_the_inverted_pendulum_is_solved(tmp_path: Path, refit: str) -> None:
     config = online_config_for_task("inverted_pendulum", workdir=str(tmp_path), refit=refit)
     assert config.num_steps <= 5_000
     assert config.updates_per_step <= 5
-    result = online_run.run(config)
+    result = online.run(config)
     assert [member["return_mean"] for member in result["members"]] == [1000.0] * 3
     if refit == "warm":
         assert result["wall_clock"]["total"] < 600

@@ -11,8 +11,8 @@ from adm_jax.config.presets.preset import Preset
 from adm_jax.config.settings import replace_flat
 from adm_jax.envs.recovered import task_from_dataset
 from adm_jax.tasks import Task, get_task
-from adm_jax.training import offline, session
-from adm_jax.training.session import load_data
+from adm_jax.training import offline
+from adm_jax.training.data import load_data
 
 FIELDS = {"name": "mine", "env_id": "Hopper-v4", "obs_dim": 11, "action_dim": 3, "termination": "hopper"}
 
@@ -75,11 +75,11 @@ def test_a_run_keeps_and_tells_it(tiny_config, monkeypatch, capsys):
     class Stop(Exception):
         pass
 
-    def stop(_):
+    def stop(*_):
         (path,) = Path(tiny_config.workdir).rglob("config.json")
         raise Stop(json.loads(path.read_text())["settings_source"])
 
-    monkeypatch.setattr(session, "_compile", stop)
+    monkeypatch.setattr(offline.OfflineLoop, "_compile", stop)
     config = replace_flat(tiny_config, {"task": "hopper"})
     with pytest.raises(Stop) as stopped:
         offline.run(config)

@@ -14,7 +14,7 @@ import numpy as np
 from adm_jax.data.dataset import Dataset, gather_windows
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
-from adm_jax.rollout import Rows, Simulation, take_step
+from adm_jax.rollout import Rows, Simulation, Taken, roll, steps_of
 from adm_jax.types import Array, InputError, Key, Prediction
 
 MARKS = (10, 20, 50, 100, 200, 500, 1000)  # steps at which it is looked how far episodes have come
@@ -28,12 +28,6 @@ class Episodes(NamedTuple):
     lengths: Array  # [E] int32
     finite: Array  # [E] bool: no step was broken
     in_range: Array  # [E] bool: every state lay within the bounds
-
-
-class _Running(NamedTuple):
-    rows: Rows
-    num_steps: Array  # []
-    episodes: Episodes
 
 
 def episode_starts(data: EpisodeData) -> np.ndarray:
@@ -101,11 +95,23 @@ def roll_out_episodes(
     batch_key, chunks_key = jax.random.split(key)
     num_episodes = starts.shape[0]
 
+    def count(episodes: Episodes, step: Array, rows: Rows, taken: Taken) -> Episodes:
+        kept, next_obs = taken.kept, taken.transition.next_obs
+        reward = jnp.where(kept, taken.transition.reward, 0.0)[:, None]
+        inside = ((next_obs >= low[None]) & (next_obs <= high[None])).all(axis=-1)
+        return Episodes(
+            returns=episodes.returns + reward * discounts[None] ** step,
+            after=episodes.after + reward * (step < jnp.asarray(MARKS))[None],
+            lengths=episodes.lengths + kept,
+            finite=episodes.finite & (kept | ~rows.alive),
+            in_range=episodes.in_range & (inside | ~rows.alive),
+        )
+
     def run_chunk(index: Array) -> Episodes:
         numbers = jnp.minimum(index * chunk + jnp.arange(chunk), num_episodes - 1)
         window, obs = gather_windows(dataset, starts[numbers], simulation.dynamics.max_backtrack)
-        carry = simulation.dynamics.begin(simulation.params, window)
         alive = jnp.ones((chunk,), bool)
+        rows = Rows(simulation.dynamics.begin(simulation.params, window), obs, alive)
         nothing = Episodes(
             returns=jnp.zeros((chunk, len(gammas))),
             after=jnp.zeros((chunk, len(MARKS))),
@@ -113,30 +119,8 @@ def roll_out_episodes(
             finite=alive,
             in_range=alive,
         )
-        steps_key = jax.random.fold_in(chunks_key, index)
-
-        def body(state: _Running) -> _Running:
-            rows, step, episodes = state
-            keys = (jax.random.fold_in(key, step) for key in (steps_key, batch_key))
-            after, (transition, kept, _) = take_step(simulation, rows, *keys)
-            reward = jnp.where(kept, transition.reward, 0.0)[:, None]
-            next_obs = transition.next_obs
-            inside = ((next_obs >= low[None]) & (next_obs <= high[None])).all(axis=-1)
-            episodes = Episodes(
-                returns=episodes.returns + reward * discounts[None] ** step,
-                after=episodes.after + reward * (step < jnp.asarray(MARKS))[None],
-                lengths=episodes.lengths + kept,
-                finite=episodes.finite & (kept | ~rows.alive),
-                in_range=episodes.in_range & (inside | ~rows.alive),
-            )
-            return _Running(after, step + 1, episodes)
-
-        first = _Running(Rows(carry, obs, alive), jnp.zeros((), jnp.int32), nothing)
-
-        def goes_on(state: _Running) -> Array:
-            return (state.num_steps < horizon) & state.rows.alive.any()
-
-        return jax.lax.while_loop(goes_on, body, first).episodes
+        step_fn = steps_of(simulation, jax.random.fold_in(chunks_key, index), batch_key)
+        return roll(step_fn, rows, horizon, count, nothing, lambda rows: rows.alive.any())[1]
 
     chunks = jax.lax.map(run_chunk, jnp.arange(-(-num_episodes // chunk)))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_episodes], chunks)

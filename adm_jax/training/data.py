@@ -1,0 +1,79 @@
+"""The data of an offline run: loaded, checked against the task, and put on the device."""
+
+from adm_jax.config import DERIVED_TASK, OfflineConfig
+from adm_jax.data.dataset import count_short_episodes, make_dataset
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import minari_io
+from adm_jax.data.validation import check_actions, check_dims
+from adm_jax.dynamics.fitting import holdout_segments
+from adm_jax.envs import environment
+from adm_jax.envs.recovered import check_terminations, relabel_terminations, task_from_dataset
+from adm_jax.envs.termination import get_termination
+from adm_jax.tasks import Task, get_task
+from adm_jax.training.components import SharedData
+from adm_jax.types import InputError
+
+
+def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
+    """The run's task and its dataset, each checked against the other.
+
+    Raises:
+      InputError: there is no such task or dataset, or they do not belong together.
+    """
+    task = None if config.task == DERIVED_TASK else get_task(config.task)
+    dataset_id = config.dataset or (task and task.dataset)
+    if dataset_id is None:
+        if task is None:
+            raise InputError(
+                "dataset: task auto is made from a dataset; give its Minari id, as "
+                "--dataset=mujoco/hopper/medium-v0"
+            )
+        raise InputError(
+            f"dataset: task {config.task} has none of its own; give --dataset=<minari id>, e.g. one made by "
+            f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={config.task}-v0"
+        )
+    data = minari_io.load(dataset_id)
+    if task is None:
+        task = task_from_dataset(data, config.rollout.termination)
+    wanted_by = f"task {task.name}"
+    check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id)
+    check_actions(data, environment.action_scale(task.env), wanted_by)
+    terminated_fn = get_termination(config.rollout.termination or task.termination, task.obs_dim)
+    if task.relabel_terminations:
+        data = relabel_terminations(data, terminated_fn, wanted_by)
+    check_terminations(data, terminated_fn, wanted_by)
+    return task, data
+
+
+def put_on_device(
+    config: OfflineConfig, data: EpisodeData, max_backtrack: int, split_length: int | None = None
+) -> SharedData:
+    """The data and what is held out of them; ``max_backtrack`` and ``split_length`` are make_dataset's."""
+    fit = config.fit
+    dataset = make_dataset(
+        data,
+        max_backtrack,
+        holdout=fit.holdout,
+        holdout_fraction=fit.holdout_fraction,
+        holdout_max_size=fit.holdout_max_size,
+        split_seed=fit.split_seed,
+        split_length=split_length,
+    )
+    return SharedData(dataset, holdout_segments(dataset, max_backtrack, fit))
+
+
+def describe(data: EpisodeData, max_backtrack: int) -> list[str]:
+    """Lines on what there is to learn from."""
+    returns = data.return_statistics()
+    lines = [
+        f"{data.source}: {len(data.reward)} transitions, {len(data.episode_ends)} episodes, returns: "
+        f"episode mean {returns['episode_return_mean']:.1f}, transition-weighted "
+        f"{returns['transition_weighted_return_mean']:.1f}, best {returns['episode_return_max']:.1f}"
+    ]
+    short = count_short_episodes(data, max_backtrack)
+    if short:
+        lines.append(
+            f"{short} episodes are shorter than a window of max_backtrack={max_backtrack} and start no "
+            "roll-out"
+        )
+    return lines

@@ -1,0 +1,345 @@
+"""A run's life, whatever it learns: its folder, what is recorded, evaluated and kept, and how it goes on.
+
+``run`` makes a folder and ``resume`` opens one; a ``Run`` then takes its loop from step to step. Every random
+number is a function of a member's seed, its purpose and the epoch, so that a run that is resumed from its
+newest checkpoint equals one that was never stopped, bit by bit on the same machine.
+
+Evaluations run beside the loop, one at a time. A checkpoint is only saved when those of earlier steps are
+written down; that of its own step may be under way, and is begun again by a resume.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from adm_jax.config import settings_source, stored_settings
+from adm_jax.config.settings import to_flat
+from adm_jax.data.episodes import EpisodeData
+from adm_jax.envs.evaluator import Evaluator
+from adm_jax.nn.precision import matmul_precision
+from adm_jax.population.devices import choose_devices, devices_left
+from adm_jax.population.members import Member, all_members, with_chunk
+from adm_jax.runs.background import Background
+from adm_jax.runs.batches import batch_sizes, first_that_fits, run_batches
+from adm_jax.runs.checkpoint import Checkpointer, Restored
+from adm_jax.runs.clock import WallClock
+from adm_jax.runs.evaluating import Evaluations, compile_policies
+from adm_jax.runs.folder import RunFolder, require_writable
+from adm_jax.runs.progress import Progress, print_result
+from adm_jax.tasks import Task
+from adm_jax.training.components import Components
+from adm_jax.types import InputError, Params
+
+Config = Any  # OfflineConfig or OnlineConfig
+
+
+class Stage(NamedTuple):
+    """A stretch of a run, as its progress is shown."""
+
+    name: str
+    total: int  # epochs, or environment steps
+    done: int
+
+
+class Step(NamedTuple):
+    """What a loop has just done, and what belongs to it."""
+
+    phase: str  # of the lines in metrics.jsonl and eval.jsonl
+    epoch: int  # epochs of the phase done; online environment steps
+    counts: Mapping[str, int]  # further entries of these lines: updates, steps
+    metrics: Mapping[str, Any] | None = None  # of a line in metrics.jsonl; arrays over the members, or seeds
+    unchecked: Collection[str] = ()  # metrics that may be NaN and mean nothing by it
+    tags: Sequence[str] = ()  # whose metrics they are
+    running: np.ndarray | None = None  # whose numbers count [P] bool; everyone's when None
+    info: Mapping[str, Any] | None = None  # what progress shows; None: nothing yet
+    rates: Mapping[str, float] = {}  # counts an epoch (online: an environment step), shown per second
+    policies: Params | None = None  # [P]; to be evaluated now
+    averaged: Params | None = None  # [P]; averages of them, to be evaluated as well
+    save: bool = False  # whether a checkpoint is due
+
+
+class Loop(Protocol):
+    """What a run does step by step, for all its members."""
+
+    components: Components
+    abstract_policies: Params  # shapes of all members' [P]
+
+    def stage(self) -> Stage | None:
+        """What the next step belongs to; None at the end."""
+        ...
+
+    def advance(self) -> Step:
+        """Does the next step."""
+        ...
+
+    def to_save(self) -> Any:
+        """What a checkpoint must hold, behind any step of a phase that has checkpoints."""
+        ...
+
+    def abstract_states(self) -> Mapping[str, Callable[[int], Any]]:
+        """For each of these phases, a function of the epoch: the shapes of its state."""
+        ...
+
+    def restore(self, restored: Restored) -> Step:
+        """Goes on from a checkpoint; the step it was saved behind."""
+        ...
+
+    def summarize(self, metrics: Sequence[Any], evals: Sequence[Any]) -> dict[str, Any]:
+        """The loop's part of result.json, from the lines of metrics.jsonl and eval.jsonl."""
+        ...
+
+    def close(self) -> None:
+        """Frees the environments."""
+        ...
+
+
+class Desk(NamedTuple):
+    """What a loop gets from its run."""
+
+    clock: WallClock
+    note: Callable[[str], None]  # shows a line
+    require_room: Callable[[Any], None]  # asks the disk for room for checkpoints of a state; see Checkpointer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is wanted of a run, checked and not begun."""
+
+    config: Config
+    task: Task
+    algorithm: str
+    last_epoch: int  # of phase train
+    open: Callable[[tuple[Member, ...], Desk], Loop]  # allocates and compiles what so many members need
+    sizes: Sequence[int]  # members trained at a time: the first that fits into memory is taken
+    data: EpisodeData | None = None  # what is learned from, if that is there already
+    notes: Sequence[str] = ()  # lines about it
+    warmup_steps: int = 0
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Entries of config.json that a resumed run must find unchanged."""
+        return {} if self.data is None else {"dataset_sha256": self.data.digests()}
+
+    @property
+    def references(self) -> dict[str, float]:
+        """Label to return, drawn into the curves."""
+        if self.data is None:
+            return {}
+        return {"dataset mean": self.data.return_statistics()["episode_return_mean"]}
+
+
+class Run:
+    """The members of a folder, or the first so many of them, on their way."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, members: tuple[Member, ...]):
+        """Makes the environments, allocates and compiles; all is closed again if that fails."""
+        self.plan, self.folder, self.members = plan, folder, members
+        self.clock, self.progress = WallClock(), Progress()
+        self.background = Background(self.clock)
+        self.checkpointer = Checkpointer(folder.checkpoints)
+        self.checkpointer.recover()
+        config, note = plan.config, self.progress.note
+        with contextlib.ExitStack() as stack:
+            seeds = [member.seed for member in members]
+            self.evaluator = Evaluator(plan.task.env, seeds, config.eval_episodes)
+            stack.callback(self.evaluator.close)
+            for line in plan.notes:
+                note(line)
+            note(f"settings: {settings_source(config, plan.task)}")
+            note(f"run folder: {folder.path}\ncompiling ...")
+            self.loop = plan.open(members, Desk(self.clock, note, self.checkpointer.require_room))
+            stack.callback(self.loop.close)
+            with self.clock.phase("compile"), matmul_precision(config.matmul_precision):
+                act = compile_policies(
+                    self.loop.components.agent.mode_action,
+                    self.loop.abstract_policies,
+                    (len(members), config.eval_episodes, plan.task.obs_dim),
+                )
+            self._resources = stack.pop_all()
+        self.evaluations = Evaluations(
+            members=members,
+            task=plan.task,
+            evaluator=self.evaluator,
+            background=self.background,
+            folder=folder,
+            progress=self.progress,
+            act=act,
+            draw=partial(folder.draw_curves, plan.references, plan.warmup_steps),
+        )
+
+    def close(self) -> None:
+        """Frees the environments."""
+        self._resources.close()
+
+    def drive(self, *, go_on: bool = False) -> dict[str, Any]:
+        """To the end from the beginning, or from the newest checkpoint; returns result.json's content."""
+        with self._resources, self.progress, self.background:
+            if go_on:
+                self._restore()
+            shown = None
+            while (stage := self.loop.stage()) is not None:
+                if stage.name != shown:
+                    self.progress.end()
+                    self.progress.begin(*stage)
+                    shown = stage.name
+                self.background.poll()
+                self._done(self.loop.advance())
+            self.progress.end()
+        return self._finish()
+
+    def _restore(self) -> None:
+        if self.checkpointer.latest() is None:
+            self.progress.note("there is no checkpoint yet: the run begins anew")
+            self.folder.truncate()
+            return
+        restored = self.checkpointer.restore_latest(self.loop.abstract_states())
+        self.clock.add(restored.extra["clock"])
+        step = self.loop.restore(restored)
+        self.folder.truncate(restored.phase, restored.epoch)
+        # stopped between a checkpoint and the end of that step's evaluation
+        done = any((row["phase"], row["epoch"]) == step[:2] for row in self.folder.read_eval())
+        if step.policies is not None and not done:
+            self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.averaged)
+
+    def _done(self, step: Step) -> None:
+        """A step is done: the one place where it is recorded, evaluated, and a checkpoint may be taken."""
+        if step.metrics is not None:
+            self._record(step)
+        if step.info is not None:
+            count = max(step.epoch - self.progress.done, 0)
+            rates = {name: rate * count for name, rate in step.rates.items()}
+            self.progress.advance(count, info=step.info, **rates)
+        if step.policies is not None:
+            self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.averaged)
+        if step.save:
+            self._save(step)
+
+    def _record(self, step: Step) -> None:
+        """A line of metrics.jsonl, and a word on a member's first number that is not finite."""
+        assert step.metrics is not None
+        line = {"phase": step.phase, "epoch": step.epoch, **step.counts, **step.metrics}
+        self.folder.log_metrics({**line, "time": self.clock.to_dict()})
+        checked = {name: values for name, values in step.metrics.items() if name not in step.unchecked}
+        where = f"step {step.epoch}" if "steps" in step.counts else f"{step.phase} epoch {step.epoch}"
+        self.progress.warn_not_finite(where, step.tags, checked, step.running)
+
+    def _save(self, step: Step) -> None:
+        # An earlier step's policies are not in this checkpoint, so their evaluation could not be done again.
+        self.evaluations.wait_for_earlier(step.phase, step.epoch)
+        extra = {"clock": self.clock.to_dict()}
+        self.checkpointer.save(step.phase, step.epoch, self.loop.to_save(), extra=extra)
+
+    def _finish(self) -> dict[str, Any]:
+        """Puts the result together from the run's own files, writes and shows it."""
+        result = {
+            "algorithm": self.folder.config["algorithm"],
+            "task": self.plan.task.name,
+            "evaluation": self.evaluator.describe(),
+            **self.loop.summarize(self.folder.read_metrics(), self.folder.read_eval()),
+            "wall_clock": self.clock.to_dict(),
+        }
+        self.evaluations.draw()
+        self.folder.write_result(result)
+        print_result(result)
+        return result
+
+
+def run(config: Config, make_plan: Callable[[Any], Plan]) -> dict[str, Any]:
+    """A run from its beginning to its end; returns what ``result.json`` holds.
+
+    Raises:
+      InputError: the configuration, the task, its data, the folder or the memory does not serve; nothing has
+        been computed then, and nothing is left. Later: an environment gave a number that is not finite, or a
+        fit never had a finite error.
+    """
+    require_writable("workdir", config.workdir)
+    config = with_chunk(config)
+    members = all_members(config)
+    at_a_time = getattr(config, "members_per_batch", None)
+    batch_sizes(len(members), at_a_time, config.num_devices)
+    choose_devices(at_a_time or len(members), config.num_devices)
+    plan = make_plan(config)
+    folder = RunFolder.create(
+        config.workdir,
+        plan.algorithm,
+        plan.task.name,
+        to_flat(config),
+        members,
+        {
+            "env_id": plan.task.env_id,
+            "settings_source": settings_source(config, plan.task),
+            **plan.record,
+        },
+    )
+    with folder.lock():
+        try:
+            opened = _open(plan, folder)
+        except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
+            folder.discard()
+            raise
+        return _start(opened)
+
+
+def resume(
+    path: str, from_flat: Callable[[Mapping[str, Any]], Config], make_plan: Callable[[Any], Plan]
+) -> dict[str, Any]:
+    """Continues the run in a folder from its newest checkpoint.
+
+    Raises:
+      InputError: the folder holds no run, another process works on it, its checkpoints are damaged, or the
+        data or environments are others now.
+    """
+    folder = RunFolder.open(path, ["dynamics"])
+    stored = folder.config["config"]
+    folder.require(stored_settings(from_flat({"dynamics": stored["dynamics"]})))
+    config = from_flat(stored)
+    config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
+    with folder.lock():
+        plan = make_plan(config)
+        if any(folder.config.get(name) != value for name, value in plan.record.items()):
+            source = plan.data and plan.data.source
+            raise InputError(f"{source}: not the data that the run in {folder.path} began with")
+        if folder.batch_size is not None:
+            return _run_batches(plan, folder, folder.batch_size)
+        checkpointer = Checkpointer(folder.checkpoints)
+        checkpointer.recover()
+        if checkpointer.latest() is None:
+            print("there is no checkpoint yet: the run begins anew")
+            folder.truncate()
+            return _start(_open(plan, folder))
+        return _go_on(plan, folder)
+
+
+def _open(plan: Plan, folder: RunFolder) -> Run:
+    """A run of all members, or of the first of them that fit into memory at a time."""
+    members = folder.members
+    return first_that_fits(plan.sizes, lambda size: Run(plan, folder, members[:size]))
+
+
+def _start(opened: Run) -> dict[str, Any]:
+    """A run from its beginning, in batches if not all members fit into memory."""
+    if opened.members == opened.folder.members:
+        return opened.drive()
+    opened.close()
+    return _run_batches(opened.plan, opened.folder, len(opened.members))
+
+
+def _run_batches(plan: Plan, folder: RunFolder, size: int) -> dict[str, Any]:
+    """Trains ``size`` members at a time, from wherever they were stopped."""
+    return run_batches(folder, size, partial(_go_on, plan), plan.references)
+
+
+def _go_on(plan: Plan, folder: RunFolder) -> dict[str, Any]:
+    """A run, or a batch of one, from wherever it was stopped."""
+    Checkpointer(folder.checkpoints).recover()
+    finished, latest = folder.read_result(), Checkpointer(folder.checkpoints).latest()
+    if finished is not None and latest == ("train", plan.last_epoch):
+        print(f"{folder.path}: this run is finished")
+        print_result(finished)
+        return finished
+    return Run(plan, folder, folder.members).drive(go_on=True)

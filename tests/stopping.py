@@ -1,0 +1,21 @@
+"""Stops a run where a test wants it to, as an error would."""
+
+import pytest
+
+from adm_jax.training.driver import Run, Step
+
+
+class Stop(Exception):
+    """Raised by the run."""
+
+
+def stop_behind(patch: pytest.MonkeyPatch, phase: str, epoch: int, batch: str | None = None) -> None:
+    """Runs stop behind the line of metrics of an epoch, before its checkpoint, or of one batch's."""
+    record = Run._record
+
+    def record_and_stop(run: Run, step: Step) -> None:
+        record(run, step)
+        if step[:2] == (phase, epoch) and batch in (None, run.folder.path.name):
+            raise Stop
+
+    patch.setattr(Run, "_record", record_and_stop)
