@@ -62,8 +62,8 @@ def _admpo(row: Any, paper: Mapping[str, Any]) -> dict[str, Preset]:
     return {"admpo_off": Preset(admpo(row), _CODE_OR_PAPER), "admpo_paper": Preset(paper, _CODE_OR_PAPER)}
 
 
-BUILTIN: Mapping[str, Presets] = {name: {**own, "adm2po": adm2po(name)} for name, own in _published()}
-_BY_TASK = dict(BUILTIN)  # and those of registered tasks
+BUILTIN: dict[str, Presets] = {name: {**own, "adm2po": adm2po(name)} for name, own in _published()}
+_BY_TASK: dict[str, Presets] = dict(BUILTIN)  # and those of registered tasks
 
 
 def put(task: str, presets: Presets) -> None:
