@@ -62,8 +62,8 @@ class KeptResults(Generic[R]):
         path = self._path(policy)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         with temporary.open("wb") as file:
-            arrays: dict[str, Any] = {**result._asdict(), _CODE: np.asarray(code_digest())}
-            np.savez(file, **arrays)
+            arrays = {**result._asdict(), _CODE: np.asarray(code_digest())}
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

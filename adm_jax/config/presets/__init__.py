@@ -62,7 +62,7 @@ def _admpo(row: Any, paper: Mapping[str, Any]) -> dict[str, Preset]:
     return {"admpo_off": Preset(admpo(row), _CODE_OR_PAPER), "admpo_paper": Preset(paper, _CODE_OR_PAPER)}
 
 
-BUILTIN: dict[str, Presets] = {name: {**own, "adm2po": adm2po(name)} for name, own in _published()}
+BUILTIN: Mapping[str, Presets] = {name: {**own, "adm2po": adm2po(name)} for name, own in _published()}
 _BY_TASK: dict[str, Presets] = dict(BUILTIN)  # and those of registered tasks
 
 
