@@ -41,6 +41,7 @@ def clone(
     action_scale: float,
     config: SACConfig,
     row_weight: Array | None = None,
+    decay: bool = False,
 ) -> tuple[Params, dict[str, Array]]:
     """Trains an actor of SAC's shape on the whole dataset by Adam; returns its parameters and last losses.
 
@@ -52,12 +53,13 @@ def clone(
       action_scale: bound of the actions.
       config: network sizes and batch size.
       row_weight: weights [N] of the transitions in the loss; all alike when None.
+      decay: the rate goes to zero as a cosine, which takes the noise of the last steps out of the actor.
     """
     obs_dim, action_dim = (x.shape[-1] for x in (dataset.transitions.obs, dataset.transitions.action))
     init_key, steps_key = jax.random.split(key)
     params = sac.make_actor(obs_dim, action_dim, config).init(init_key, jnp.zeros((1, obs_dim)))
     params = sac.standardized(params, dataset.normalizer)
-    adam = optax.adam(learning_rate)
+    adam = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps) if decay else learning_rate)
 
     def step(
         carry: tuple[Params, optax.OptState], step_key: Key

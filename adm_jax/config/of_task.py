@@ -7,7 +7,7 @@ from adm_jax.config import presets
 from adm_jax.config.models import get_model, registered
 from adm_jax.config.offline import OfflineConfig
 from adm_jax.config.online import MODEL_FREE, OnlineConfig
-from adm_jax.config.presets.offline import UNPUBLISHED
+from adm_jax.config.presets.offline import STEADY_SOURCE, UNPUBLISHED
 from adm_jax.config.presets.preset import Family, OfflineFamily, OnlineFamily, Presets
 from adm_jax.config.run import RunConfig
 from adm_jax.config.settings import Leaf, leaves, replace_flat, to_flat
@@ -178,7 +178,8 @@ def settings_source(config: OfflineConfig | OnlineConfig, task: _Task) -> str:
         published |= get_model(config.dynamics).settings
     values = to_flat(config)
     others = [name for name, value in published.items() if name in values and values[name] != value]
-    parts = [presets.source_of(task.name, task.presets, family)]
+    steady = isinstance(config, OfflineConfig) and config.preset == "steady"
+    parts = [STEADY_SOURCE if steady else presets.source_of(task.name, task.presets, family)]
     if others:
         parts.append(f"given instead: {', '.join(others)}")
     if config.task == DERIVED_TASK:

@@ -23,8 +23,9 @@ class OfflineConfig(RunConfig):
         "hopper-builtin", "task name, module:task of one registered there, or auto: made from --dataset"
     )
     dataset: str | None = setting(None, "Minari dataset id; the task's own when empty")
-    preset: Literal["code", "paper"] = setting(
-        "code", "published settings to take: the authors' code or the paper's tables"
+    preset: Literal["code", "paper", "steady"] = setting(
+        "code",
+        "settings to take: the authors' code's, the paper's tables', or the library's own, one for all data",
     )
     num_epochs: int = setting(1000, "epochs of roll-out and updates", low=1)
     updates_per_epoch: int = setting(1000, "SAC updates per epoch", low=1)
@@ -39,6 +40,7 @@ class OfflineConfig(RunConfig):
     )
     bc_steps: int = setting(20_000, "behaviour-cloning steps of the baseline; 0 leaves it out", low=0)
     bc_lr: float = setting(3e-4, "behaviour cloning's learning rate", above=0.0)
+    bc_lr_schedule: Literal["none", "cosine"] = setting("none", "decay of bc_lr over bc_steps")
     start: Literal["random", "cloned"] = setting(
         "random", "the actor that policy optimisation starts from; cloned: behaviour cloning's"
     )

@@ -285,6 +285,7 @@ def clone_program(
         action_scale=c.action_scale,
         config=config.sac,
         row_weight=None if preferences is None else preferences.row_weight,
+        decay=config.bc_lr_schedule == "cosine",
     )
 
 
@@ -341,7 +342,7 @@ def _draw(
         weight, factor = jnp.ones((num_real,)), 1.0
         if preferences is not None:
             weight = preferences.row_weight[sample_rows(data.dataset, real_key, num_real)]
-            factor = 1.0 / preferences.spread
+            factor = preferences.spread**-1.5
         cloning = Cloning(batch[0].action, weight, factor)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batch), update_key, cloning
 

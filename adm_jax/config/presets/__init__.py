@@ -95,17 +95,20 @@ def presets_of(task: str) -> Presets:
 def settings_of(task: str, presets: Presets, family: Family, preset: str = "code") -> dict[str, Any]:
     """The flat settings of a task's preset, above what the family's tasks share.
 
-    ``preset`` is ``code``, or ``paper``: what ADMPO's paper states, and its code where the paper is silent.
+    ``preset`` is ``code``; ``paper``: what ADMPO's paper states, and its code where the paper is silent; or
+    ``steady``, the library's own, which is the same for all tasks.
     The task's name is for messages. Raises InputError: there is no preset of that name.
     """
+    if preset == "steady":
+        return {**offline.STEADY, **(full_horizon.EPISODES if family == "adm2po" else {})}
     shared, _ = _SHARED.get(family, ({}, ""))
     settings = {**shared, **presets.get(family, Preset()).settings}
     if preset == "code":
         return settings
     if family != "admpo_off":
-        raise InputError(f"preset: {preset!r} is of ADMPO's settings; those of {family} are code")
+        raise InputError(f"preset: {preset!r} is of ADMPO's settings; those of {family} are code and steady")
     if preset != "paper":
-        raise InputError(f"preset: {preset!r} is unknown; one of code, paper")
+        raise InputError(f"preset: {preset!r} is unknown; one of code, paper, steady")
     paper = presets.get("admpo_paper", Preset()).settings
     if not paper:
         raise InputError(f"preset: the paper states no settings for task {task}; give preset=code")

@@ -13,6 +13,7 @@ STEPS_PER_EPOCH, UPDATES_PER_EPOCH = 25, 500
 _BUFFER = 10_000_000  # transitions
 
 # fmt: off
+EPISODES: dict[str, Any] = {"persistent": True, "horizon": 1000, "rollout_length": STEPS_PER_EPOCH}
 COMMON: dict[str, Any] = {
     "persistent": True, "horizon": 1000, "rollout_length": STEPS_PER_EPOCH,
     "updates_per_epoch": UPDATES_PER_EPOCH, "batch_size": 1024, "uncertainty": "sample_std_of_means",
