@@ -131,6 +131,16 @@ def standardized(params: Params, normalizer: Normalizer | None) -> Params:
     return {"params": {**params["params"], "Standardize_0": moments}}
 
 
+def with_raw_inputs(actor_params: Params) -> Params:
+    """An actor's parameters, on the host, with what standardises observations put into its first layer."""
+    layers = dict(jax.device_get(actor_params)["params"])
+    constants = layers.pop("Standardize_0", None)
+    if constants is not None:
+        kernel = layers["Dense_0"]["kernel"] / constants["std"][:, None]
+        layers["Dense_0"] = {"kernel": kernel, "bias": layers["Dense_0"]["bias"] - constants["mean"] @ kernel}
+    return {"params": layers}
+
+
 def _init(spec: _Spec, key: Key, hyper: Hyper, normalizer: Normalizer | None = None) -> SACState:
     actor_key, critic_key = jax.random.split(key)
     actor_params = spec.actor.init(actor_key, jnp.zeros((1, spec.obs_dim)))

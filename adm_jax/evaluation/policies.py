@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.agents.sac import make_sac
+from adm_jax.agents.sac import make_sac, with_raw_inputs
 from adm_jax.config import SACConfig
 from adm_jax.runs import policy_file
 from adm_jax.runs.checkpoint import Checkpointer
@@ -140,8 +140,8 @@ def action_fn(
 ) -> ActionFn:
     """What policies of a kind do, within the bounds [A] of the actions; their modes, or samples."""
     if kind.form == "sac":
-        obs_dim, action_dim, scale, width, num_layers = kind.details
-        config = SACConfig(policy_hidden_dim=width, policy_hidden_layers=num_layers)
+        obs_dim, action_dim, scale, width, num_layers, norm = kind.details
+        config = SACConfig(policy_hidden_dim=width, policy_hidden_layers=num_layers, actor_layer_norm=norm)
         sac = make_sac(obs_dim, action_dim, scale, config)
 
         def act_as_agent(params: Params, obs: Array, key: Key) -> Array:
@@ -172,7 +172,9 @@ def of_actor(name: str, actor_params: Params, action_scale: float) -> TargetPoli
 
     Raises InputError: its layers do not fit, or a parameter is not finite.
     """
-    layers = [actor_params["params"][f"Dense_{i}"] for i in range(len(actor_params["params"]))]
+    actor_params = with_raw_inputs(actor_params)
+    named = actor_params["params"]
+    layers = [named[f"Dense_{i}"] for i in range(sum(name.startswith("Dense") for name in named))]
     kernels, biases = ([layer[leaf].shape for layer in layers] for leaf in ("kernel", "bias"))
     try:
         _check_layers(kernels, biases)
@@ -184,7 +186,7 @@ def of_actor(name: str, actor_params: Params, action_scale: float) -> TargetPoli
     except ValueError as error:
         raise InputError(f"{name}: is no policy ({error})") from error
     action_dim = kernels[-1][1] // 2
-    details = (obs_dim, action_dim, action_scale, width, num_hidden)
+    details = (obs_dim, action_dim, action_scale, width, num_hidden, "LayerNorm_0" in named)
     return TargetPolicy(name, Kind("sac", details), params, obs_dim, action_dim)
 
 

@@ -1,11 +1,14 @@
 """A policy on disk: a plain NumPy archive that can be read without this library.
 
     kernel_0 [D, W], bias_0 [W], ..., kernel_n [W, 2 A], bias_n [2 A]    float32
+    scale_0 [W], shift_0 [W], ..., up to n - 1                           float32, of an actor with LayerNorm
     action_scale []                                                      float32, the environment's bound b
     info []                                                              JSON: task, env_id, returns, ...
 
 ``x = obs``, the environment's observation [D], neither scaled nor shifted (of it the first ``obs_limit``
-entries, where ``info`` names that); then ``x = max(x @ kernel_i + bias_i, 0)`` for all layers but the last;
+entries, where ``info`` names that); then ``x = max(norm_i(x @ kernel_i + bias_i), 0)`` for all layers but the
+last, where ``norm_i(y)`` is y without LayerNorm, else
+``(y - mean(y)) / sqrt(var(y) + 1e-5) * scale_i + shift_i``;
 ``mean, log_std = split(x @ kernel_n + bias_n, 2)``. The deterministic action [A] is ``b * tanh(mean)``, a
 sampled one ``b * tanh(mean + exp(clip(log_std, -5, 2)) * noise)`` with standard normal noise.
 """
@@ -18,13 +21,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from adm_jax.agents.sac import make_sac
+from adm_jax.agents.sac import make_sac, with_raw_inputs
 from adm_jax.config import SACConfig
 from adm_jax.runs import files
 from adm_jax.types import Array, InputError, Key, Params
+
+# a layer's arrays here, and their names in the file
+_STORED = {
+    "Dense": {"kernel": "kernel", "bias": "bias"},
+    "LayerNorm": {"scale": "scale", "bias": "shift"},
+}
 
 
 class Policy(NamedTuple):
@@ -51,11 +59,11 @@ def save_policy(path: Path, actor_params: Params, action_scale: float, info: Map
     Raises:
       InputError: the file cannot be written.
     """
-    layers = jax.device_get(actor_params)["params"]
     arrays = {"action_scale": np.float32(action_scale), "info": np.asarray(json.dumps(dict(info)))}
-    for i in range(len(layers)):
-        arrays[f"kernel_{i}"] = layers[f"Dense_{i}"]["kernel"]
-        arrays[f"bias_{i}"] = layers[f"Dense_{i}"]["bias"]
+    for layer, values in with_raw_inputs(actor_params)["params"].items():
+        kind, number = layer.split("_")
+        for name, stored in _STORED[kind].items():
+            arrays[f"{stored}_{number}"] = values[name]
     temporary = path.with_name(f".{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +78,10 @@ def save_policy(path: Path, actor_params: Params, action_scale: float, info: Map
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def _layer(arrays: Mapping[str, np.ndarray], kind: str, number: int) -> dict[str, np.ndarray]:
+    return {name: arrays[f"{stored}_{number}"] for name, stored in _STORED[kind].items()}
+
+
 def load_policy(path: str | os.PathLike[str]) -> Policy:
     """Reads what ``save_policy`` wrote.
 
@@ -80,8 +92,11 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         with Path(path).open("rb") as file, np.load(file) as archive:
             arrays = dict(archive)
         num_layers = sum(name.startswith("kernel_") for name in arrays)
-        layers = [(arrays[f"kernel_{i}"], arrays[f"bias_{i}"]) for i in range(num_layers)]
-        widths = [kernel.shape for kernel, _ in layers]
+        layer_norm = "scale_0" in arrays
+        layers = {f"Dense_{i}": _layer(arrays, "Dense", i) for i in range(num_layers)}
+        if layer_norm:
+            layers |= {f"LayerNorm_{i}": _layer(arrays, "LayerNorm", i) for i in range(num_layers - 1)}
+        widths = [arrays[f"kernel_{i}"].shape for i in range(num_layers)]
         info = json.loads(str(arrays["info"]))
         scale = float(arrays["action_scale"])
         (obs_dim, hidden_dim), (_, out_dim) = widths[0], widths[-1]
@@ -91,9 +106,8 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: is no policy, or damaged ({reason})") from error
-    config = SACConfig(policy_hidden_dim=hidden_dim, policy_hidden_layers=num_layers - 1)
+    config = SACConfig(
+        policy_hidden_dim=hidden_dim, policy_hidden_layers=num_layers - 1, actor_layer_norm=layer_norm
+    )
     sac = make_sac(obs_dim, out_dim // 2, scale, config)
-    params = {
-        "params": {f"Dense_{i}": {"kernel": kernel, "bias": bias} for i, (kernel, bias) in enumerate(layers)}
-    }
-    return Policy(params, sac.mode_action, sac.sample_action, obs_dim, out_dim // 2, scale, info)
+    return Policy({"params": layers}, sac.mode_action, sac.sample_action, obs_dim, out_dim // 2, scale, info)

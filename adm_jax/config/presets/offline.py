@@ -98,6 +98,7 @@ QUICK: dict[str, Any] = {
     "actor_lr": 3e-4, "critic_lr": 1e-3, "actor_lr_schedule": "none", "rollout_batch_size": 5_000,
     "num_epochs": 12, "updates_per_epoch": 1_000, "eval_every": 4, "eval_episodes": 30, "checkpoint_every": 4,
     "fit_max_epochs": 12, "fit_steps_per_epoch": 400, "fit_patience": 12, "bc_steps": 10_000,
+    "estimate_rows": 64,
 }
 # The library's own, one setting for all data; how it was found: docs/protocols.md
 STEADY: dict[str, Any] = {
