@@ -15,6 +15,13 @@ def _sac() -> SACConfig:
     return SACConfig(actor_lr=3e-4, auto_entropy=True, entropy_weight=1.0)
 
 
+def refuse_dataset_options(sac: SACConfig) -> None:
+    """Raises InputError if a setting needs a recorded dataset, which there is none of online."""
+    for name in ("cloning_weight", "cloning_rows", "standardize_obs"):
+        if getattr(sac, name) != getattr(SACConfig, name):
+            raise InputError(f"{name}: has no effect online: it is of a recorded dataset")
+
+
 @dataclass(frozen=True)
 class ReplayConfig:
     """Model-free SAC in the real environment: what ``experiments.collect`` runs."""
@@ -32,6 +39,7 @@ class ReplayConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        refuse_dataset_options(self.sac)
         for name in SWEPT:
             if hasattr(self.sac, name):
                 only_value(name, getattr(self.sac, name))
@@ -122,6 +130,7 @@ class OnlineConfig(RunConfig):
         ):
             if self.refit == "scratch" and getattr(self, name) != getattr(type(self), name):
                 raise InputError(f"{name}: has no effect with refit=scratch; {instead} has")
+        refuse_dataset_options(self.sac)
         if self.has_model:
             self._check_rollouts()
 

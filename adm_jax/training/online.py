@@ -183,8 +183,11 @@ class OnlineLoop:
         """Where the loop is, and whose turn it is to be evaluated."""
         config, steps = self.config, self.num_steps
         due = steps % config.eval_every == 0 or steps == config.num_steps
-        policies = self.actor_params if due and steps >= config.warmup_steps else None
-        return Step("train", steps, {"steps": steps, "updates": self.num_updates}, policies=policies)
+        counts = {"steps": steps, "updates": self.num_updates}
+        if not due or steps < config.warmup_steps:
+            return Step("train", steps, counts)
+        averaged = self.state.agent.average_actor_params
+        return Step("train", steps, counts, policies=self.actor_params, averaged=averaged)
 
     # --- one iteration ---
 
