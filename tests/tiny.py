@@ -23,7 +23,7 @@ TINY = {
     "bc_steps": 10,
     "eval_every": 2,
     "eval_episodes": 2,
-    "estimate_rows": 4,
+    "estimate_rows": 0,
     "checkpoint_every": 2,
     "seeds": (0, 1),
 }

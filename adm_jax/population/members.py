@@ -43,6 +43,8 @@ def all_members(config: OfflineConfig | OnlineConfig) -> tuple[Member, ...]:
     """Every combination of a seed and a value of each swept setting; those of a seed follow each other."""
     swept = {name: value for name, value in to_flat(config).items() if name in SWEPT}
     swept = {name: value for name, value in swept.items() if isinstance(value, tuple)}
+    # the order that members and their names have had from the first: the penalty's coefficient varies slowest
+    swept = dict(sorted(swept.items(), key=lambda item: item[0] != "penalty_coef"))
     combinations = list(itertools.product(*swept.values()))
     return tuple(
         Member(seed, dict(zip(swept, values, strict=True)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adm_jax.config import SWEPT, OfflineConfig
-from adm_jax.config.settings import replace_flat, to_flat
+from adm_jax.config.settings import replace_flat, to_flat, values_of
 from adm_jax.data.formats import minari_io
 from adm_jax.population.compiling import MemberProgram
 from adm_jax.population.devices import choose_devices, idle_devices
@@ -43,6 +43,8 @@ def compiled_programs(config: OfflineConfig, mapping: str):
 def run_all_programs(config: OfflineConfig, mapping: str):
     """One fit epoch, then two epochs of roll-outs and 25 updates: state with leading axis P."""
     defaults = {name: value for name, value in to_flat(OfflineConfig()).items() if name in SWEPT}
+    # whether there is a cloning term is settled when the programs are made
+    defaults["cloning_weight"] = float(max(values_of(config.sac.cloning_weight)) > 0)
     run, _, data = compiled_programs(replace_flat(config, {**defaults, "seeds": (0,)}), mapping)
     population = all_members(config)
     keys = [offline_keys(config.seeds, purpose) for purpose in range(3)]
@@ -51,14 +53,15 @@ def run_all_programs(config: OfflineConfig, mapping: str):
     of_seed = np.array([config.seeds.index(member.seed) for member in population])
     model = jax.tree.map(lambda x: x[of_seed], run["best"](fitted, data))
     seeds, hyper = [member.seed for member in population], member_hyper(config, population)
-    agent, buffer = run["init"](offline_keys(seeds, 3), hyper)
+    agent, buffer = run["init"](offline_keys(seeds, 3), hyper, None, data)
     histories = run["histories"](model, data)
     for epoch in range(2):
         keys = fold_keys(offline_keys(seeds, 4), epoch)
         (buffer, _), _ = run["rollout"](
-            (buffer, None), agent.actor_params, model, hyper, keys, histories, data, None
+            (buffer, None), agent.actor_params, model, hyper, keys, histories, data, None, None
         )
-        agent, _ = run["update"](agent, hyper, keys, buffer, data, None, jnp.ones(()), None)
+        full_rates = jnp.ones(()), jnp.ones(())
+        agent, _ = run["update"](agent, hyper, keys, buffer, data, None, full_rates, None, None)
     return fitted.learned, agent, buffer
 
 
@@ -107,9 +110,9 @@ def test_a_swept_member_equals_its_own_separate_run(
 def test_every_swept_setting_reaches_the_programs(config: OfflineConfig) -> None:
     """Each changes what is computed, and only for its own member."""
     values = {"penalty_coef": 3.0, "entropy_weight": 0.7, "actor_lr": 1e-2, "critic_lr": 1e-2}
-    values |= {"entropy_lr": 1e-2, "tau": 0.5}
+    values |= {"entropy_lr": 1e-2, "tau": 0.5, "cloning_weight": 0.3}
     assert set(values) == set(SWEPT)
-    base = replace_flat(config, {"seeds": (7,), "auto_entropy": True})
+    base = replace_flat(config, {"seeds": (7,), "auto_entropy": True, "cloning_weight": 0.1})
     of_base = jax.tree.leaves(run_all_programs(base, "map")[1:])
     for name, value in values.items():
         swept = replace_flat(base, {name: (to_flat(base)[name], value)})
@@ -213,7 +216,8 @@ def test_keys_depend_on_the_seed_alone() -> None:
 
 def test_purposes_and_seeds_have_keys_of_their_own() -> None:
     for keys_of, purposes in ((offline_keys, Purpose), (online_keys, Purpose)):
-        known = [p for p in purposes if keys_of is offline_keys or p not in (Purpose.CLONE, Purpose.ERRORS)]
+        offline_only = (Purpose.CLONE, Purpose.ERRORS, *range(Purpose.PRETRAIN, Purpose.ESTIMATE + 1))
+        known = [p for p in purposes if keys_of is offline_keys or p not in offline_only]
         data = np.concatenate([jax.random.key_data(keys_of((4, 9), purpose)) for purpose in known])
         assert len(np.unique(data, axis=0)) == 2 * len(known)
 

@@ -433,7 +433,7 @@ def test_environments_are_closed_when_an_exception_passes(
     tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[Evaluator] = []
-    monkeypatch.setattr(Evaluator, "close", closed.append)
+    monkeypatch.setattr(Evaluator, "close", lambda evaluator: closed.append(evaluator))
     with pytest.raises(InputError, match="lower"):  # while it is opened
         offline.run(replace_flat(tiny_config, {"memory_limit_gib": 1e-4, "members_per_batch": 2}))
     assert len(closed) == 1

@@ -19,6 +19,7 @@ from tests.training.run_files import lines, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_curves")
 OPTIONS = {
+    "estimate_rows": 4,
     "pretrain_steps": 10,
     "start": "cloned",
     "hold_epochs": 1,
