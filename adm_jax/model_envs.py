@@ -97,8 +97,7 @@ def advance(
       min_history: transitions before a start at least; m - 1 when None.
       returns_fn: makes multi-step transitions of a call's steps; one step each when None.
 
-    Returns:
-      ``(envs, rollout)``; the rollout's rows are R = C * length * B.
+    Returns ``(envs, rollout)``; the rollout's rows are R = C * length * B.
     """
     dynamics, params = simulation.dynamics, simulation.params
     num_chunks, chunk = envs.ended.shape

@@ -91,11 +91,17 @@ def setting_results(members: Sequence[Member], results: Lines) -> list[dict[str,
 
 
 def member_results(members: Sequence[Member], task: Task, evaluations: Lines) -> list[dict[str, Any]]:
-    """Each member's last evaluation, and the mean of its last ten; empty without evaluations."""
+    """Each member's last evaluation, and its curve: last ten, best, area; empty without evaluations.
+
+    The best is picked by the environment: what was there, not what a user without one would have. The area is
+    the mean of the curve over its epochs (trapezoids). Averaged actors have their last evaluation.
+    """
     results = []
     for index, member in enumerate(members if evaluations else ()):
-        per_evaluation = [np.asarray(row["eval/return"][index], np.float64) for row in evaluations[-10:]]
-        last = per_evaluation[-1]
+        per_evaluation = [np.asarray(row["eval/return"][index], np.float64) for row in evaluations]
+        last, means = per_evaluation[-1], np.array([returns.mean() for returns in per_evaluation])
+        averaged = evaluations[-1].get("eval/average_return")
+        extra = {} if averaged is None else {"average_return_mean": float(np.mean(averaged[index]))}
         results.append(
             {
                 **member.to_dict(),
@@ -103,10 +109,20 @@ def member_results(members: Sequence[Member], task: Task, evaluations: Lines) ->
                 "return_std": float(last.std()),
                 "num_episodes": len(last),
                 "normalized_score": task.normalized_score(float(last.mean())),
-                "last_10_return_mean": float(np.mean([returns.mean() for returns in per_evaluation])),
+                "last_10_return_mean": float(means[-10:].mean()),
+                "best_return_mean": float(means.max()),
+                "curve_mean": _curve_mean([row.get("epoch", 0) for row in evaluations], means),
+                **extra,
             }
         )
     return results
+
+
+def _curve_mean(epochs: Sequence[int], means: np.ndarray) -> float:
+    """The area under a curve over its width; a single point's own height."""
+    if len(means) == 1:
+        return float(means[0])
+    return float(np.trapezoid(means, epochs) / (epochs[-1] - epochs[0]))
 
 
 def model_results(seeds: Sequence[int], metrics: Lines) -> list[dict[str, Any]]:

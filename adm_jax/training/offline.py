@@ -7,38 +7,33 @@ comes before the policies depends on nothing that is swept, and is done once for
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.agents.implicit_q import Preferences
-from adm_jax.agents.sac import SACState
-from adm_jax.config import Hyper, OfflineConfig, offline_from_flat
+from adm_jax.config import OfflineConfig, offline_from_flat
 from adm_jax.config.models import get_model
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics.fitting import FitState, holdout_segments
 from adm_jax.dynamics.interface import Carry, ModelParams
-from adm_jax.model_envs import ModelEnvs
 from adm_jax.model_episodes import draw_starts, episode_starts
 from adm_jax.nn.precision import matmul_precision
-from adm_jax.population import memory
-from adm_jax.population.compiling import Program, compiled_of
-from adm_jax.population.devices import choose_devices, idle_devices, place
 from adm_jax.population.keys import Purpose, fold_keys, offline_keys, shared_key
 from adm_jax.population.members import Member, all_members, member_hyper, seeds_of
 from adm_jax.runs import results
 from adm_jax.runs.batches import batch_sizes
 from adm_jax.runs.checkpoint import Restored
 from adm_jax.tasks import Task
-from adm_jax.training import driver, fit, programs
-from adm_jax.training.components import Components, Data, Metrics, SharedData, make_components
+from adm_jax.training import driver
+from adm_jax.training.components import Components, make_components
 from adm_jax.training.data import describe, load_data, put_on_device
 from adm_jax.training.driver import Desk, Plan, Stage, Step
-from adm_jax.training.fit import FitEpoch, fit_epochs, require_fitted
-from adm_jax.types import Array, InputError, Key, Params, Segment
+from adm_jax.training.fit import OPEN_LOOP_STEPS, FitEpoch, fit_epochs, require_fitted
+from adm_jax.training.offline_programs import Inputs, TrainState, compile_programs
+from adm_jax.types import Array, InputError, Key, Params
 
 _OF_SEEDS = (
     Purpose.INIT_FIT,
@@ -76,35 +71,6 @@ def _plan(config: OfflineConfig) -> Plan:
     )
 
 
-class TrainState(NamedTuple):
-    """Everything that changes, or is needed, while policies are optimised; leaves [P, ...]."""
-
-    agent: SACState
-    buffer: RingBuffer
-    model: ModelParams
-    envs: ModelEnvs | None = None  # persistent ones in the model
-    preferences: Preferences | None = None  # which recorded actions are cloned, where rows differ
-    max_uncertainty: Array | None = None  # [P], above which roll-outs end
-
-
-class OfflinePrograms(NamedTuple):
-    """The compiled programs; see adm_jax.training.fit and adm_jax.training.programs."""
-
-    init_fit: Program[[Key, Data], FitState]
-    fit: Program[[FitState, Key, Key, Data, Key], tuple[FitState, Metrics]]
-    best: Program[[FitState, Data], ModelParams]
-    errors: Program[[ModelParams, Key, SharedData, Segment], Metrics]
-    pretrain: Program[[Key, SharedData], tuple[Preferences, Metrics]] | None
-    clone: Program[[Key, Preferences | None, SharedData], tuple[Params, Metrics]] | None
-    init: Program[[Key, Hyper, Params | None, Data | None], tuple[SACState, Any]]
-    max_uncertainty: Program[[ModelParams, Key, SharedData], Array] | None
-    init_envs: Program[[ModelParams, SharedData], ModelEnvs] | None
-    histories: Program[[ModelParams, SharedData], Carry] | None
-    rollout: Program[..., tuple[programs.Rolled, Metrics]]
-    update: Program[..., tuple[SACState, Metrics]]
-    estimate: Program[[Params, Params, ModelParams, Key, SharedData, Array], Metrics] | None
-
-
 class OfflineLoop:
     """P members side by side: fitted, measured, cloned, then trained epoch by epoch."""
 
@@ -122,10 +88,21 @@ class OfflineLoop:
         self._members, self._seeds = members, seeds_of(members)
         self._clock, self._note = desk.clock, desk.note
         self._data = put_on_device(config, data, components.model.max_backtrack)
-        self._long_holdout = holdout_segments(self._data.dataset, fit.OPEN_LOOP_STEPS, config.fit)
-        self._hyper = member_hyper(config, members)
+        self._long_holdout = holdout_segments(self._data.dataset, OPEN_LOOP_STEPS, config.fit)
+        self._hyper, self._starts = member_hyper(config, members), self._initial_rows()
+        inputs = Inputs(
+            self._keys(Purpose.FIT),
+            self._keys(Purpose.UPDATE),
+            self._hyper,
+            self._data,
+            self._long_holdout,
+            self._starts,
+        )
         with desk.clock.phase("compile"), matmul_precision(config.matmul_precision):
-            self._compile(desk)
+            self._programs, self._abstract_fit, self._abstract_train = compile_programs(
+                config, components, inputs, desk
+            )
+        self.abstract_policies = self._abstract_train.agent.actor_params
         self._phase, self._epoch = "fit", 0  # what comes next, and how many epochs of it are done
         self._fit: FitState | None = None
         self._fits: Iterator[FitEpoch] = iter(())
@@ -372,88 +349,6 @@ class OfflineLoop:
             return tree
         index = np.array([self._seeds.index(member.seed) for member in self._members])
         return jax.tree.map(lambda x: np.asarray(x)[index], tree)
-
-    def _compile(self, desk: Desk) -> None:
-        """Compiles ahead of time; asks for the disk and the memory first, and for the programs' after it."""
-        config, c, data, hyper = self._config, self.components, self._data, self._hyper
-        num_members, num_seeds = len(self._members), len(self._seeds)
-        mesh = choose_devices(num_members, config.num_devices)
-        seeds_mesh = mesh if num_seeds == num_members else choose_devices(num_seeds)
-        seed_keys, keys = self._keys(Purpose.FIT), self._keys(Purpose.UPDATE)
-        init_fit, best = fit.init_fit_program(c, config.fit), fit.best_program(c, config.fit)
-        abstract_fit = place(init_fit.shapes(seed_keys, data), seeds_mesh)
-        of_seeds = best.shapes(abstract_fit, data)
-        model = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_members, *x.shape[1:]), x.dtype), of_seeds)
-        init, init_envs = programs.init_program(c, config), programs.init_envs_program(c, config)
-        envs = init_envs.shapes(model, data) if config.rollout.persistent else None
-        pretraining, cloning = programs.pretrain_program(c, config), programs.clone_program(c, config)
-        preferred, preferences, max_uncertainty, start = None, None, None, None
-        if config.sac.cloning_rows == "advantage":
-            preferred = pretraining.shapes(seed_keys, data)[0]
-            preferences = pretraining.shapes(keys, data)[0]  # a member's, as the state holds them
-        if config.rollout.uncertainty_quantile is not None:
-            max_uncertainty = jax.eval_shape(lambda: jnp.zeros((num_members,)))
-        if config.start == "cloned":
-            start = place(init.shapes(keys, hyper, None, data)[0].actor_params, mesh)
-        agent, buffer = init.shapes(keys, hyper, start, data)
-        train = place(TrainState(agent, buffer, model, envs, preferences, max_uncertainty), mesh)
-        self._abstract_fit, self._abstract_train = abstract_fit, train
-        self.abstract_policies = train.agent.actor_params
-        histories = place(programs.kept_histories(c, config, train.model, data), mesh)
-        estimate = partial(
-            memory.estimate,
-            state=(abstract_fit, train),
-            histories=histories,
-            resident=(data, self._long_holdout),
-            kept=("init", "init_envs", "histories", "max_uncertainty", "estimate"),
-        )
-        require = partial(memory.require, limit_gib=config.memory_limit_gib, num_devices=mesh.size)
-        desk.require_room(train)
-        require(estimate({}))  # the arrays alone: compiling takes a while
-        shared, encode = shared_key(0, 0), programs.histories_program(c, config)
-        measuring, bounding = fit.errors_program(c, config.fit), programs.max_uncertainty_program(c, config)
-        self._starts, estimating = self._initial_rows(), programs.estimate_program(c, config)
-        fitting, rolling = fit.fit_program(c, config.fit), programs.rollout_program(c, config)
-        updating, actor = programs.update_program(c, config), train.agent.actor_params
-        rolled = train.buffer, train.envs
-        on_seeds, on_members = {"mesh": seeds_mesh}, {"mesh": mesh}
-        self._programs = OfflinePrograms(
-            init_fit=init_fit.compile(seed_keys, data, **on_seeds),
-            fit=fitting.compile(abstract_fit, seed_keys, seed_keys, data, shared, **on_seeds),
-            best=best.compile(abstract_fit, data, **on_seeds),
-            errors=measuring.compile(of_seeds, seed_keys, data, self._long_holdout, **on_seeds),
-            pretrain=(
-                pretraining.compile(seed_keys, data, **on_seeds) if config.pretrain.pretrain_steps else None
-            ),
-            clone=cloning.compile(seed_keys, preferred, data, **on_seeds) if config.bc_steps else None,
-            init=init.compile(keys, hyper, start, data, **on_members),
-            max_uncertainty=(
-                None if max_uncertainty is None else bounding.compile(train.model, keys, data, **on_members)
-            ),
-            init_envs=None if envs is None else init_envs.compile(train.model, data, **on_members),
-            histories=None if histories is None else encode.compile(train.model, data, **on_members),
-            rollout=rolling.compile(
-                *(rolled, actor, train.model, hyper, keys, histories, data, None, train.max_uncertainty),
-                **on_members,
-            ),
-            update=updating.compile(
-                *(train.agent, hyper, keys, train.buffer, data, None, (jnp.ones(()), jnp.ones(()))),
-                *(None, train.preferences),
-                **on_members,
-            ),
-            estimate=(
-                None
-                if self._starts is None
-                else estimating.compile(
-                    *(actor, train.agent.critic_params, train.model, keys, data, self._starts), **on_members
-                )
-            ),
-        )
-        need = estimate(compiled_of(self._programs))
-        desk.note(need.line())
-        if config.num_devices is None and (idle := idle_devices(mesh)):
-            desk.note(idle)
-        require(need)
 
     def _initial_rows(self) -> Array | None:
         """Rows [E] of the data's initial states that policies are estimated at; None without estimates."""

@@ -110,7 +110,7 @@ def test_batches_give_what_all_at_once_gives(
     )
     times = [row["time"]["total"] for row in RunFolder.open(run_folder(in_batches)).read_metrics()]
     assert times == sorted(times)
-    assert ours["wall_clock"]["total"] >= times[-1] > 0.9 * ours["wall_clock"]["total"]
+    assert ours["wall_clock"]["total"] >= times[-1] > 0.5 * ours["wall_clock"]["total"]  # of four batches
     assert without_clock(ours) == without_clock(result)
     own = run_folder(in_batches)
     for name in ("metrics.jsonl", "eval.jsonl"):

@@ -1,6 +1,7 @@
 """The offline loop with the options that preset steady takes, all of them on."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -63,6 +64,20 @@ def test_what_is_evaluated_and_estimated_is_written_down(finished):
     assert all(np.shape(row["actor/cloning"]) == (2,) for row in trained)
     # a tenth of the steps along the data would be left out, more along the policy's
     assert max(np.mean(row["rollout/valid_fraction"]) for row in trained) < 1.0
+
+
+def test_results_summarise_the_curve(finished):
+    _, folder = finished
+    evals = [row for row in lines(folder / "eval.jsonl") if row["phase"] == "train"]
+    written = json.loads((folder / "result.json").read_text())["members"]
+    for index, member in enumerate(written):
+        means = [np.mean(row["eval/return"][index]) for row in evals]
+        assert member["return_mean"] == pytest.approx(means[-1])
+        assert member["last_10_return_mean"] == pytest.approx(np.mean(means))
+        assert member["best_return_mean"] == pytest.approx(max(means))
+        assert member["curve_mean"] == pytest.approx((means[0] + means[1]) / 2)  # two evaluations
+        average = np.mean(evals[-1]["eval/average_return"][index])
+        assert member["average_return_mean"] == pytest.approx(average)
 
 
 def test_the_actor_starts_as_the_clone_and_is_held(finished, tmp_path, monkeypatch):

@@ -1,0 +1,173 @@
+"""The compiled programs of the offline loop, and the shapes of its states."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from adm_jax.agents.implicit_q import Preferences
+from adm_jax.agents.sac import SACState
+from adm_jax.config import Hyper, OfflineConfig
+from adm_jax.data.ring_buffer import RingBuffer
+from adm_jax.dynamics.fitting import FitState
+from adm_jax.dynamics.interface import Carry, ModelParams
+from adm_jax.model_envs import ModelEnvs
+from adm_jax.population import memory
+from adm_jax.population.compiling import Program, compiled_of
+from adm_jax.population.devices import choose_devices, idle_devices, place
+from adm_jax.population.keys import shared_key
+from adm_jax.training import fit, programs
+from adm_jax.training.components import Components, Data, Metrics, SharedData
+from adm_jax.training.driver import Desk
+from adm_jax.types import Array, Key, Params, Segment
+
+
+class TrainState(NamedTuple):
+    """Everything that changes, or is needed, while policies are optimised; leaves [P, ...]."""
+
+    agent: SACState
+    buffer: RingBuffer
+    model: ModelParams
+    envs: ModelEnvs | None = None  # persistent ones in the model
+    preferences: Preferences | None = None  # which recorded actions are cloned, where rows differ
+    max_uncertainty: Array | None = None  # [P], above which roll-outs end
+
+
+class OfflinePrograms(NamedTuple):
+    """The compiled programs; see adm_jax.training.fit and adm_jax.training.programs."""
+
+    init_fit: Program[[Key, Data], FitState]
+    fit: Program[[FitState, Key, Key, Data, Key], tuple[FitState, Metrics]]
+    best: Program[[FitState, Data], ModelParams]
+    errors: Program[[ModelParams, Key, SharedData, Segment], Metrics]
+    pretrain: Program[[Key, SharedData], tuple[Preferences, Metrics]] | None
+    clone: Program[[Key, Preferences | None, SharedData], tuple[Params, Metrics]] | None
+    init: Program[[Key, Hyper, Params | None, Data | None], tuple[SACState, Any]]
+    max_uncertainty: Program[[ModelParams, Key, SharedData], Array] | None
+    init_envs: Program[[ModelParams, SharedData], ModelEnvs] | None
+    histories: Program[[ModelParams, SharedData], Carry] | None
+    rollout: Program[..., tuple[programs.Rolled, Metrics]]
+    update: Program[..., tuple[SACState, Metrics]]
+    estimate: Program[[Params, Params, ModelParams, Key, SharedData, Array], Metrics] | None
+
+
+class Inputs(NamedTuple):
+    """What the programs are compiled for: arrays of the shapes that they will be called with."""
+
+    seed_keys: Key  # [S]
+    keys: Key  # [P]
+    hyper: Hyper  # [P]
+    data: SharedData
+    long_holdout: Segment
+    starts: Array | None  # [E] rows that policies are estimated at; None without estimates
+
+
+def compile_programs(
+    config: OfflineConfig, c: Components, inputs: Inputs, desk: Desk
+) -> tuple[OfflinePrograms, FitState, TrainState]:
+    """The programs, compiled ahead of time, and shapes of the fits [S] and of policy optimisation [P].
+
+    Raises:
+      InputError: programs and states do not fit into memory, or checkpoints not on the disk; what takes no
+        compiling is asked for first.
+    """
+    num_members, num_seeds = inputs.keys.shape[0], inputs.seed_keys.shape[0]
+    mesh = choose_devices(num_members, config.num_devices)
+    seeds_mesh = mesh if num_seeds == num_members else choose_devices(num_seeds)
+    init_fit, best = fit.init_fit_program(c, config.fit), fit.best_program(c, config.fit)
+    fits = place(init_fit.shapes(inputs.seed_keys, inputs.data), seeds_mesh)
+    models = best.shapes(fits, inputs.data)
+    train, start = _train_shapes(config, c, inputs, models, mesh)
+    histories = place(programs.kept_histories(c, config, train.model, inputs.data), mesh)
+    estimate = partial(
+        memory.estimate,
+        state=(fits, train),
+        histories=histories,
+        resident=(inputs.data, inputs.long_holdout),
+        kept=("init", "init_envs", "histories", "max_uncertainty", "estimate"),
+    )
+    require = partial(memory.require, limit_gib=config.memory_limit_gib, num_devices=mesh.size)
+    desk.require_room(train)
+    require(estimate({}))  # the arrays alone: compiling takes a while
+    compiled = OfflinePrograms(
+        init_fit=init_fit.compile(inputs.seed_keys, inputs.data, mesh=seeds_mesh),
+        best=best.compile(fits, inputs.data, mesh=seeds_mesh),
+        **_of_seeds(config, c, inputs, fits, models, seeds_mesh),
+        **_of_members(config, c, inputs, train, start, histories, mesh),
+    )
+    need = estimate(compiled_of(compiled))
+    desk.note(need.line())
+    if config.num_devices is None and (idle := idle_devices(mesh)):
+        desk.note(idle)
+    require(need)
+    return compiled, fits, train
+
+
+def _train_shapes(
+    config: OfflineConfig, c: Components, inputs: Inputs, models: ModelParams, mesh: Mesh
+) -> tuple[TrainState, Params | None]:
+    """Shapes of the state of policy optimisation, and of the actors that it starts from, if any."""
+    keys, hyper, data = inputs.keys, inputs.hyper, inputs.data
+    shape = (keys.shape[0],)
+    model = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype), models)
+    init, envs, preferences, max_uncertainty, start = programs.init_program(c, config), None, None, None, None
+    if config.rollout.persistent:
+        envs = programs.init_envs_program(c, config).shapes(model, data)
+    if config.sac.cloning_rows == "advantage":
+        preferences = programs.pretrain_program(c, config).shapes(keys, data)[0]
+    if config.rollout.uncertainty_quantile is not None:
+        max_uncertainty = jax.eval_shape(lambda: jnp.zeros(shape))
+    if config.start == "cloned":
+        start = place(init.shapes(keys, hyper, None, data)[0].actor_params, mesh)
+    agent, buffer = init.shapes(keys, hyper, start, data)
+    return place(TrainState(agent, buffer, model, envs, preferences, max_uncertainty), mesh), start
+
+
+def _of_seeds(
+    config: OfflineConfig, c: Components, inputs: Inputs, fits: FitState, models: ModelParams, mesh: Mesh
+) -> dict[str, Any]:
+    """What is done once for every seed: all that comes before the policies, but the fit's begin and end."""
+    keys, data = inputs.seed_keys, inputs.data
+    fitting, measuring = fit.fit_program(c, config.fit), fit.errors_program(c, config.fit)
+    pretraining, cloning = programs.pretrain_program(c, config), programs.clone_program(c, config)
+    pretrains, by_advantage = config.pretrain.pretrain_steps > 0, config.sac.cloning_rows == "advantage"
+    preferences = pretraining.shapes(keys, data)[0] if by_advantage else None
+    return {
+        "fit": fitting.compile(fits, keys, keys, data, shared_key(0, 0), mesh=mesh),
+        "errors": measuring.compile(models, keys, data, inputs.long_holdout, mesh=mesh),
+        "pretrain": pretraining.compile(keys, data, mesh=mesh) if pretrains else None,
+        "clone": cloning.compile(keys, preferences, data, mesh=mesh) if config.bc_steps else None,
+    }
+
+
+def _of_members(
+    config: OfflineConfig,
+    c: Components,
+    inputs: Inputs,
+    train: TrainState,
+    start: Params | None,
+    histories: Carry | None,
+    mesh: Mesh,
+) -> dict[str, Any]:
+    """The loop of policy optimisation."""
+    _, keys, hyper, data, _, starts = inputs
+    agent, buffer, model, envs, preferences, max_uncertainty = train
+    init, rolling = programs.init_program(c, config), programs.rollout_program(c, config)
+    beginning, encode = programs.init_envs_program(c, config), programs.histories_program(c, config)
+    bounding, estimating = programs.max_uncertainty_program(c, config), programs.estimate_program(c, config)
+    is_bounded = max_uncertainty is not None
+    rolled = ((buffer, envs), agent.actor_params, model, hyper, keys, histories, data, None, max_uncertainty)
+    rates = jnp.ones(()), jnp.ones(())
+    updated = (agent, hyper, keys, buffer, data, None, rates, None, preferences)
+    estimated = (agent.actor_params, agent.critic_params, model, keys, data, starts)
+    return {
+        "init": init.compile(keys, hyper, start, data, mesh=mesh),
+        "max_uncertainty": bounding.compile(model, keys, data, mesh=mesh) if is_bounded else None,
+        "init_envs": None if envs is None else beginning.compile(model, data, mesh=mesh),
+        "histories": None if histories is None else encode.compile(model, data, mesh=mesh),
+        "rollout": rolling.compile(*rolled, mesh=mesh),
+        "update": programs.update_program(c, config).compile(*updated, mesh=mesh),
+        "estimate": None if starts is None else estimating.compile(*estimated, mesh=mesh),
+    }
