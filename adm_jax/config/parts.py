@@ -179,7 +179,8 @@ class SACConfig:
     cloning_rows: Literal["all", "better", "advantage"] = setting(
         "all",
         "cloned rows: all; those whose recorded action the critics prefer; or all, weighted by the "
-        "exponential of their advantage, which pretraining finds",
+        "exponential of their advantage, which pretraining finds, and cloning_weight by the advantages' "
+        "deviation over the mean |V| to the power of -1.5",
     )
 
     def __post_init__(self) -> None:

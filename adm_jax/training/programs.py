@@ -49,6 +49,9 @@ from adm_jax.training.components import (
 )
 from adm_jax.types import Array, Key, Params, Transition
 
+# Of the cloning term: the less recorded actions differ in worth, the less there is to gain by leaving them;
+# docs/protocols.md says how it was found.
+_SPREAD_POWER = -1.5
 _UNCERTAINTY_ROWS = 10_000  # of the data, whose uncertainty's quantile ends roll-outs
 
 
@@ -342,7 +345,7 @@ def _draw(
         weight, factor = jnp.ones((num_real,)), 1.0
         if preferences is not None:
             weight = preferences.row_weight[sample_rows(data.dataset, real_key, num_real)]
-            factor = preferences.spread**-1.5
+            factor = preferences.spread**_SPREAD_POWER
         cloning = Cloning(batch[0].action, weight, factor)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batch), update_key, cloning
 
