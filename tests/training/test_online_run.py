@@ -103,7 +103,7 @@ def test_stopped_and_resumed_equals_never_stopped(
     config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
     closed: list[Experience] = []
     with monkeypatch.context() as patch:
-        patch.setattr(Experience, "close", closed.append)
+        patch.setattr(Experience, "close", lambda experience: closed.append(experience))
         stop_behind(patch, "train", steps)
         with pytest.raises(Stop):
             online.run(config)
