@@ -61,8 +61,9 @@ def test_returns_are_the_finished_episodes():
 
 def test_latest_gives_the_last_block_in_order():
     experience = collect("Hopper-v4", 1, 60)
-    data, block = experience.episodes(), experience.latest(20)
-    for name, rows in block._asdict().items():
+    data, block = experience.episodes(), experience.latest(20)._asdict()
+    assert block.pop("discount") is None
+    for name, rows in block.items():
         np.testing.assert_array_equal(rows[0, 0], getattr(data, name)[40:])
 
 
