@@ -10,9 +10,9 @@ from adm_jax import config, tasks
 from adm_jax.config.presets import settings_of, source_of
 from adm_jax.config.presets.preset import Preset
 from adm_jax.config.settings import replace_flat, to_flat
+from adm_jax.dynamics.interface import make_dynamics
 from adm_jax.envs import environment, termination
 from adm_jax.tasks import TASKS, Task, get_task, register_task, registry
-from adm_jax.training import programs
 from adm_jax.types import InputError
 
 D4RL = [f"{env}-{data}" for env in ("hopper", "walker2d", "halfcheetah")
@@ -77,9 +77,8 @@ def test_what_full_horizon_takes_is_a_valid_configuration(name, dynamics):
     assert (flat["rollout_length"], flat["updates_per_epoch"]) == (25, 500)
     assert flat["persistent"]
     assert get_task(name).presets["adm2po"].source
-    programs.make_parts(
-        built, 11, 3, 1.0, lambda next_obs: next_obs[:, 0] > 0, "map"
-    )  # its penalty is offered
+    offered = make_dynamics(built.dynamics, 11, 3, built.model).uncertainties
+    assert built.rollout.uncertainty in offered
 
 
 def test_a_task_of_ones_own_takes_the_full_horizon_defaults():
