@@ -9,8 +9,8 @@ import math
 import jax
 import pytest
 
+from adm_jax.config.presets import full_horizon
 from adm_jax.population import memory
-from adm_jax.tasks import full_horizon
 from adm_jax.types import InputError
 from benchmarks import (
     bench_end_to_end,
