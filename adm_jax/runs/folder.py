@@ -73,16 +73,9 @@ class RunFolder:
     ) -> "RunFolder":
         """Makes a new folder ``<workdir>/<algorithm>/<task>/<run_id>`` with its config.json.
 
-        Args:
-          workdir: folder that holds the runs of all algorithms; made if it does not exist.
-          algorithm: e.g. ``admpo_off``.
-          task: the task's name.
-          config_flat: the resolved configuration (``adm_jax.config.settings.to_flat``).
-          members: the population.
-          extra: further entries of config.json, such as ``env_id``.
-
-        Raises:
-          InputError: the folder cannot be written; nothing is left of it.
+        ``workdir`` holds the runs of all algorithms and is made if it does not exist; ``extra`` are further
+        entries of config.json, such as ``env_id``. Raises InputError: the folder cannot be written; nothing
+        is left of it.
         """
         parent = resolve_path("workdir", workdir) / algorithm / task
         made = [folder for folder in [parent, *parent.parents] if not folder.exists()]
@@ -110,15 +103,9 @@ class RunFolder:
     def open(
         cls, path: str | os.PathLike[str], required: Collection[str] = (), *, read_only: bool = False
     ) -> "RunFolder":
-        """An existing run's folder.
+        """An existing run's folder; ``required`` is that of ``require``.
 
-        Args:
-          path: the folder.
-          required: see ``require``.
-          read_only: it need not be writable.
-
-        Raises:
-          InputError: the folder holds no run, or cannot be written.
+        Raises InputError: the folder holds no run, or cannot be written and is not ``read_only``.
         """
         path = resolve_path("resume", path)
         try:

@@ -195,10 +195,10 @@ def estimate_program(
     data: SharedData,
     starts: Array,
 ) -> Metrics:
-    """What critics and model say of a policy from the data's initial states, at rows ``starts`` [E].
+    """What critics and model say of a policy at the data's initial states, rows ``starts`` [E].
 
-    The critics' minimum there, the plain and the discounted return of deterministic episodes in the model,
-    and by how much the critics are above it: what extrapolated values are seen by.
+    The critics' minimum, the plain and the discounted return of deterministic episodes in the model, and by
+    how much the critics are above it: what extrapolated values are seen by.
     """
     policy_fn = partial(c.agent.mode_action, actor_params)
     obs = data.dataset.transitions.obs[starts]
@@ -381,11 +381,10 @@ def update_program(
       preferences: which recorded actions are cloned, where rows differ; else None.
     """
     every = _actor_every(config)
-    num_updates = (
-        config.updates_per_epoch
-        if isinstance(config, OfflineConfig)
-        else config.steps_per_iteration * config.updates_per_step
-    )
+    if isinstance(config, OfflineConfig):
+        num_updates = config.updates_per_epoch
+    else:
+        num_updates = config.steps_per_iteration * config.updates_per_step
     if lr_factors is not None:
         actor_lr, critic_lr = hyper.actor_lr * lr_factors[0], hyper.critic_lr * lr_factors[1]
         hyper = hyper._replace(actor_lr=actor_lr, critic_lr=critic_lr)
