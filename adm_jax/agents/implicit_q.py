@@ -13,7 +13,7 @@ import optax
 from adm_jax.agents import sac
 from adm_jax.config import PretrainConfig, SACConfig
 from adm_jax.data.dataset import Dataset, sample_transitions
-from adm_jax.nn.layers import MLP, apply
+from adm_jax.nn.layers import apply
 from adm_jax.types import Array, Key, Params, Transition
 
 _ADAM = optax.scale_by_adam()
@@ -28,17 +28,6 @@ class InSample(NamedTuple):
     value_params: Params
     critic_opt: optax.OptState
     value_opt: optax.OptState
-
-
-def make_value(obs_dim: int, config: SACConfig) -> MLP:
-    """The state value's network ``[..., D] -> [..., 1]``, of the critics' shape."""
-    return MLP(
-        config.policy_hidden_dim,
-        config.policy_hidden_layers,
-        1,
-        layer_norm=config.critic_layer_norm,
-        standardize=obs_dim if config.standardize_obs else 0,
-    )
 
 
 def value_loss(
@@ -66,8 +55,8 @@ def q_values(critic_params: Params, obs: Array, action: Array, config: SACConfig
 
 
 def values(value_params: Params, obs: Array, config: SACConfig) -> Array:
-    """State values [B]."""
-    return apply(make_value(obs.shape[-1], config), value_params, obs)[..., 0]
+    """State values [B]; the network is a critic's without an action."""
+    return apply(sac.make_critic(obs.shape[-1], config), value_params, obs)[..., 0]
 
 
 def pretrain(
@@ -89,7 +78,7 @@ def pretrain(
     critic, q_input = sac.make_critic(obs_dim, config), jnp.zeros((1, obs_dim + action_dim))
     critic_keys = jax.random.split(critic_key, config.num_critics)
     critic_params = jax.vmap(lambda one_key: critic.init(one_key, q_input))(critic_keys)
-    value_params = make_value(obs_dim, config).init(value_key, jnp.zeros((1, obs_dim)))
+    value_params = critic.init(value_key, jnp.zeros((1, obs_dim)))
     critic_params, value_params = (
         sac.standardized(params, dataset.normalizer) for params in (critic_params, value_params)
     )
