@@ -79,7 +79,7 @@ def test_a_run_keeps_and_tells_it(tiny_config, monkeypatch, capsys):
         (path,) = Path(tiny_config.workdir).rglob("config.json")
         raise Stop(json.loads(path.read_text())["settings_source"])
 
-    monkeypatch.setattr(offline.OfflineLoop, "_compile", stop)
+    monkeypatch.setattr(offline, "compile_programs", stop)
     config = replace_flat(tiny_config, {"task": "hopper"})
     with pytest.raises(Stop) as stopped:
         offline.run(config)
