@@ -28,8 +28,8 @@ _NOT_STORED = {  # whose defaults are what runs did before there were these sett
     "max_entropy_weight",
     *("num_critics", "num_min_critics", "critic_layer_norm", "actor_layer_norm", "critic_lr_schedule"),
     *("standardize_obs", "actor_average", "cloning_weight", "cloning_rows", "trace_decay"),
-    *("uncertainty_quantile", "start", "hold_epochs", "estimate_rows", "bc_lr_schedule", "pretrain_steps"),
-    *("pretrain_lr", "pretrain_tau", "expectile", "advantage_temperature"),
+    *("uncertainty_quantile", "start", "critic_start", "hold_epochs", "estimate_rows", "bc_lr_schedule"),
+    *("pretrain_steps", "pretrain_lr", "pretrain_tau", "expectile", "advantage_temperature"),
 }
 
 

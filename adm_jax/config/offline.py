@@ -44,6 +44,9 @@ class OfflineConfig(RunConfig):
     start: Literal["random", "cloned"] = setting(
         "random", "the actor that policy optimisation starts from; cloned: behaviour cloning's"
     )
+    critic_start: Literal["random", "pretrained"] = setting(
+        "random", "the critics that it starts from; pretrained: those of pretrain_steps"
+    )
     hold_epochs: int = setting(
         0, "first epochs in which the actor is held and the critics alone are updated", low=0
     )
@@ -88,6 +91,13 @@ class OfflineConfig(RunConfig):
         if self.sac.cloning_rows == "advantage" and not self.pretrain.pretrain_steps:
             raise InputError(
                 "cloning_rows: advantage needs values of recorded actions; set pretrain_steps above 0"
+            )
+        is_pretrained = self.critic_start == "pretrained"
+        if is_pretrained and not self.pretrain.pretrain_steps:
+            raise InputError("critic_start: pretrained needs pretrained critics; set pretrain_steps above 0")
+        if self.pretrain.pretrain_steps and not is_pretrained and self.sac.cloning_rows != "advantage":
+            raise InputError(
+                "pretrain_steps: has no effect without cloning_rows=advantage or critic_start=pretrained"
             )
         for name in ("expectile", "pretrain_lr", "pretrain_tau", "advantage_temperature"):
             changed = getattr(self.pretrain, name) != getattr(PretrainConfig, name)

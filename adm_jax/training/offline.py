@@ -33,6 +33,7 @@ from adm_jax.training.data import describe, load_data, put_on_device
 from adm_jax.training.driver import Desk, Plan, Stage, Step
 from adm_jax.training.fit import OPEN_LOOP_STEPS, FitEpoch, fit_epochs, require_fitted
 from adm_jax.training.offline_programs import Inputs, TrainState, compile_programs
+from adm_jax.training.programs import Start
 from adm_jax.types import Array, InputError, Key, Params
 
 _OF_SEEDS = (
@@ -109,6 +110,7 @@ class OfflineLoop:
         # of the seeds, between the fit and the policies
         self._model: ModelParams | None = None
         self._preferences: Preferences | None = None
+        self._pretrained: Params | None = None
         self._cloned: Params | None = None
         self._train: TrainState | None = None
         self._histories: Carry | None = None
@@ -246,7 +248,8 @@ class OfflineLoop:
     def _begin_training(self) -> TrainState:
         """Agents that have not learned, but for a cloned start, and every member's model."""
         run, data = self._programs, self._data
-        start = self._of_members(self._cloned) if self._config.start == "cloned" else None
+        cloned = self._cloned if self._config.start == "cloned" else None
+        start = self._of_members(Start(cloned, self._pretrained))
         agent, buffer = run.init(self._keys(Purpose.INIT_AGENT), self._hyper, start, data)
         model, preferences = self._of_members(self._model), self._of_members(self._preferences)
         envs = None if run.init_envs is None else run.init_envs(model, data)
@@ -254,7 +257,7 @@ class OfflineLoop:
         if run.max_uncertainty is not None:
             max_uncertainty = run.max_uncertainty(model, self._keys(Purpose.UNCERTAINTY), data)
         self._fit, self._fits, self._model = None, iter(()), None
-        self._preferences = self._cloned = None
+        self._preferences = self._pretrained = self._cloned = None
         return TrainState(agent, buffer, model, envs, preferences, max_uncertainty)
 
     # --- what comes before the policies ---
@@ -304,10 +307,13 @@ class OfflineLoop:
         """Values of recorded actions, and the preferences that follow where rows are cloned by them."""
         assert self._programs.pretrain is not None
         with self._clock.phase("update"):
-            preferences, metrics = self._programs.pretrain(self._keys(Purpose.PRETRAIN), self._data)
+            found = self._programs.pretrain(self._keys(Purpose.PRETRAIN), self._data)
+            preferences, critics, metrics = found
             metrics = jax.device_get(metrics)
         if self._config.sac.cloning_rows == "advantage":
             self._preferences = preferences
+        if self._config.critic_start == "pretrained":
+            self._pretrained = critics
         self._phase = self._after_pretraining()
         return self._step("pretrain", 0, metrics=metrics)
 

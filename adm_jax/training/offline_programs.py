@@ -42,9 +42,9 @@ class OfflinePrograms(NamedTuple):
     fit: Program[[FitState, Key, Key, Data, Key], tuple[FitState, Metrics]]
     best: Program[[FitState, Data], ModelParams]
     errors: Program[[ModelParams, Key, SharedData, Segment], Metrics]
-    pretrain: Program[[Key, SharedData], tuple[Preferences, Metrics]] | None
+    pretrain: Program[[Key, SharedData], tuple[Preferences, Params, Metrics]] | None
     clone: Program[[Key, Preferences | None, SharedData], tuple[Params, Metrics]] | None
-    init: Program[[Key, Hyper, Params | None, Data | None], tuple[SACState, Any]]
+    init: Program[[Key, Hyper, programs.Start, Data | None], tuple[SACState, Any]]
     max_uncertainty: Program[[ModelParams, Key, SharedData], Array] | None
     init_envs: Program[[ModelParams, SharedData], ModelEnvs] | None
     histories: Program[[ModelParams, SharedData], Carry] | None
@@ -107,20 +107,24 @@ def compile_programs(
 
 def _train_shapes(
     config: OfflineConfig, c: Components, inputs: Inputs, models: ModelParams, mesh: Mesh
-) -> tuple[TrainState, Params | None]:
-    """Shapes of the state of policy optimisation, and of the actors that it starts from, if any."""
+) -> tuple[TrainState, programs.Start]:
+    """Shapes of the state of policy optimisation, and of what it starts from."""
     keys, hyper, data = inputs.keys, inputs.hyper, inputs.data
     shape = (keys.shape[0],)
     model = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype), models)
-    init, envs, preferences, max_uncertainty, start = programs.init_program(c, config), None, None, None, None
+    init, envs, preferences, max_uncertainty = programs.init_program(c, config), None, None, None
     if config.rollout.persistent:
         envs = programs.init_envs_program(c, config).shapes(model, data)
     if config.sac.cloning_rows == "advantage":
         preferences = programs.pretrain_program(c, config).shapes(keys, data)[0]
     if config.rollout.uncertainty_quantile is not None:
         max_uncertainty = jax.eval_shape(lambda: jnp.zeros(shape))
-    if config.start == "cloned":
-        start = place(init.shapes(keys, hyper, None, data)[0].actor_params, mesh)
+    agent, _ = init.shapes(keys, hyper, programs.Start(), data)
+    start = programs.Start(
+        agent.actor_params if config.start == "cloned" else None,
+        agent.critic_params if config.critic_start == "pretrained" else None,
+    )
+    start = place(start, mesh)
     agent, buffer = init.shapes(keys, hyper, start, data)
     return place(TrainState(agent, buffer, model, envs, preferences, max_uncertainty), mesh), start
 
@@ -147,7 +151,7 @@ def _of_members(
     c: Components,
     inputs: Inputs,
     train: TrainState,
-    start: Params | None,
+    start: programs.Start,
     histories: Carry | None,
     mesh: Mesh,
 ) -> dict[str, Any]:

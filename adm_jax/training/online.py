@@ -42,7 +42,7 @@ from adm_jax.training.online_programs import (
     index_lanes,
     refit_config,
 )
-from adm_jax.training.programs import may_lack
+from adm_jax.training.programs import Start, may_lack
 from adm_jax.types import Array, InputError, Key, Params
 
 _RECENT_EPISODES = 10  # finished episodes whose mean return is reported
@@ -102,7 +102,7 @@ class OnlineLoop:
                 config, self.components, self._hyper, self._init_keys, desk
             )
         self.abstract_policies = self._abstract.agent.actor_params
-        self.state = State(*self._programs.init(self._init_keys, self._hyper, None, None), None, None)
+        self.state = State(*self._programs.init(self._init_keys, self._hyper, Start(), None), None, None)
         self.experience = Experience(task.env, self._seeds, config.num_steps, config.num_envs)
         self._lanes = self._recorded_lanes()
         self._warmup_rngs = [np.random.default_rng(seed) for seed in self._seeds]

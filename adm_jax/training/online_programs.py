@@ -23,7 +23,7 @@ from adm_jax.population.keys import shared_key
 from adm_jax.training import fit, programs
 from adm_jax.training.components import Components, Data, Metrics, OwnData
 from adm_jax.training.driver import Desk
-from adm_jax.types import Array, Key, Params
+from adm_jax.types import Array, Key
 
 
 class State(NamedTuple):
@@ -56,7 +56,7 @@ class ModelPrograms(NamedTuple):
 class OnlinePrograms(NamedTuple):
     """The compiled programs; see adm_jax.training.fit and adm_jax.training.programs."""
 
-    init: Program[[Key, Hyper, Params | None, Data | None], tuple[SACState, Any]]
+    init: Program[[Key, Hyper, programs.Start, Data | None], tuple[SACState, Any]]
     act: Program[..., Array]
     insert: Program[..., Lanes]
     update: Program[..., tuple[SACState, Metrics]]
@@ -82,7 +82,7 @@ def compile_programs(
 
     init = programs.init_program(c, config)
     insert = programs.insert_program(c, config)
-    agent, buffer = place(init.shapes(keys, hyper, None, None), mesh)
+    agent, buffer = place(init.shapes(keys, hyper, programs.Start(), None), mesh)
     lanes = place(Lanes(block(config.num_steps)), mesh)
     state = State(agent, buffer, None, None)
     data = fitted = None
@@ -98,7 +98,7 @@ def compile_programs(
     obs = jax.ShapeDtypeStruct((*shape, c.obs_dim), jnp.float32)
     steps = block(config.steps_per_iteration)
     compiled = OnlinePrograms(
-        init=init.compile(keys, hyper, None, None, mesh=mesh),
+        init=init.compile(keys, hyper, programs.Start(), None, mesh=mesh),
         act=act.compile(agent.actor_params, obs, keys, number, mesh=mesh),
         insert=insert.compile(lanes, steps, number, mesh=mesh),
         update=update.compile(agent, hyper, keys, buffer, lanes, number, None, number, None, mesh=mesh),

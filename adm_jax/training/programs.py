@@ -6,7 +6,7 @@ the model buffer's capacity: nothing is compiled anew while a run goes on.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -226,19 +226,30 @@ def estimate_program(
 # --- policies ---
 
 
+class Start(NamedTuple):
+    """What policy optimisation starts from, where it is not drawn at random."""
+
+    actor_params: Params | None = None
+    critic_params: Params | None = None  # leaves [num_critics, ...]
+
+
 @member_program(side_by_side=True)
 def init_program(
-    c: Components, config: Config, key: Key, hyper: Hyper, actor_params: Params | None, data: Data | None
+    c: Components, config: Config, key: Key, hyper: Hyper, start: Start, data: Data | None
 ) -> tuple[SACState, Any]:
-    """An agent that has not learned, but for an actor that is given, and an empty RingBuffer.
+    """An agent that has not learned, but for what is given to start from, and an empty RingBuffer.
 
     The buffer is None without a model; ``data`` give the moments that observations are standardised by.
     """
     normalizer = data.dataset.normalizer if isinstance(data, SharedData) else None
     agent, length = c.agent.init(key, hyper, normalizer), config.rollout.rollout_length
-    if actor_params is not None:
-        average = None if agent.average_actor_params is None else jax.tree.map(jnp.copy, actor_params)
-        agent = agent._replace(actor_params=actor_params, average_actor_params=average)
+    if start.actor_params is not None:
+        agent = agent._replace(actor_params=start.actor_params)
+        if agent.average_actor_params is not None:
+            agent = agent._replace(average_actor_params=jax.tree.map(jnp.copy, start.actor_params))
+    if start.critic_params is not None:  # a copy: the same buffer may not be donated twice
+        targets = jax.tree.map(jnp.copy, start.critic_params)
+        agent = agent._replace(critic_params=start.critic_params, target_critic_params=targets)
     if c.dynamics is None:
         return agent, None
     longest = config.rollout.final_rollout_length if isinstance(config, OnlineConfig) else length
@@ -266,13 +277,13 @@ def insert_program(
 @member_program()
 def pretrain_program(
     c: Components, config: OfflineConfig, key: Key, data: SharedData
-) -> tuple[Preferences, Metrics]:
-    """The values of recorded actions, and which of these are to be cloned."""
+) -> tuple[Preferences, Params, Metrics]:
+    """Values of recorded actions: which of these are to be cloned, and the critics they were learned with."""
     dataset, settings = data.dataset, config.pretrain
     values, metrics = implicit_q.pretrain(dataset, key, settings, config.sac)
     temperature = settings.advantage_temperature
     found = implicit_q.preferences(values, dataset.transitions, temperature, config.sac)
-    return found, {**metrics, "pretrain/advantage_spread": found.spread}
+    return found, values.critic_params, {**metrics, "pretrain/advantage_spread": found.spread}
 
 
 @member_program()

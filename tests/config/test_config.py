@@ -159,6 +159,8 @@ def test_fields_are_frozen():
         ({"cloning_rows": "better"}, "cloning_rows: better has no effect without cloning_weight"),
         ({"cloning_weight": 0.1, "cloning_rows": "advantage"}, "cloning_rows: advantage needs values"),
         ({"expectile": 0.9}, "expectile: has no effect without pretrain_steps"),
+        ({"critic_start": "pretrained"}, "critic_start: pretrained needs pretrained critics; set"),
+        ({"pretrain_steps": 10}, "pretrain_steps: has no effect without cloning_rows=advantage or critic_"),
         ({"trace_decay": 0.5, "rollout_length": 1}, "trace_decay: has no effect with rollout_length=1"),
         ({"start": "cloned", "bc_steps": 0}, "start: cloned needs a cloned actor"),
         ({"hold_epochs": 1000}, "hold_epochs: 1000 of num_epochs=1000"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ OPTIONS = {
     "estimate_rows": 4,
     "pretrain_steps": 10,
     "start": "cloned",
+    "critic_start": "pretrained",
     "hold_epochs": 1,
     "cloning_weight": 0.1,
     "cloning_rows": "advantage",
@@ -119,6 +121,29 @@ def test_stopped_and_resumed_equals_never_stopped(
     offline.resume(str(run_folder(config)))
     for name in ("metrics.jsonl", "eval.jsonl"):
         assert lines(run_folder(config) / name) == lines(finished[1] / name)
+
+
+def test_critics_start_as_pretrained(finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And their targets with them, before anything is learned."""
+    config = dataclasses.replace(finished[0], workdir=str(tmp_path))
+    seen: dict[str, Any] = {}
+    pretrain, begin = offline.OfflineLoop._pretrain, offline.OfflineLoop._begin_training
+
+    def pretrained(loop: Any) -> Any:
+        step = pretrain(loop)
+        seen["pretrained"] = jax.device_get(loop._of_members(loop._pretrained))
+        return step
+
+    def begun(loop: Any) -> Any:
+        seen["agent"] = begin(loop).agent
+        raise Stop
+
+    monkeypatch.setattr(offline.OfflineLoop, "_pretrain", pretrained)
+    monkeypatch.setattr(offline.OfflineLoop, "_begin_training", begun)
+    with pytest.raises(Stop):
+        offline.run(config)
+    for params in (seen["agent"].critic_params, seen["agent"].target_critic_params):
+        jax.tree.map(np.testing.assert_array_equal, params, seen["pretrained"])
 
 
 def test_with_persistent_environments(tiny_dataset: str, tmp_path: Path):
