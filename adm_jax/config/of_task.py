@@ -7,7 +7,7 @@ from adm_jax.config import presets
 from adm_jax.config.models import get_model, registered
 from adm_jax.config.offline import OfflineConfig
 from adm_jax.config.online import MODEL_FREE, OnlineConfig
-from adm_jax.config.presets.offline import STEADY_SOURCE, UNPUBLISHED
+from adm_jax.config.presets.offline import STEADY_SOURCE
 from adm_jax.config.presets.preset import Family, OfflineFamily, OnlineFamily, Presets
 from adm_jax.config.run import RunConfig
 from adm_jax.config.settings import Leaf, leaves, replace_flat, to_flat
@@ -113,7 +113,7 @@ def config_for_task(
     Raises InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
     """
     model = get_model(dynamics)
-    own = UNPUBLISHED if task == DERIVED_TASK else presets.presets_of(task)
+    own = {} if task == DERIVED_TASK else presets.presets_of(task)
     family = _offline_family(dynamics, overrides.get("persistent", False))
     published = presets.settings_of(task.rpartition(":")[2], own, family, preset)
     default = OfflineConfig(dynamics=dynamics, model=model.config_class())

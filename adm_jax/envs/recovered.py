@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.config.presets.offline import UNPUBLISHED
 from adm_jax.data.episodes import EpisodeData, end_at
 from adm_jax.envs import environment
 from adm_jax.envs.termination import TERMINATIONS, TerminationFn
@@ -126,7 +125,7 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
         reference_min=data.metadata.get("reference_min"),
         reference_max=data.metadata.get("reference_max"),
         dataset=data.source.partition(" ")[0],
-        presets=UNPUBLISHED,
+        presets={},
         env_kwargs=spec.kwargs,
         spec=spec,
     )

@@ -91,10 +91,12 @@ def _presets(fields: dict[str, Any], before: Presets) -> Presets:
 
     for family, preset in own.items():
         _require(family in FAMILIES, "presets", family, f"is no family of settings: {', '.join(FAMILIES)}")
-        pair = isinstance(preset, tuple) and len(preset) == 2
+        pair = isinstance(preset, Preset) or (isinstance(preset, tuple) and len(preset) == 2)
         _require(pair, f"presets[{family!r}]", preset, "must be (settings, source)")
-        for part, value in zip(Preset._fields, preset, strict=True):
-            put(f"presets[{family!r}].{part}", family, part, value)
+        preset = Preset(*preset)
+        put(f"presets[{family!r}].settings", family, "settings", preset.settings)
+        put(f"presets[{family!r}].source", family, "source", preset.source)
+        made[family] = made[family]._replace(complete=preset.complete)
     for name in [name for name in fields if name in _OF_PRESETS]:
         put(name, *_OF_PRESETS[name], fields.pop(name))
     for name, part in (("online_settings", "settings"), ("online_sources", "source")):

@@ -186,14 +186,14 @@ def test_a_models_settings_go_between_the_published_ones_and_overrides():
     assert (overridden.fit.fit_patience, overridden.model.num_networks) == (7, 6)
 
 
-def test_a_task_made_from_a_dataset_has_the_settings_that_mopos_tasks_share():
-    ensemble = to_flat(config_for_task("auto", dynamics="ensemble", num_epochs=7))
-    shared = settings_of("ant", {}, "mopo")
-    assert {name: ensemble[name] for name in shared} == {**shared, "num_epochs": 7}
-    defaults = to_flat(OfflineConfig())
-    assert ensemble["entropy_lr"] != defaults["entropy_lr"]
-    assert ensemble["penalty_coef"] == defaults["penalty_coef"]
-    assert to_flat(config_for_task("auto")) == {**defaults, "task": "auto"}
+@pytest.mark.parametrize("dynamics", ["adm", "ensemble", "adm_v2"])
+def test_where_nothing_is_published_settings_are_those_of_steady(dynamics):
+    made = to_flat(config_for_task("auto", dynamics=dynamics, num_epochs=7))
+    steady = to_flat(config_for_task("auto", "steady", dynamics, num_epochs=7))
+    assert made == {**steady, "preset": "code"}
+    quick = to_flat(config_for_task("hopper-builtin", dynamics=dynamics))
+    assert {name for name, value in quick.items() if value != made[name]} >= {"num_epochs", "fit_max_epochs"}
+    assert quick["cloning_weight"] == made["cloning_weight"] > 0
     with pytest.raises(InputError, match="preset: the paper states no settings for task auto"):
         config_for_task("auto", preset="paper")
 

@@ -8,6 +8,7 @@ import pytest
 
 from adm_jax import config, tasks
 from adm_jax.config.presets import settings_of, source_of
+from adm_jax.config.presets.offline import STEADY
 from adm_jax.config.presets.preset import Preset
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.dynamics.interface import make_dynamics
@@ -61,7 +62,7 @@ def test_what_mopo_published_is_a_valid_configuration(name):
     published = settings(name, "mopo")
     flat = to_flat(config.config_for_task(name, dynamics="ensemble"))
     assert {key: flat[key] for key in published} == published
-    assert published["uncertainty"] == "max_aleatoric"
+    assert published["uncertainty"] == ("std_of_means" if name == "hopper-builtin" else "max_aleatoric")
     assert get_task(name).presets["mopo"].source
 
 
@@ -81,15 +82,22 @@ def test_what_full_horizon_takes_is_a_valid_configuration(name, dynamics):
     assert built.rollout.uncertainty in offered
 
 
-def test_a_task_of_ones_own_takes_the_full_horizon_defaults():
-    task = register_task(name="mine", env_id="Hopper-v4", obs_dim=11, action_dim=3, termination="hopper")
-    built = config.config_for_task("mine", dynamics="adm_v2", persistent=True)
+def test_a_task_without_a_row_takes_the_full_horizon_defaults():
+    task = get_task("hopper")
+    built = config.config_for_task("hopper", dynamics="adm_v2", persistent=True)
     assert built.rollout.rollout_batch_size == 4096
     assert built.rollout.rollout_batch_size * 25 * built.rollout.retain_epochs == pytest.approx(
         10e6, rel=0.02
     )
     assert (built.penalty_coef, built.num_epochs, built.model.streams) == (5.0, 2000, 5)
-    assert "full-horizon defaults" in source_of("mine", task.presets, "adm2po")
+    assert "no settings for hopper" in source_of("hopper", task.presets, "adm2po")
+
+
+def test_a_task_of_ones_own_takes_the_librarys_settings():
+    task = register_task(name="mine", env_id="Hopper-v4", obs_dim=11, action_dim=3, termination="hopper")
+    built = config.config_for_task("mine", dynamics="adm_v2", persistent=True)
+    assert (built.start, built.num_epochs) == ("cloned", STEADY["num_epochs"])
+    assert "preset steady" in source_of("mine", task.presets, "adm2po")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +172,7 @@ def test_mopo_settings(name, length, penalty):
 
 @pytest.mark.parametrize(
     ("name", "width"),
-    [*((name, None) for name in ("ant", "hopper-medium", "antmaze-umaze", "hopper-builtin")),
+    [*((name, None) for name in ("ant", "hopper-medium", "antmaze-umaze")),
      *((name, 400) for name in ("humanoid", "pen-human", "pen-cloned"))],
 )  # fmt: skip
 def test_the_width_of_mopos_networks(name, width):

@@ -7,6 +7,7 @@ import pytest
 
 from adm_jax.config import OfflineConfig, config_for_task, online_config_for_task, settings_source
 from adm_jax.config.presets import source_of
+from adm_jax.config.presets.offline import STEADY
 from adm_jax.config.presets.preset import Preset
 from adm_jax.config.settings import replace_flat
 from adm_jax.envs.recovered import task_from_dataset
@@ -42,31 +43,22 @@ def test_what_was_given_is_told():
 
 
 def test_a_task_that_does_not_say():
-    nothing, silent = Task(**FIELDS), Task(**FIELDS, presets={"admpo_off": Preset({"gamma": 0.5})})
-    assert (
-        settings_source(OfflineConfig(), nothing) == "task mine has no ADMPO settings: the library's defaults"
-    )
+    silent = Task(**FIELDS, presets={"admpo_off": Preset({"gamma": 0.5})})
     assert settings_source(OfflineConfig(), silent) == (
         "task mine, which does not say where they come from; given instead: gamma"
     )
 
 
-@pytest.mark.parametrize(
-    ("dynamics", "expected"),
-    [
-        ("adm", "no settings are published for this dataset: the library's defaults; max_backtrack=5, "
-         "rollout_length=5, rollout_batch_size=50000, penalty_coef=1.0, entropy_weight=0.1, real_ratio=0.05, "
-         "num_epochs=1000"),
-        ("ensemble", "no settings are published for this dataset: what the tasks of OfflineRL-Kit's MOPO "
-         "share, and the library's defaults; rollout_length=5, rollout_batch_size=50000, penalty_coef=1.0, "
-         "entropy_weight=1.0, real_ratio=0.05, num_epochs=3000"),
-    ],
-)  # fmt: skip
-def test_of_a_task_made_from_a_dataset_the_defaults_are_told(tiny_dataset, dynamics, expected):
+@pytest.mark.parametrize(("dynamics", "own"), [("adm", "max_backtrack=5, "), ("ensemble", "")])
+def test_a_task_made_from_a_dataset_takes_the_librarys_own(tiny_dataset, dynamics, own):
     config = config_for_task("auto", dynamics=dynamics, dataset=tiny_dataset)
     task, data = load_data(config)
     assert task == task_from_dataset(data)
-    assert settings_source(config, task) == expected
+    assert settings_source(config, task) == (
+        "no settings are published for this data: the library's preset steady, one setting for all data; "
+        f"{own}rollout_length=5, rollout_batch_size=5000, penalty_coef=1.0, entropy_weight=0.05, "
+        f"real_ratio=0.5, num_epochs={STEADY['num_epochs']}"
+    )
 
 
 def test_a_run_keeps_and_tells_it(tiny_config, monkeypatch, capsys):

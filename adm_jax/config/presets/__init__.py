@@ -5,12 +5,12 @@ The settings themselves are data: ``offline`` (ADMPO-OFF, MOPO), ``full_horizon`
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from adm_jax.config.presets import full_horizon, offline, online
 from adm_jax.config.presets.full_horizon import adm2po
 from adm_jax.config.presets.offline import admpo, mopo
-from adm_jax.config.presets.preset import Family, Preset, Presets
+from adm_jax.config.presets.preset import Family, OfflineFamily, Preset, Presets
 from adm_jax.config.references import import_module, is_reference
 from adm_jax.types import InputError
 
@@ -37,13 +37,14 @@ def _published() -> Iterator[tuple[str, dict[str, Preset]]]:
     for name, row in offline.D4RL.items():
         paper = {**offline.PAPER_COMMON, **offline.PAPER.get(name, {})}
         yield name, {**_admpo(row, paper), "mopo": mopo(name)}
-    source = "quick preset: hopper-medium-replay's settings with fewer, shorter epochs"
-    yield "hopper-builtin", {"admpo_off": Preset(offline.QUICK, source), "mopo": offline.quick_mopo()}
+    source = f"quick preset: {offline.STEADY_SOURCE}, with fewer, shorter epochs"
+    quick = Preset(offline.QUICK, source, complete=True)
+    yield "hopper-builtin", {"admpo_off": quick, "mopo": quick}
     for name, row in offline.NEORL.items():
         # NeoRL's medium is not D4RL's, but MOPO has settings for no other data of this environment
         medium = f"{name.partition('-')[0]}-medium"
-        settings, source = mopo(medium)
-        likewise = Preset(settings, f"{source} for {medium}; none is published for NeoRL")
+        found = mopo(medium)
+        likewise = found._replace(source=f"{found.source} for {medium}; none is published for NeoRL")
         yield f"neorl-{name}", {**_admpo(row, offline.PAPER_COMMON), "mopo": likewise}
     source = f"max_backtrack and model_hidden_dim of ADMPO-ON ({_PAPER.split(',')[0]}, Table 4, and its code)"
     for env in ("ant", "humanoid"):
@@ -99,10 +100,11 @@ def settings_of(task: str, presets: Presets, family: Family, preset: str = "code
     ``steady``, the library's own, which is the same for all tasks.
     The task's name is for messages. Raises InputError: there is no preset of that name.
     """
-    if preset == "steady":
+    if preset == "steady" or (preset == "code" and _is_unpublished(presets, family)):
         return {**offline.STEADY, **(full_horizon.EPISODES if family == "adm2po" else {})}
+    own = presets.get(family, Preset())
     shared, _ = _SHARED.get(family, ({}, ""))
-    settings = {**shared, **presets.get(family, Preset()).settings}
+    settings = {**({} if own.complete else shared), **own.settings}
     if preset == "code":
         return settings
     if family != "admpo_off":
@@ -115,13 +117,18 @@ def settings_of(task: str, presets: Presets, family: Family, preset: str = "code
     return {**settings, **paper}
 
 
+def _is_unpublished(presets: Presets, family: Family) -> bool:
+    """Whether nothing is published of a task for a family offline: it has the library's own settings."""
+    return family in get_args(OfflineFamily) and family not in presets
+
+
 def source_of(task: str, presets: Presets, family: Family) -> str:
     """Where a task's settings for a family come from, in words; also where it has none of its own."""
-    settings, source = presets.get(family, Preset())
-    if source:
-        return source
-    if settings:
+    if _is_unpublished(presets, family):
+        return f"no settings are published for this data: {offline.STEADY_SOURCE}"
+    own = presets.get(family, Preset())
+    if own.source:
+        return own.source
+    if own.settings:
         return f"task {task}, which does not say where they come from"
-    if family not in _SHARED:
-        return f"task {task} has no ADMPO settings: the library's defaults"
     return f"{_SHARED[family][1]}; task {task} has no settings of its own for it"

@@ -13,7 +13,7 @@ which of them is meant.
 
 from typing import Any
 
-from adm_jax.config.presets.preset import Preset, Presets
+from adm_jax.config.presets.preset import Preset
 
 # fmt: off
 # m and the model's width of Table 4 and of the authors' code; nothing is published for offline data
@@ -90,35 +90,22 @@ MOPO_COMMON: dict[str, Any] = {
 _MOPO_SOURCE = "OfflineRL-Kit's MOPO"
 _WIDE = ("humanoid", "pen")  # MBPO's networks have 400 hidden units there
 
-# Hopper's medium-replay settings cut to a run of minutes on two CPU cores: fewer, shorter epochs, and larger,
-# constant rates. Found in three tries on this dataset, rates of actor and critics: 1e-4 and 3e-4 (mean return
-# 491 after 15,000 updates), 3e-4 and 3e-4 (387 after 12,000), 3e-4 and 1e-3 (512 after 12,000).
-QUICK: dict[str, Any] = {
-    "max_backtrack": 5, "rollout_length": 5, "penalty_coef": 0.1, "entropy_weight": 0.05, "real_ratio": 0.5,
-    "actor_lr": 3e-4, "critic_lr": 1e-3, "actor_lr_schedule": "none", "rollout_batch_size": 5_000,
-    "num_epochs": 12, "updates_per_epoch": 1_000, "eval_every": 4, "eval_episodes": 30, "checkpoint_every": 4,
-    "fit_max_epochs": 12, "fit_steps_per_epoch": 400, "fit_patience": 12, "bc_steps": 10_000,
-    "estimate_rows": 64,
-}
 # The library's own, one setting for all data; how it was found: docs/protocols.md
 STEADY: dict[str, Any] = {
     "num_epochs": 60, "updates_per_epoch": 1_000, "rollout_length": 5, "rollout_batch_size": 5_000,
     "retain_epochs": 5, "real_ratio": 0.5, "penalty_coef": 1.0, "uncertainty": "std_of_means",
     "auto_entropy": False, "entropy_weight": 0.05, "tau": 0.01, "critic_lr": 1e-3, "actor_lr": 2e-4,
     "actor_lr_schedule": "cosine", "critic_layer_norm": True, "standardize_obs": True,
-    "pretrain_steps": 20_000, "bc_steps": 20_000, "bc_lr": 1e-3, "bc_lr_schedule": "cosine",
-    "start": "cloned", "hold_epochs": 5, "cloning_rows": "advantage", "cloning_weight": 8e-4,
-    "actor_average": 1.6e-4, "eval_every": 5, "eval_episodes": 30, "checkpoint_every": 5,
+    "pretrain_steps": 20_000, "critic_start": "pretrained", "bc_steps": 20_000, "bc_lr": 1e-3,
+    "bc_lr_schedule": "cosine", "start": "cloned", "hold_epochs": 2, "cloning_rows": "advantage",
+    "cloning_weight": 8e-4, "actor_average": 1.6e-4, "eval_every": 5, "eval_episodes": 30,
+    "checkpoint_every": 5,
 }
 STEADY_SOURCE = "the library's preset steady, one setting for all data"
-_NONE_PUBLISHED = "no settings are published for this dataset: "
-# of a task that is made from a dataset
-UNPUBLISHED: Presets = {
-    "admpo_off": Preset(source=_NONE_PUBLISHED + "the library's defaults"),
-    "mopo": Preset(
-        source=f"{_NONE_PUBLISHED}what the tasks of {_MOPO_SOURCE} share, and the library's defaults"
-    ),
-    "adm2po": Preset(source=_NONE_PUBLISHED + "full-horizon defaults"),
+# cut to a run of minutes on two CPU cores
+QUICK: dict[str, Any] = {
+    **STEADY, "num_epochs": 15, "fit_max_epochs": 12, "fit_steps_per_epoch": 400, "fit_patience": 12,
+    "pretrain_steps": 10_000, "bc_steps": 10_000, "estimate_rows": 64,
 }
 # fmt: on
 
@@ -148,13 +135,6 @@ def mopo(name: str) -> Preset:
         return Preset(source=source)
     source += ", and MBPO's 400 hidden units for Humanoid and adroit"
     return Preset({"model_hidden_dim": 400}, source)
-
-
-def quick_mopo() -> Preset:
-    """MOPO's rollout_length, penalty and its coefficient for hopper-medium-replay in the quick preset."""
-    kept = {name: value for name, value in QUICK.items() if name != "max_backtrack"}
-    source = f"quick preset: {_MOPO_SOURCE}'s penalty for hopper-medium-replay, the rest as settings"
-    return Preset({**kept, **_mopo("hopper-medium-replay")}, source)
 
 
 def _mopo(key: str) -> dict[str, Any]:

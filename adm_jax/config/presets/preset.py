@@ -12,10 +12,11 @@ FAMILIES: tuple[str, ...] = get_args(OfflineFamily) + get_args(OnlineFamily)
 
 
 class Preset(NamedTuple):
-    """A task's settings for a family of algorithms, less what all tasks share."""
+    """A task's settings for a family of algorithms, above what all its tasks share unless ``complete``."""
 
     settings: Mapping[str, Any] = MappingProxyType({})  # in flat configuration form
     source: str = ""
+    complete: bool = False
 
 
 Presets = Mapping[str, Preset]  # family -> preset
