@@ -3,7 +3,8 @@
     python -m benchmarks.bench_sac --json=FILE
 
 ``ours`` is the library's update program: it draws each batch from dataset and ring buffer too, as PyTorch's
-rows do. PyTorch trains one seed; ratios are of seed-updates per second.
+rows do; ``steady`` is the same with the critics and the cloning term of that preset. PyTorch trains one seed;
+ratios are of seed-updates per second.
 """
 
 from typing import Any
@@ -18,9 +19,10 @@ def run(options: Options) -> dict[str, Any]:
     ways: dict[str, Any] = {}
     details: dict[str, Any] = {}
     counts, amounts, shapes = {}, {}, {}
-    for num_seeds in options.sac_seeds or (1,):
-        name = f"ours, {num_seeds} seeds"
-        work = workload.prepare(options, num_seeds)
+    populations = [(f"ours, {seeds} seeds", seeds, "code") for seeds in options.sac_seeds or (1,)]
+    first = populations[0][1]
+    for name, num_seeds, preset in [*populations, (f"ours, {first} seeds, steady", first, "steady")]:
+        work = workload.prepare(options, num_seeds, preset=preset)
         state = workload.initial_state(work, full_buffer=True)
         job = workload.update_job(work, state)
         compiled, seconds = workload.compile_job(job)

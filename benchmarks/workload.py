@@ -29,7 +29,7 @@ from adm_jax.training.offline import TrainState
 from adm_jax.types import Key
 from benchmarks.options import Options
 
-TASK = "hopper-builtin"
+TASK = "hopper-medium-replay"  # whose published settings the workload has, on the built-in data
 OBS_DIM, ACTION_DIM, ACTION_SCALE = 11, 3, 1.0
 
 
@@ -112,7 +112,7 @@ def initial_state(work: Workload, *, full_buffer: bool = False) -> TrainState:
 def _init_train(work: Workload, state: FitState) -> TrainState:
     config, components, data = work.config, work.components, work.data
     model = fit.best_program(components, config.fit)(state, data)
-    agent, buffer = programs.init_program(components, config)(work.keys, work.hyper, None, data)
+    agent, buffer = programs.init_program(components, config)(work.keys, work.hyper, programs.Start(), data)
     envs = None
     if config.rollout.persistent:
         envs = programs.init_envs_program(components, config)(model, data)

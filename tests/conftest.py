@@ -1,5 +1,6 @@
 """Settings every test runs under; they must be in place before JAX and MuJoCo are imported."""
 
+import functools
 import os
 import tempfile
 
@@ -14,9 +15,8 @@ os.environ["XDG_CACHE_HOME"] = os.path.join(_HOME, "cache")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Most of the suite's time is compilation, and a third of that LLVM's optimisation of loops that run for
 # milliseconds here. XLA's own passes are those that users have; XLA_FLAGS="" in front of pytest: all are.
-# Without the fusion emitters programs compile faster still, but a member alone is then no longer bitwise the
-# same as among others.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+_XLA_FLAGS = "--xla_backend_optimization_level=1"
+os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)
 # A program that was compiled once is read back, however small: by later tests, by subprocesses and by
 # pytest-xdist's workers, which inherit the folder's name from the process that starts them. One that a worker
 # reads while the other still writes it is damaged, and is compiled again (setup.cfg: no error).
@@ -29,10 +29,11 @@ from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from tests.tiny import TINY  # noqa: E402
+from tests.tiny import QUICK_COMPILER, TINY  # noqa: E402
 
 if TYPE_CHECKING:
     from adm_jax.config import OfflineConfig
@@ -41,6 +42,17 @@ if TYPE_CHECKING:
 def pytest_unconfigure() -> None:
     """Called at the end, by the process that starts workers as well as by each of them."""
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+_plain_compile = jax.stages.Lowered.compile
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Chooses the compiler, before fixtures, which compile too; see QUICK_COMPILER."""
+    quick = os.environ["XLA_FLAGS"] == _XLA_FLAGS and item.get_closest_marker("bitwise") is None
+    compiler = functools.partialmethod(_plain_compile, QUICK_COMPILER) if quick else _plain_compile
+    jax.stages.Lowered.compile = compiler  # type: ignore[method-assign]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

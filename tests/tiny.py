@@ -27,3 +27,8 @@ TINY = {
     "checkpoint_every": 2,
     "seeds": (0, 1),
 }
+
+# Of XLA: programs that run for milliseconds compile twice as fast so. A member alone is then not bitwise the
+# same as among others: tests that compare populations of different sizes are marked bitwise.
+QUICK_COMPILER = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK_COMPILER.items())

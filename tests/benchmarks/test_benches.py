@@ -87,11 +87,12 @@ def test_rollout_from_histories_encoded_once(tiny):
 
 def test_sac(tiny):
     result = bench_sac.run(tiny)
-    names = ["ours, 1 seeds", "ours, 2 seeds"]
+    names = ["ours, 1 seeds", "ours, 2 seeds", "ours, 1 seeds, steady"]
     check(result, names)
-    assert [work_done(result["rows"][name]) for name in names] == pytest.approx([3, 6])
-    one, two = (result["rows"][name]["flops"] for name in names)
+    assert [work_done(result["rows"][name]) for name in names] == pytest.approx([3, 6, 3])
+    one, two, steady = (result["rows"][name]["flops"] for name in names)
     assert two == 2 * one
+    assert one < steady < 1.5 * one
     assert result["seconds_over_first"]["ours, 1 seeds"] == 1
 
 
@@ -257,7 +258,7 @@ def test_rollout_and_sac_beside_pytorch(tiny):
     options = dataclasses.replace(tiny, torch=True)
     check(bench_rollout.run(options), ["ours"], with_torch=True)
     result = bench_sac.run(dataclasses.replace(options, sac_seeds=(1,)))
-    check(result, ["ours, 1 seeds"], with_torch=True)
+    check(result, ["ours, 1 seeds", "ours, 1 seeds, steady"], with_torch=True)
 
 
 @needs_torch

@@ -53,7 +53,7 @@ def run_all_programs(config: OfflineConfig, mapping: str):
     of_seed = np.array([config.seeds.index(member.seed) for member in population])
     model = jax.tree.map(lambda x: x[of_seed], run["best"](fitted, data))
     seeds, hyper = [member.seed for member in population], member_hyper(config, population)
-    agent, buffer = run["init"](offline_keys(seeds, 3), hyper, None, data)
+    agent, buffer = run["init"](offline_keys(seeds, 3), hyper, programs.Start(), data)
     histories = run["histories"](model, data)
     for epoch in range(2):
         keys = fold_keys(offline_keys(seeds, 4), epoch)

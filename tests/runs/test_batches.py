@@ -24,6 +24,7 @@ from adm_jax.training import driver, offline
 from adm_jax.types import InputError
 from tests.runs.event_records import points
 from tests.stopping import Stop, stop_behind
+from tests.tiny import QUICK_FLAGS
 from tests.training.run_files import lines, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_curves")
@@ -63,6 +64,7 @@ def without_clock(result: dict) -> dict:
     return {name: value for name, value in result.items() if name != "wall_clock"}
 
 
+@pytest.mark.bitwise
 def test_results_say_which_member_is_which(side_by_side) -> None:
     config, folder, result = side_by_side
     named = [{"seed": row["seed"], "penalty_coef": row["penalty_coef"]} for row in result["members"]]
@@ -84,6 +86,7 @@ def test_results_say_which_member_is_which(side_by_side) -> None:
     assert "critic/loss/seed1,penalty_coef=2" in points(folder / "tensorboard")
 
 
+@pytest.mark.bitwise
 def test_a_swept_member_s_run_equals_its_own(side_by_side, tmp_path: Path) -> None:
     """From the fit to the last evaluation, bit for bit."""
     config, _, together = side_by_side
@@ -92,6 +95,7 @@ def test_a_swept_member_s_run_equals_its_own(side_by_side, tmp_path: Path) -> No
     assert {**row, "penalty_coef": 2.0} == together["members"][3]
 
 
+@pytest.mark.bitwise
 def test_batches_give_what_all_at_once_gives(
     side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +130,7 @@ def test_batches_give_what_all_at_once_gives(
     assert without_clock(offline.resume(str(own))) == without_clock(result)
 
 
+@pytest.mark.bitwise
 def test_a_stopped_batch_is_taken_up_again(
     side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +147,7 @@ def test_a_stopped_batch_is_taken_up_again(
     assert (folder / "batches" / "0" / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.bitwise
 def test_killed_before_its_first_batch_a_run_is_still_trained_in_batches(
     side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +166,7 @@ def test_killed_before_its_first_batch_a_run_is_still_trained_in_batches(
     assert RunFolder.open(folder).batch_size == 2
 
 
+@pytest.mark.bitwise
 def test_memory_chooses_the_batch(
     side_by_side, needs: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,7 +248,7 @@ def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
     many = dataclasses.replace(spread, workdir=str(tmp_path / "many"), num_devices=8, checkpoint_every=1)
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{QUICK_FLAGS} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     command = [sys.executable, "-W", "ignore", "-c", _ON_EIGHT, json.dumps(to_flat(many))]

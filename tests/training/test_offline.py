@@ -30,7 +30,7 @@ from adm_jax.training.driver import Run
 from adm_jax.types import InputError
 from tests.runs.event_records import points
 from tests.stopping import Stop, stop_behind
-from tests.tiny import TINY
+from tests.tiny import QUICK_FLAGS, TINY
 from tests.training.run_files import lines, run_folder
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +144,7 @@ def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) 
     config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
     flags = [f"--{name}={_text(value)}" for name, value in to_flat(config).items() if value is not None]
     command = [sys.executable, "-m", "experiments.admpo_off", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": QUICK_FLAGS, "PYTHONPATH": str(ROOT)}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as run:
         deadline = time.monotonic() + 300

@@ -25,6 +25,7 @@ from adm_jax.types import InputError
 from benchmarks import draw_runs, summarize_run
 from tests.runs.event_records import points
 from tests.stopping import Stop, stop_behind
+from tests.tiny import QUICK_FLAGS
 from tests.training.run_files import lines
 from tests.training.tiny_online import tiny
 
@@ -122,7 +123,7 @@ def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) 
         if value is not None
     ]
     command = [sys.executable, "-m", "experiments.admpo_on", *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XLA_FLAGS": QUICK_FLAGS, "PYTHONPATH": str(ROOT)}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as run:
         deadline = time.monotonic() + 300

@@ -96,10 +96,10 @@ STEADY: dict[str, Any] = {
     "retain_epochs": 5, "real_ratio": 0.5, "penalty_coef": 1.0, "uncertainty": "std_of_means",
     "auto_entropy": False, "entropy_weight": 0.05, "tau": 0.01, "critic_lr": 1e-3, "actor_lr": 2e-4,
     "actor_lr_schedule": "cosine", "critic_layer_norm": True, "standardize_obs": True,
-    "pretrain_steps": 20_000, "critic_start": "pretrained", "bc_steps": 20_000, "bc_lr": 1e-3,
-    "bc_lr_schedule": "cosine", "start": "cloned", "hold_epochs": 2, "cloning_rows": "advantage",
-    "cloning_weight": 8e-4, "actor_average": 1.6e-4, "eval_every": 5, "eval_episodes": 30,
-    "checkpoint_every": 5, "estimate_rows": 64,
+    "pretrain_steps": 20_000, "pretrain_tau": 0.05, "critic_start": "pretrained", "bc_steps": 20_000,
+    "bc_lr": 1e-3, "bc_lr_schedule": "cosine", "start": "cloned", "hold_epochs": 2,
+    "cloning_rows": "advantage", "cloning_weight": 8e-4, "actor_average": 1.6e-4, "eval_every": 5,
+    "eval_episodes": 30, "checkpoint_every": 5, "estimate_rows": 64,
 }
 STEADY_SOURCE = "the library's preset steady, one setting for all data"
 # cut to a run of minutes on two CPU cores
