@@ -22,6 +22,7 @@ _PANELS = (  # key of metrics.jsonl, title
     ("critic/q", "mean Q value"),
     ("actor/entropy", "policy entropy"),
     ("rollout/uncertainty", "uncertainty in roll-outs"),
+    ("critic/q_excess", "critics above the model's return"),  # where policies are estimated
 )
 
 
@@ -47,23 +48,25 @@ def draw(
     """
     figure = Figure(figsize=(13, 7), layout="constrained", dpi=110)
     figure.suptitle(title, fontsize=13, fontweight="bold")
-    grid = figure.add_gridspec(2, 4)
+    top, bottom = figure.add_gridspec(2, 1)
+    grid = top.subgridspec(1, 4)
     train = [row for row in metrics if row["phase"] == "train"]
     # online everything is told by environment steps, and models are fitted again and again
     x_key = "steps" if any("steps" in row for row in (*train, *evals)) else "updates"
     fit, fit_key = [row for row in metrics if row["phase"] == "fit"], "epoch"
     if x_key == "steps":
         fit, fit_key = train, x_key
-    returns = figure.add_subplot(grid[0, :2])
+    returns = figure.add_subplot(grid[:2])
     if warmup_steps:
         returns.axvspan(0, warmup_steps, color="#DDDDDD", alpha=0.6, label="warm-up", linewidth=0)
+    _draw_estimates(returns, train, evals, x_key)
     _draw_returns(returns, evals, members, references, x_key)
-    _draw_members(
-        figure.add_subplot(grid[0, 2]), fit, fit_key, "model/holdout_nll", "held-out NLL per seed", ()
-    )
-    _draw_backtracks(figure.add_subplot(grid[0, 3]), fit, fit_key)
-    for column, (key, name) in enumerate(_PANELS):
-        _draw_members(figure.add_subplot(grid[1, column]), train, x_key, key, name, members)
+    _draw_members(figure.add_subplot(grid[2]), fit, fit_key, "model/holdout_nll", "held-out NLL per seed", ())
+    _draw_backtracks(figure.add_subplot(grid[3]), fit, fit_key)
+    panels = _PANELS if any("critic/q_excess" in row for row in train) else _PANELS[:-1]
+    grid = bottom.subgridspec(1, len(panels))
+    for cell, (key, name) in zip(grid, panels, strict=True):
+        _draw_members(figure.add_subplot(cell), train, x_key, key, name, members)
     figure.savefig(Path(path), format="png")
 
 
@@ -100,6 +103,19 @@ def _draw_returns(
     _finish(axes, "return in the real environment", _LABELS[x_key], bool(rows))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="best", framealpha=0.8)
+
+
+def _draw_estimates(axes: Axes, metrics: Lines, evals: Lines, x_key: str) -> None:
+    """What the model says of the policies, and what the averaged actors return, means over the members."""
+    averaged = [row for row in evals if row["phase"] == "train" and "eval/average_return" in row]
+    estimated = [row for row in metrics if "model/return" in row]
+    for rows, key, label, style in (
+        (averaged, "eval/average_return", "averaged actors, mean", "-"),
+        (estimated, "model/return", "the model's estimate, mean", ":"),
+    ):
+        if rows:
+            x, y = [row[x_key] for row in rows], [finite_mean(row[key]) for row in rows]
+            _plot(axes, x, y, color="#999999", linewidth=1.6, linestyle=style, label=label)
 
 
 def _draw_members(
