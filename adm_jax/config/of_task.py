@@ -26,6 +26,7 @@ _TUNED = (
 # settings that runs of earlier versions have not stored; those did what the default does
 _NOT_STORED = {  # whose defaults are what runs did before there were these settings
     "max_entropy_weight",
+    "preset",
     *("num_critics", "num_min_critics", "critic_layer_norm", "actor_layer_norm", "critic_lr_schedule"),
     *("standardize_obs", "actor_average", "cloning_weight", "cloning_rows", "trace_decay"),
     *("uncertainty_quantile", "start", "critic_start", "hold_epochs", "estimate_rows", "bc_lr_schedule"),
@@ -122,18 +123,21 @@ def config_for_task(
 
 
 def online_config_for_task(
-    task: str = "inverted_pendulum", dynamics: str = "adm", **overrides: Any
+    task: str = "inverted_pendulum", dynamics: str = "adm", preset: str = "code", **overrides: Any
 ) -> OnlineConfig:
     """A task's configuration online: default < the task's published settings < ``overrides``.
 
-    The dynamics model, or ``none``, chooses among ADMPO-ON's, MBPO's and SAC's published settings. Raises
-    InputError: the task, the model or a field is unknown, has no effect, or a value is out of range.
+    The dynamics model, or ``none``, chooses among ADMPO-ON's, MBPO's and SAC's published settings; with the
+    ``preset`` steady the library's own lie above them.
+
+    Raises InputError: the task, the preset, the model or a field is unknown or has no effect, or a value is out
+    of range.
     """
     if dynamics == MODEL_FREE:
         _refuse_settings_of_models(overrides)
-    published = presets.settings_of(task, presets.presets_of(task), _online_family(dynamics))
+    published = presets.settings_of(task, presets.presets_of(task), _online_family(dynamics), preset)
     default = online_from_flat({"dynamics": dynamics})
-    chosen = {"task": task, "dynamics": dynamics}
+    chosen = {"task": task, "preset": preset, "dynamics": dynamics}
     return online_from_flat({**_known(task, published, default), **overrides, **chosen})
 
 
@@ -177,15 +181,17 @@ def settings_source(config: OfflineConfig | OnlineConfig, task: _Task) -> str:
     family: Family
     if isinstance(config, OnlineConfig):
         family = _online_family(config.dynamics)
-        published = presets.settings_of(task.name, task.presets, family)
+        published = presets.settings_of(task.name, task.presets, family, config.preset)
     else:
         family = _offline_family(config.dynamics, config.rollout.persistent)
         published = presets.settings_of(task.name, task.presets, family, config.preset)
         published |= get_model(config.dynamics).settings
     values = to_flat(config)
     others = [name for name, value in published.items() if name in values and values[name] != value]
-    steady = isinstance(config, OfflineConfig) and config.preset == "steady"
-    parts = [STEADY_SOURCE if steady else presets.source_of(task.name, task.presets, family)]
+    source = presets.source_of(task.name, task.presets, family)
+    if config.preset == "steady":
+        source = STEADY_SOURCE if isinstance(config, OfflineConfig) else f"preset steady above {source}"
+    parts = [source]
     if others:
         parts.append(f"given instead: {', '.join(others)}")
     if config.task == DERIVED_TASK:

@@ -69,6 +69,9 @@ class OnlineConfig(RunConfig):
         "SAC alone",
     )
     task: str = setting("inverted_pendulum", "task name, or module:task of one registered there")
+    preset: Literal["code", "steady"] = setting(
+        "code", "settings to take: the published ones, or above them the library's own critics and updates"
+    )
     num_steps: int = setting(55_000, "environment steps, warm-up included", low=1, high=MAX_ROWS)
     warmup_steps: int = setting(5_000, "uniformly random steps before the first update", low=1)
     num_envs: int = setting(1, "environments of a member, stepped side by side", low=1, high=1024)

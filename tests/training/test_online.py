@@ -331,6 +331,16 @@ def test_every_published_preset_is_a_configuration(task, dynamics):
     assert replace_flat(config, {}) == config
 
 
+@pytest.mark.parametrize("dynamics", MODELS)
+def test_steady_changes_critics_and_updates_alike_for_all_models(dynamics):
+    changed = {"critic_layer_norm": True, "critic_lr": 1e-3, "tau": 0.02, "updates_per_step": 5}
+    rollouts = {} if dynamics == "none" else {"rollout_batch_size": 5_000}
+    published, steady = (
+        to_flat(online_config_for_task("hopper", dynamics, preset)) for preset in ("code", "steady")
+    )
+    assert steady == {**published, **changed, **rollouts, "preset": "steady"}
+
+
 # learned steps in thousands, target entropy, m, width, length from .. to between thousands of steps,
 # roll-outs every and kept, actor every, updates a step: the paper's Table 4 and the code's additions; MBPO's
 PUBLISHED = {

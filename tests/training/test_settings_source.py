@@ -105,6 +105,11 @@ def test_online_the_source_is_told_as_well(task, dynamics, expected):
         assert settings_source(fewer, get_task(task)).endswith("; given instead: num_steps")
 
 
+def test_online_what_lies_below_the_librarys_own_is_told():
+    source = settings_source(online_config_for_task("hopper", "none", "steady"), get_task("hopper"))
+    assert source == "preset steady above what SAC has for all tasks; as many steps as ADMPO-ON"
+
+
 def test_online_settings_that_do_not_say_where_they_come_from():
     presets = {"sac": Preset({"gamma": 0.9})}
     assert source_of("mine", presets, "sac") == "task mine, which does not say where they come from"

@@ -97,9 +97,11 @@ def settings_of(task: str, presets: Presets, family: Family, preset: str = "code
     """The flat settings of a task's preset, above what the family's tasks share.
 
     ``preset`` is ``code``; ``paper``: what ADMPO's paper states, and its code where the paper is silent; or
-    ``steady``, the library's own, which is the same for all tasks.
-    The task's name is for messages. Raises InputError: there is no preset of that name.
+    ``steady``, the library's own: offline one setting for all tasks, online what critics and updates take,
+    above the task's. The task's name is for messages. Raises InputError: there is no preset of that name.
     """
+    if preset == "steady" and family in online.STEADY:
+        return {**settings_of(task, presets, family), **online.STEADY[family]}
     if preset == "steady" or (preset == "code" and _is_unpublished(presets, family)):
         return {**offline.STEADY, **(full_horizon.EPISODES if family == "adm2po" else {})}
     own = presets.get(family, Preset())

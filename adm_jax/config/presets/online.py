@@ -89,6 +89,16 @@ ONLINE: dict[str, Presets] = {
         {"target_entropy": -3.0, **_rollouts(1, 1, 0, 0), "updates_per_step": 40},
     ),
 }
+# The library's own, above a task's published settings: the same critics for all three algorithms, and a
+# quarter of the updates
+_STEADY: dict[str, Any] = {
+    "critic_layer_norm": True, "critic_lr": 1e-3, "tau": 0.02, "updates_per_step": 5,
+}
+STEADY: dict[str, dict[str, Any]] = {
+    "admpo_on": {**_STEADY, "rollout_batch_size": 5_000},
+    "mbpo": {**_STEADY, "rollout_batch_size": 5_000},
+    "sac": _STEADY,
+}
 _CHEETAH_SOURCES = {
     "admpo_on": f"not published: roll-outs as {_MBPO} have them, the rest as ADMPO-ON has for Walker2d",
     "mbpo": _MBPO,
