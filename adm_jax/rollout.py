@@ -105,7 +105,7 @@ def rows_last(histories: Carry, axes: Carry) -> Carry:
 
 
 def row_axes(dynamics: Dynamics, params: ModelParams, dataset: Dataset) -> Carry:
-    """Which axis of each leaf of a carry is that of the rows: the one that is as long as they are many."""
+    """The rows' axis in each leaf of a carry: the one whose length is their number."""
 
     def shapes(num_rows: int) -> Carry:
         rows = jnp.zeros((num_rows,), jnp.int32)
@@ -291,7 +291,7 @@ def over_steps(
 ) -> Transition:
     """Multi-step transitions of a chunk's steps [H, B, ...], which go on to the next where ``continues``.
 
-    ``continues`` [H - 1, B] is of all steps but the last; without ``returns_fn`` they stay as they are.
+    ``continues`` [H - 1, B] covers all steps but the last; without ``returns_fn`` they stay as they are.
     """
     if returns_fn is None:
         return transitions

@@ -86,7 +86,7 @@ class LibraryFit:
         return self._loop.state.learned
 
     def repeat(self) -> None:
-        """``eval_steps`` steps beside the fit proper, which never come to the schedule's end."""
+        """``eval_steps`` steps outside the fit proper, which never come to the schedule's end."""
         state = self._timed.state
         beginning = {"epoch": state.epoch, "epochs_since_best": state.epochs_since_best}
         beginning = {name: jnp.zeros_like(value) for name, value in beginning.items()}

@@ -26,7 +26,7 @@ from benchmarks.options import Options
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Times an epoch for each number of seeds, smallest first, that one beside PyTorch."""
+    """Times an epoch for each number of seeds, smallest first, and PyTorch for that one."""
     rows: dict[str, dict[str, Any]] = {}
     torch_rows = _torch_rows(options)
     beside = {other: run for other, (run, _) in torch_rows.items()}

@@ -1,6 +1,6 @@
 """Counts what a JAX program multiplies: floating-point operations and bytes of its products, shape by shape.
 
-The program's jaxpr is walked, so the counts are of the mathematics as it is written, before XLA optimises
+The program's jaxpr is walked, so the counts are those of the mathematics as written, before XLA optimises
 it, but without what no result depends on: every ``dot_general`` times the trip counts of the scans around it
 (``lax.map`` and ``fori_loop`` with static bounds are scans too; what ``vmap`` adds is in the shapes).
 Elementwise work counts as nothing. Bytes are those of a product's operands and result as if each were read

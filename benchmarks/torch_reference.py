@@ -216,7 +216,7 @@ def negative_log_likelihood(mean: torch.Tensor, logvar: torch.Tensor, target: to
 
 
 def hopper_terminated(obs: Any, xp: Any) -> Any:
-    """Hopper's termination of states [..., D]; ``xp`` is ``np`` or ``torch``, whatever ``obs`` is of."""
+    """Hopper's termination of states [..., D]; ``xp`` is ``np`` or ``torch``, as ``obs``."""
     bounded = xp.isfinite(obs).all(-1) & (xp.abs(obs[..., 1:]) < 100.0).all(-1)
     return ~(bounded & (obs[..., 0] > 0.7) & (xp.abs(obs[..., 1]) < 0.2))
 

@@ -130,8 +130,8 @@ def online_config_for_task(
     The dynamics model, or ``none``, chooses among ADMPO-ON's, MBPO's and SAC's published settings; with the
     ``preset`` steady the library's own lie above them.
 
-    Raises InputError: the task, the preset, the model or a field is unknown or has no effect, or a value is out
-    of range.
+    Raises InputError: the task, the preset, the model or a field is unknown, a field has no effect, or a
+    value is out of range.
     """
     if dynamics == MODEL_FREE:
         _refuse_settings_of_models(overrides)

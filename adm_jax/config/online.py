@@ -19,7 +19,7 @@ def refuse_dataset_options(sac: SACConfig) -> None:
     """Raises InputError if a setting needs a recorded dataset, which there is none of online."""
     for name in ("cloning_weight", "cloning_rows", "standardize_obs"):
         if getattr(sac, name) != getattr(SACConfig, name):
-            raise InputError(f"{name}: has no effect online: it is of a recorded dataset")
+            raise InputError(f"{name}: has no effect online: it needs a recorded dataset")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 An encoder turns ``s_t`` into the first hidden states of a GRU that reads actions only. A decoder turns the
 top layer's states before and after the k-th action into a Gaussian over a displacement and the k-th reward,
-for every k in 1..m. The displacement is of one step: the mean is added to the latest state, which the network
-does not see (architecture of the authors' code; the paper was not at hand).
+for every k in 1..m. The displacement is that of one step: the mean is added to the latest state, which the
+network does not see (architecture of the authors' code).
 
 The m predictions of a state come from *streams* of different ages, all advanced by one batched GRU call: that
 is the parallel any-step roll-out, PARoll. A stream lives m steps. With m streams each step replaces the

@@ -14,7 +14,7 @@ Carry = Any
 
 
 class ModelParams(NamedTuple):
-    """What the optimiser moves, and the constant normaliser beside it."""
+    """What the optimiser moves, and the constant normaliser."""
 
     learned: Params
     normalizer: Normalizer
@@ -45,7 +45,7 @@ class Dynamics(NamedTuple):
         or the segment's own only.
       num_networks: 1; or U networks fitted side by side, every learned leaf [U, ...], each on a bootstrap
         sample of its own (``loss`` gets segments [U, B, ...]) and kept at its own best epoch.
-      num_drawn: samples are of one of the first so many units of a prediction; of any when None.
+      num_drawn: samples come from one of the first ``num_drawn`` units of a prediction; any when None.
       uncertainties: those of ``adm_jax.dynamics.uncertainty`` that say something of its predictions.
     """
 

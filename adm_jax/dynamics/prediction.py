@@ -53,7 +53,7 @@ def predict(
       unit_key: draws the unit.
       sample_key: draws from its Gaussian.
       shared: one unit for the whole batch, not one per row.
-      num_drawn: the sample is of one of the first so many units; of any when None.
+      num_drawn: the sample comes from one of the first ``num_drawn`` units; any when None.
     """
     chosen = draw_unit(valid[:num_drawn], unit_key, shared)
     sample = gaussian.sample(take_unit(means, chosen), take_unit(logvars, chosen), sample_key)

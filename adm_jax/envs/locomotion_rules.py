@@ -25,7 +25,7 @@ class Rules:
 
     positions_excluded: ClassVar[int] = 1  # leading entries of qpos that an observation leaves out
     velocity_bound: ClassVar[float | None] = None  # to which an observed velocity is clipped
-    extra_fields: tuple[str, ...] = ()  # that reward and termination need besides qpos and qvel
+    extra_fields: tuple[str, ...] = ()  # that reward and termination need, in addition to qpos and qvel
 
     def __init__(self, core: Any, obs_dim: int):
         self._core = core

@@ -31,7 +31,7 @@ class DoesNotFit(InputError):
 class MemoryEstimate(NamedTuple):
     """Bytes a run needs; programs run one after the other, so only the hungriest one's temporaries count."""
 
-    state: int  # learned arrays, optimisers, buffers, and what is recorded beside them
+    state: int  # learned arrays, optimisers, buffers, and what is recorded
     data: int  # the dataset; on the device already when the estimate is made
     checkpoint: int  # the copy that is written; 0 on an accelerator, where it is made in the host's memory
     temporaries: Mapping[str, int]  # program -> temporaries and results that reuse no argument
@@ -89,7 +89,7 @@ def estimate(
 
 
 def temporary_bytes(program: Any, with_results: bool = True) -> int:
-    """Bytes a compiled program takes beside its arguments: temporaries, and results that reuse none."""
+    """Bytes a compiled program adds to its arguments: temporaries, and results that reuse none."""
     analysis = program.memory_analysis()
     if analysis is None:
         return 0

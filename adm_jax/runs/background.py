@@ -1,4 +1,4 @@
-"""One task beside the main loop, on a thread of its own."""
+"""One task in the background, on a thread of its own."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from adm_jax.runs.clock import WallClock
 
 
 class Stopped(Exception):
-    """The run ends in an error: what the thread computes is of no use any more."""
+    """The run ends in an error: what the thread computes is no longer needed."""
 
 
 class Background:

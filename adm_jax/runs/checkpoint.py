@@ -44,7 +44,7 @@ class Restored(NamedTuple):
     phase: str
     epoch: int
     state: Any  # pytree of arrays
-    extra: dict[str, Any]  # what the host keeps beside the arrays: counters, wall clock
+    extra: dict[str, Any]  # the host's part: counters, wall clock
 
 
 class Checkpointer:
@@ -160,7 +160,7 @@ class Checkpointer:
             ``restore``).
 
         Raises:
-          InputError: there is no checkpoint, none is whole, or it is of another structure.
+          InputError: there is no checkpoint, none is whole, or it has another structure.
         """
         for phase, epoch in reversed(self._entries()):
             try:

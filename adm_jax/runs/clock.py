@@ -14,7 +14,7 @@ class WallClock:
     Kinds may be nested, and then exclude each other: compiling inside of ``fit`` counts as ``compile``.
     JAX computes asynchronously, so block on a result before its kind ends.
 
-    Evaluation goes on beside the other kinds: ``evaluate`` are the seconds that the run waited for it, and
+    Evaluation goes on during the other kinds: ``evaluate`` are the seconds that the run waited for it, and
     ``evaluate_background`` those it took on its own thread, which overlap the other kinds.
     """
 
@@ -22,7 +22,7 @@ class WallClock:
         """Starts the clock."""
         self._now = now
         self._seconds = dict.fromkeys(KINDS, 0.0)
-        self._background = 0.0  # seconds of work beside the main loop
+        self._background = 0.0  # seconds of work in the background
         self._before = 0.0  # seconds of the run's earlier processes
         self._start = now()
         self._nested = [0.0]  # for each open kind the seconds that kinds inside it took
@@ -49,7 +49,7 @@ class WallClock:
         self._before += seconds["total"]
 
     def add_background(self, seconds: float) -> None:
-        """Adds what a thread beside the main loop has worked; called by the main thread."""
+        """Adds a background thread's seconds; called by the main thread."""
         self._background += seconds
 
     def to_dict(self) -> dict[str, float]:

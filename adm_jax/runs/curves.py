@@ -51,7 +51,7 @@ def draw(
     top, bottom = figure.add_gridspec(2, 1)
     grid = top.subgridspec(1, 4)
     train = [row for row in metrics if row["phase"] == "train"]
-    # online everything is told by environment steps, and models are fitted again and again
+    # online the axis is environment steps, and models are fitted again and again
     x_key = "steps" if any("steps" in row for row in (*train, *evals)) else "updates"
     fit, fit_key = [row for row in metrics if row["phase"] == "fit"], "epoch"
     if x_key == "steps":

@@ -1,4 +1,4 @@
-"""Evaluations of a population's policies, beside the loop that trains them and into the run's folder."""
+"""Evaluations of a population's policies, in the background of the loop that trains them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -216,7 +216,7 @@ class RunFolder:
         """Draws curves.png from what has been logged.
 
         Args:
-          references: label -> return, drawn as horizontal lines beside behaviour cloning's.
+          references: label -> return, drawn as horizontal lines like behaviour cloning's.
           warmup_steps: environment steps of random actions before anything is learned, shaded.
         """
         temporary = self.path / ".curves.png"
@@ -250,7 +250,7 @@ def require_writable(name: str, path: str | os.PathLike[str]) -> None:
 
 
 def describe_surroundings() -> dict[str, Any]:
-    """Versions, commit, device and command line: what a result depends on beside its configuration."""
+    """Versions, commit, device and command line: what a result depends on, its configuration apart."""
     devices = jax.devices()
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

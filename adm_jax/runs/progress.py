@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 _WINDOW = 20  # epochs that rates are averaged over
-_OF_A_SETTING = (  # of result.json's "settings", beside what is swept
+_OF_A_SETTING = (  # of result.json's "settings", in addition to what is swept
     *("num_seeds", "return_mean", "return_low", "return_high", "normalized_score", "last_10_return_mean"),
 )
 
@@ -77,7 +77,7 @@ class Progress:
 
         Args:
           epochs: how many since the last call.
-          info: what to show beside the rates; numbers are rounded.
+          info: what to show with the rates; numbers are rounded.
           counts: what was done in them, shown as a rate: ``updates=3000`` becomes ``.. updates/s``.
         """
         now = self._now()
@@ -202,7 +202,7 @@ def print_table(
 
     Args:
       title: above the table.
-      columns: their names; the first is of texts.
+      columns: their names; the first holds texts.
       rows: as many cells each as there are columns.
       console: where to; the terminal when None.
     """

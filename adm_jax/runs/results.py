@@ -135,7 +135,7 @@ def model_results(seeds: Sequence[int], metrics: Lines) -> list[dict[str, Any]]:
     measured = next(row for row in metrics if row["phase"] == "model")
     results = []
     for member, seed in enumerate(seeds):
-        epochs = 1 + sum(row["model/active"][member] for row in fits[:-1])  # "active" is told after an epoch
+        epochs = 1 + sum(row["model/active"][member] for row in fits[:-1])  # logged after an epoch
         errors = [row["model/best_error"][member] for row in fits[:epochs]]
         errors = np.array([np.inf if error is None else error for error in errors])
         improved = np.flatnonzero(errors < np.append(np.inf, errors[:-1]))

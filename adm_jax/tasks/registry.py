@@ -76,7 +76,7 @@ def register_task(task: Task | None = None, *, overwrite: bool = False, **fields
 def _presets(fields: dict[str, Any], before: Presets) -> Presets:
     """Takes a task's presets, and parts of them, out of ``register_task``'s fields.
 
-    Raises InputError: a family is unknown, or a part is of a wrong type.
+    Raises InputError: a family is unknown, or a part has a wrong type.
     """
     own = fields.pop("presets", before)
     _require_mapping("presets", own)

@@ -152,7 +152,7 @@ def online_config_of(config: ReplayConfig) -> OnlineConfig:
 
 
 class _Collection:
-    """What is at hand while one is made."""
+    """State of a collection under way."""
 
     def __init__(self, task: Task, config: ReplayConfig, wanted: CollectConfig, progress: Progress):
         self._task, self._config, self._wanted, self._progress = task, config, wanted, progress

@@ -4,7 +4,7 @@
 number is a function of a member's seed, its purpose and the epoch, so that a run that is resumed from its
 newest checkpoint equals one that was never stopped, bit by bit on the same machine.
 
-Evaluations run beside the loop, one at a time. A checkpoint is only saved when those of earlier steps are
+Evaluations run in the background, one at a time. A checkpoint is only saved when those of earlier steps are
 written down; that of its own step may be under way, and is begun again by a resume.
 """
 

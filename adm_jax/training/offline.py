@@ -331,7 +331,7 @@ class OfflineLoop:
     # --- helpers ---
 
     def _step(self, phase: str, epoch: int, **rest: Any) -> Step:
-        """A step with the number of optimiser steps up to it; its metrics are the seeds' unless told."""
+        """A step with the number of optimiser steps up to it; its metrics are the seeds' by default."""
         config = self._config
         updates = {
             "fit": epoch * config.fit.fit_steps_per_epoch,

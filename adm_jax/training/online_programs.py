@@ -91,7 +91,7 @@ def compile_programs(
         fitted = place(fit.init_fit_program(c, config.fit).shapes(keys, data), mesh)
         model = place(fit.best_program(c, config.fit).shapes(fitted, data), mesh)
         state = state._replace(model=model, fit=fitted if config.refit == "warm" else None)
-    # truncated is of the same shape as terminated
+    # truncated has terminated's shape
     recorded = Recorded._make((*lanes.transitions[:5], lanes.transitions.terminated))
     desk.require_room(Saved(state, recorded))
     act, update = programs.act_program(c, config), programs.update_program(c, config)

@@ -82,7 +82,7 @@ def kept_histories(
     """Shapes of a run's encoded histories [P, ...] if it keeps them: that must pay, and they must fit in.
 
     Both are asked of one member: encoded histories differ in the last bits from those that a roll-out
-    encodes, and a member must not depend on how many others are trained beside it, or where.
+    encodes, and a member must not depend on how many others are trained with it, or where.
     """
     num_rows = data.dataset.transitions.reward.shape[0]
     if config.rollout.persistent:

@@ -219,7 +219,10 @@ def test_every_models_configuration_survives_json(dynamics):
             {"dynamics": "ensemble", "max_backtrack": 3},
             "max_backtrack: no setting of the dynamics model ensemble, but of adm and adm_v2 and boot",
         ),
-        ({"dynamics": "ensemble", "preset": "paper"}, "preset: 'paper' is of ADMPO's settings"),
+        (
+            {"dynamics": "ensemble", "preset": "paper"},
+            "preset: 'paper' exists for ADMPO alone; mopo has code and steady",
+        ),
     ],
 )
 def test_settings_that_no_or_another_model_has_are_refused(values, message):

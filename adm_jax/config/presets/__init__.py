@@ -110,7 +110,7 @@ def settings_of(task: str, presets: Presets, family: Family, preset: str = "code
     if preset == "code":
         return settings
     if family != "admpo_off":
-        raise InputError(f"preset: {preset!r} is of ADMPO's settings; those of {family} are code and steady")
+        raise InputError(f"preset: {preset!r} exists for ADMPO alone; {family} has code and steady")
     if preset != "paper":
         raise InputError(f"preset: {preset!r} is unknown; one of code, paper, steady")
     paper = presets.get("admpo_paper", Preset()).settings

@@ -68,7 +68,7 @@ def exists(dataset_id: str, root: Path | None = None) -> bool:
 def check_free(dataset_id: str, root: Path | None = None, *, instead: str = "remove it") -> None:
     """Raises InputError where a dataset cannot be written under this id, because something is there.
 
-    ``instead`` is what the message offers besides another id.
+    ``instead`` is what the message offers in place of another id.
     """
     folder = dataset_dir(dataset_id, root)
     if exists(dataset_id, root):
