@@ -65,8 +65,8 @@ def draw(
     _draw_backtracks(figure.add_subplot(grid[3]), fit, fit_key)
     panels = _PANELS if any("critic/q_excess" in row for row in train) else _PANELS[:-1]
     grid = bottom.subgridspec(1, len(panels))
-    for cell, (key, name) in zip(grid, panels, strict=True):
-        _draw_members(figure.add_subplot(cell), train, x_key, key, name, members)
+    for column, (key, name) in enumerate(panels):
+        _draw_members(figure.add_subplot(grid[column]), train, x_key, key, name, members)
     figure.savefig(Path(path), format="png")
 
 

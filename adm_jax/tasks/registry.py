@@ -93,10 +93,9 @@ def _presets(fields: dict[str, Any], before: Presets) -> Presets:
         _require(family in FAMILIES, "presets", family, f"is no family of settings: {', '.join(FAMILIES)}")
         pair = isinstance(preset, Preset) or (isinstance(preset, tuple) and len(preset) == 2)
         _require(pair, f"presets[{family!r}]", preset, "must be (settings, source)")
-        preset = Preset(*preset)
-        put(f"presets[{family!r}].settings", family, "settings", preset.settings)
-        put(f"presets[{family!r}].source", family, "source", preset.source)
-        made[family] = made[family]._replace(complete=preset.complete)
+        put(f"presets[{family!r}].settings", family, "settings", preset[0])
+        put(f"presets[{family!r}].source", family, "source", preset[1])
+        made[family] = made[family]._replace(complete=getattr(preset, "complete", False))
     for name in [name for name in fields if name in _OF_PRESETS]:
         put(name, *_OF_PRESETS[name], fields.pop(name))
     for name, part in (("online_settings", "settings"), ("online_sources", "source")):
