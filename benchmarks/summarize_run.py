@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from adm_jax.statistics import mean_interval
@@ -17,31 +18,40 @@ from adm_jax.types import InputError
 from benchmarks import report
 
 ONLINE_METRICS = ("critic/q", "model/best_error")  # what critics expect, and the models' held-out NLL
+ESTIMATES = ("critic/q_initial", "model/return", "model/discounted_return", "critic/q_excess")  # offline
+_LAST = 5  # evaluations, over which a run is steady or not
 
 
 def summarize(folder: Path) -> dict[str, Any]:
     """The run's command, surroundings, evaluations and result; intervals are Student's t over seeds, 95 %.
 
-    Of an online run also each seed's ``ONLINE_METRICS``.
+    Of an online run also each seed's ``ONLINE_METRICS``; of an offline one its ``ESTIMATES``, and its lowest
+    over its highest return in the last five evaluations.
     """
     config = json.loads((folder / "config.json").read_text())
     result = json.loads((folder / "result.json").read_text())
     rows, metrics = _rows(folder / "eval.jsonl"), _rows(folder / "metrics.jsonl")
+    names = ("phase", "steps", "updates", "eval/return", "eval/average_return")
     kinds = [kind for kind in ("members", "bc") if kind in result]  # nothing is cloned in an online run
     return {
         **surroundings(config),
         "returns": {kind: over_seeds([member["return_mean"] for member in result[kind]]) for kind in kinds},
-        "evaluations": [
-            {name: row[name] for name in ("phase", "steps", "updates", "eval/return") if name in row}
-            for row in rows
-        ],
+        "evaluations": [{name: row[name] for name in names if name in row} for row in rows],
         "metrics": [
-            {name: row[name] for name in ("steps", "updates", *ONLINE_METRICS) if name in row}
+            {name: row[name] for name in ("steps", "updates", *ONLINE_METRICS, *ESTIMATES) if name in row}
             for row in metrics
-            if "steps" in row
+            if "steps" in row or ESTIMATES[0] in row
         ],
+        "steadiness": steadiness(rows),
         "result": result,
     }
+
+
+def steadiness(evaluations: list[dict[str, Any]]) -> list[float]:
+    """Each member's lowest over its highest mean return in the last five evaluations of its learning."""
+    returns = [row["eval/return"] for row in evaluations if row["phase"] == "train"][-_LAST:]
+    means = np.mean(np.array(returns, float), axis=-1)  # [evaluations, P]
+    return (means.min(axis=0) / means.max(axis=0)).tolist()
 
 
 def read(files: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from adm_jax.types import InputError
 from benchmarks.compare_runs import compare, row
-from benchmarks.summarize_run import read
+from benchmarks.summarize_run import read, steadiness
 
 
 def run(returns, seeds=(0, 1, 2)):
@@ -44,6 +44,14 @@ def test_a_row_has_means_and_intervals_over_seeds():
     # half the intervals' width: 4.3027 (13 / 3)^0.5 of 1, 3, 8; of 2, 4, 9, the seeds' own means, as much
     ours = run({10: [99.0] * 3, 20: [1.0, 3.0, 8.0], 30: [3.0, 5.0, 10.0], 40: [0.0] * 3})
     assert row(ours, at=(20, 25), until=30) == ["4 [-5, 13]", "", "5 [-4, 14]"]
+
+
+def test_steadiness_is_the_lowest_over_the_highest_of_the_last_five():
+    cloned = {"phase": "bc", "eval/return": [[0.0]]}
+    rows = run(
+        {10: [1.0, 8.0], 20: [4.0, 5.0], 30: [2.0, 5.0], 40: [4.0, 5.0], 50: [4.0, 5.0], 60: [4.0, 5.0]}
+    )
+    assert steadiness([cloned, *rows["evaluations"]]) == [0.5, 1.0]  # without 10
 
 
 def test_seeds_of_several_runs_are_read_as_one_run(tmp_path):
