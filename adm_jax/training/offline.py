@@ -306,6 +306,7 @@ class OfflineLoop:
     def _pretrain(self) -> Step:
         """Values of recorded actions, and the preferences that follow where rows are cloned by them."""
         assert self._programs.pretrain is not None
+        self._note(f"values of recorded actions: {self._config.pretrain.pretrain_steps:,} updates a seed ...")
         with self._clock.phase("update"):
             found = self._programs.pretrain(self._keys(Purpose.PRETRAIN), self._data)
             preferences, critics, metrics = found
@@ -320,6 +321,7 @@ class OfflineLoop:
     def _clone(self) -> Step:
         """Behaviour cloning on the same data and seeds, evaluated once."""
         assert self._programs.clone is not None
+        self._note(f"behaviour cloning: {self._config.bc_steps:,} updates a seed ...")
         with self._clock.phase("update"):
             self._cloned, metrics = self._programs.clone(
                 self._keys(Purpose.CLONE), self._preferences, self._data

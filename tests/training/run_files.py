@@ -1,10 +1,20 @@
-"""What a run has written."""
+"""What a run has written, also one that was killed."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
-from adm_jax.config import OfflineConfig
+from adm_jax.config import OfflineConfig, OnlineConfig
 from adm_jax.config.models import get_model
+from adm_jax.config.settings import to_flat
+from tests.tiny import QUICK_FLAGS
+
+ROOT = Path(__file__).parents[2]
 
 
 def run_folder(config: OfflineConfig) -> Path:
@@ -16,3 +26,22 @@ def run_folder(config: OfflineConfig) -> Path:
 def lines(path: Path) -> list[dict]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "time"} for row in rows]
+
+
+def kill(experiment: str, config: OfflineConfig | OnlineConfig, checkpoint: str) -> None:
+    """Runs an experiment in a process of its own, and kills it once a checkpoint stands."""
+    flags = [f"--{name}={_text(value)}" for name, value in to_flat(config).items() if value is not None]
+    command = [sys.executable, "-m", f"experiments.{experiment}", *flags]
+    environment = {**os.environ, "XLA_FLAGS": QUICK_FLAGS, "PYTHONPATH": str(ROOT)}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as run:
+        deadline = time.monotonic() + 300
+        while not list(Path(config.workdir).glob(f"*/*/*/checkpoints/{checkpoint}")):
+            assert run.poll() is None, run.stdout and run.stdout.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

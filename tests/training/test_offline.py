@@ -2,12 +2,8 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -30,10 +26,9 @@ from adm_jax.training.driver import Run
 from adm_jax.types import InputError
 from tests.runs.event_records import points
 from tests.stopping import Stop, stop_behind
-from tests.tiny import QUICK_FLAGS, TINY
-from tests.training.run_files import lines, run_folder
+from tests.tiny import TINY
+from tests.training.run_files import kill, lines, run_folder
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("small_curves")
 
 
@@ -142,17 +137,7 @@ def test_stopped_and_resumed_equals_never_stopped(
 def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) -> None:
     """SIGKILL once the first checkpoint of the updates stands, whatever is being written then."""
     config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
-    flags = [f"--{name}={_text(value)}" for name, value in to_flat(config).items() if value is not None]
-    command = [sys.executable, "-m", "experiments.admpo_off", *flags]
-    environment = {**os.environ, "XLA_FLAGS": QUICK_FLAGS, "PYTHONPATH": str(ROOT)}
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as run:
-        deadline = time.monotonic() + 300
-        while not list(tmp_path.glob("*/*/*/checkpoints/train-000002")):
-            assert run.poll() is None, run.stdout and run.stdout.read().decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        run.send_signal(signal.SIGKILL)
+    kill("admpo_off", config, "train-000002")
     folder = run_folder(config)
     offline.resume(str(folder))
     assert_same_run(folder, uninterrupted[1])
@@ -254,10 +239,6 @@ def test_runs_in_bfloat16(dynamics: str, tiny_dataset: str, tmp_path: Path) -> N
         losses[precision] = lines(run_folder(config) / "metrics.jsonl")[-1]["critic/loss"][0]
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.2)
-
-
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def test_finished_run_is_not_run_again(uninterrupted, capsys: pytest.CaptureFixture[str]) -> None:

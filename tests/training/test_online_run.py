@@ -2,12 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +11,6 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from adm_jax.config import OnlineConfig, online_config_for_task
-from adm_jax.config.settings import to_flat
 from adm_jax.envs.experience import Experience
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.population.compiling import MemberProgram
@@ -25,11 +19,9 @@ from adm_jax.types import InputError
 from benchmarks import draw_runs, summarize_run
 from tests.runs.event_records import points
 from tests.stopping import Stop, stop_behind
-from tests.tiny import QUICK_FLAGS
-from tests.training.run_files import lines
+from tests.training.run_files import kill, lines
 from tests.training.tiny_online import tiny
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("small_curves")
 
 
@@ -117,21 +109,7 @@ def test_stopped_and_resumed_equals_never_stopped(
 def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) -> None:
     """SIGKILL once a checkpoint with a model stands, whatever is being written then."""
     config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
-    flags = [
-        f"--{name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in to_flat(config).items()
-        if value is not None
-    ]
-    command = [sys.executable, "-m", "experiments.admpo_on", *flags]
-    environment = {**os.environ, "XLA_FLAGS": QUICK_FLAGS, "PYTHONPATH": str(ROOT)}
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as run:
-        deadline = time.monotonic() + 300
-        while not list(tmp_path.glob("*/*/*/checkpoints/train-000080")):
-            assert run.poll() is None, run.stdout and run.stdout.read().decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        run.send_signal(signal.SIGKILL)
+    kill("admpo_on", config, "train-000080")
     folder = run_folder(config)
     online.resume(str(folder))
     assert_same_run(folder, uninterrupted[1])
