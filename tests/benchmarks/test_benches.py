@@ -92,7 +92,7 @@ def test_sac(tiny):
     assert [work_done(result["rows"][name]) for name in names] == pytest.approx([3, 6, 3])
     one, two, steady = (result["rows"][name]["flops"] for name in names)
     assert two == 2 * one
-    assert one < steady < 1.5 * one
+    assert steady == one  # LayerNorm and the cloning term take no matrix products
     assert result["seconds_over_first"]["ours, 1 seeds"] == 1
 
 

@@ -104,7 +104,7 @@ STEADY: dict[str, Any] = {
 STEADY_SOURCE = "the library's preset steady, one setting for all data"
 # cut to a run of minutes on two CPU cores
 QUICK: dict[str, Any] = {
-    **STEADY, "num_epochs": 15, "fit_max_epochs": 12, "fit_steps_per_epoch": 400, "fit_patience": 12,
+    **STEADY, "num_epochs": 10, "fit_max_epochs": 12, "fit_steps_per_epoch": 400, "fit_patience": 12,
     "pretrain_steps": 10_000, "bc_steps": 10_000,
 }
 # fmt: on
