@@ -17,11 +17,11 @@ def mean_return(members: list[dict]) -> float:
 
 
 @pytest.mark.slow
-def test_quick_preset_beats_cloning_and_the_data(tmp_path: Path) -> None:
+def test_the_quick_run_is_far_above_its_data(tmp_path: Path) -> None:
     result = offline.run(config_for_task("hopper-builtin", workdir=str(tmp_path)))
     assert all(member["num_episodes"] == 30 for member in result["members"])
-    assert mean_return(result["members"]) > mean_return(result["bc"])
-    assert mean_return(result["members"]) > result["dataset"]["episode_return_mean"]
+    # plain cloning has about 300, the data 785 weighted by transitions
+    assert mean_return(result["members"]) > 1_000 > result["dataset"]["transition_weighted_return_mean"]
 
 
 @pytest.mark.slow
