@@ -106,10 +106,7 @@ def advance(
     pool = encode_rows(dynamics, params, dataset, starts, chunk)
     axes = row_axes(dynamics, params, dataset)
 
-    def run_chunk(
-        inputs: tuple[ModelEnvs, Array],
-    ) -> tuple[ModelEnvs, tuple[Taken, Array, Transition]]:
-        envs, index = inputs
+    def run_chunk(envs: ModelEnvs, index: Array) -> tuple[ModelEnvs, tuple[Taken, Array, Transition]]:
         chunk_key = jax.random.fold_in(chunks_key, index)
         exists = index * chunk + jnp.arange(chunk) < num_envs
 
@@ -127,7 +124,7 @@ def advance(
         transitions = over_steps(returns_fn, taken.transition, continues, chunk_key, length)
         return envs, (taken, num_steps, transitions)
 
-    envs, rows = jax.lax.map(run_chunk, (envs, jnp.arange(num_chunks)))
+    envs, rows = jax.lax.map(lambda chunk: run_chunk(*chunk), (envs, jnp.arange(num_chunks)))
     taken, num_steps, transitions = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
     metrics = means_of(sums_of(taken), jnp.asarray(num_envs * length, jnp.float32))
     kept = taken.kept

@@ -1,4 +1,4 @@
-"""The compiled programs of the offline loop, and the shapes of its states."""
+"""What the offline loop compiles: its own programs, those of both loops, and the shapes of its states."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from adm_jax.agents import implicit_q
+from adm_jax.agents.behaviour_cloning import clone
 from adm_jax.agents.implicit_q import Preferences
 from adm_jax.agents.sac import SACState
 from adm_jax.config import Hyper, OfflineConfig
@@ -14,14 +16,25 @@ from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics.fitting import FitState
 from adm_jax.dynamics.interface import Carry, ModelParams
 from adm_jax.model_envs import ModelEnvs
+from adm_jax.model_episodes import roll_out_episodes
 from adm_jax.population import memory
 from adm_jax.population.compiling import Program, compiled_of
 from adm_jax.population.devices import choose_devices, idle_devices, place
 from adm_jax.population.keys import shared_key
+from adm_jax.rollout import data_uncertainty
 from adm_jax.training import fit, programs
-from adm_jax.training.components import Components, Data, Metrics, SharedData
+from adm_jax.training.components import (
+    Components,
+    Data,
+    Metrics,
+    SharedData,
+    make_simulation,
+    member_program,
+)
 from adm_jax.training.driver import Desk
 from adm_jax.types import Array, Key, Params, Segment
+
+_UNCERTAINTY_ROWS = 10_000  # of the data, whose uncertainty's quantile ends roll-outs
 
 
 class TrainState(NamedTuple):
@@ -33,6 +46,89 @@ class TrainState(NamedTuple):
     envs: ModelEnvs | None = None  # persistent ones in the model
     preferences: Preferences | None = None  # which recorded actions are cloned, where rows differ
     max_uncertainty: Array | None = None  # [P], above which roll-outs end
+
+
+@member_program()
+def max_uncertainty_program(
+    c: Components, config: OfflineConfig, model: ModelParams, key: Key, data: SharedData
+) -> Array:
+    """The uncertainty [] above which roll-outs end: a quantile of that along the data's own actions."""
+    quantile = config.rollout.uncertainty_quantile
+    assert quantile is not None
+    zeros = jnp.zeros((c.action_dim,))
+    simulation = make_simulation(c, model, lambda obs, _: jnp.tile(zeros, (len(obs), 1)), jnp.ones(()))
+    uncertainty = data_uncertainty(
+        simulation, data.dataset, key, _UNCERTAINTY_ROWS, programs.rollout_chunk(config)
+    )
+    return jnp.quantile(uncertainty, quantile)
+
+
+@member_program(shared=("starts",))
+def estimate_program(
+    c: Components,
+    config: OfflineConfig,
+    actor_params: Params,
+    critic_params: Params,
+    model: ModelParams,
+    key: Key,
+    data: SharedData,
+    starts: Array,
+) -> Metrics:
+    """What critics and model say of a policy at the data's initial states, rows ``starts`` [E].
+
+    The critics' minimum, the plain and the discounted return of deterministic episodes in the model, and by
+    how much the critics are above it: what extrapolated values are seen by.
+    """
+    policy_fn = partial(c.agent.mode_action, actor_params)
+    obs = data.dataset.transitions.obs[starts]
+    low, high = jnp.full_like(obs[0], -jnp.inf), jnp.full_like(obs[0], jnp.inf)
+    episodes = roll_out_episodes(
+        make_simulation(c, model, lambda obs, _: policy_fn(obs)),
+        data.dataset,
+        starts,
+        key,
+        gammas=(1.0, config.sac.gamma),
+        bounds=(low, high),
+        horizon=config.rollout.horizon,
+        chunk=min(programs.rollout_chunk(config), len(starts)),
+    )
+    q = c.agent.q_values(critic_params, obs, policy_fn(obs)).min(axis=0).mean()
+    plain, discounted = episodes.returns.mean(axis=0)
+    return {
+        "critic/q_initial": q,
+        "model/return": plain,
+        "model/discounted_return": discounted,
+        "critic/q_excess": q - discounted,
+    }
+
+
+@member_program()
+def pretrain_program(
+    c: Components, config: OfflineConfig, key: Key, data: SharedData
+) -> tuple[Preferences, Params, Metrics]:
+    """Values of recorded actions: which of these are to be cloned, and the critics they were learned with."""
+    dataset, settings = data.dataset, config.pretrain
+    values, metrics = implicit_q.pretrain(dataset, key, settings, config.sac)
+    temperature = settings.advantage_temperature
+    found = implicit_q.preferences(values, dataset.transitions, temperature, config.sac)
+    return found, values.critic_params, {**metrics, "pretrain/advantage_spread": found.spread}
+
+
+@member_program()
+def clone_program(
+    c: Components, config: OfflineConfig, key: Key, preferences: Preferences | None, data: SharedData
+) -> tuple[Params, Metrics]:
+    """Behaviour cloning: the actor's parameters."""
+    return clone(
+        data.dataset,
+        key,
+        num_steps=config.bc_steps,
+        learning_rate=config.bc_lr,
+        action_scale=c.action_scale,
+        config=config.sac,
+        row_weight=None if preferences is None else preferences.row_weight,
+        decay=config.bc_lr_schedule == "cosine",
+    )
 
 
 class OfflinePrograms(NamedTuple):
@@ -116,7 +212,7 @@ def _train_shapes(
     if config.rollout.persistent:
         envs = programs.init_envs_program(c, config).shapes(model, data)
     if config.sac.cloning_rows == "advantage":
-        preferences = programs.pretrain_program(c, config).shapes(keys, data)[0]
+        preferences = pretrain_program(c, config).shapes(keys, data)[0]
     if config.rollout.uncertainty_quantile is not None:
         max_uncertainty = jax.eval_shape(lambda: jnp.zeros(shape))
     agent, _ = init.shapes(keys, hyper, programs.Start(), data)
@@ -135,7 +231,7 @@ def _of_seeds(
     """What is done once for every seed: all that comes before the policies, but the fit's begin and end."""
     keys, data = inputs.seed_keys, inputs.data
     fitting, measuring = fit.fit_program(c, config.fit), fit.errors_program(c, config.fit)
-    pretraining, cloning = programs.pretrain_program(c, config), programs.clone_program(c, config)
+    pretraining, cloning = pretrain_program(c, config), clone_program(c, config)
     pretrains, by_advantage = config.pretrain.pretrain_steps > 0, config.sac.cloning_rows == "advantage"
     preferences = pretraining.shapes(keys, data)[0] if by_advantage else None
     return {
@@ -160,7 +256,7 @@ def _of_members(
     agent, buffer, model, envs, preferences, max_uncertainty = train
     init, rolling = programs.init_program(c, config), programs.rollout_program(c, config)
     beginning, encode = programs.init_envs_program(c, config), programs.histories_program(c, config)
-    bounding, estimating = programs.max_uncertainty_program(c, config), programs.estimate_program(c, config)
+    bounding, estimating = max_uncertainty_program(c, config), estimate_program(c, config)
     is_bounded = max_uncertainty is not None
     rolled = ((buffer, envs), agent.actor_params, model, hyper, keys, histories, data, None, max_uncertainty)
     rates = jnp.ones(()), jnp.ones(())

@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax import model_envs
-from adm_jax.agents import implicit_q
-from adm_jax.agents.behaviour_cloning import clone
 from adm_jax.agents.implicit_q import Preferences
 from adm_jax.agents.sac import Cloning, SACState
 from adm_jax.config import Hyper, OfflineConfig, OnlineConfig
@@ -25,14 +23,12 @@ from adm_jax.data.lanes import Lanes
 from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics.interface import Carry, ModelParams
 from adm_jax.model_envs import ModelEnvs
-from adm_jax.model_episodes import roll_out_episodes
 from adm_jax.population.compiling import Whole
 from adm_jax.population.memory import tree_bytes
 from adm_jax.returns import sample_lambda_returns
 from adm_jax.rollout import (
     ReturnsFn,
     chunk_size,
-    data_uncertainty,
     encode_histories,
     rollout,
     rollout_into,
@@ -52,18 +48,18 @@ from adm_jax.types import Array, Key, Params, Transition
 # Of the cloning term: the less recorded actions differ in worth, the less there is to gain by leaving them;
 # docs/protocols.md says how it was found.
 _SPREAD_POWER = -1.5
-_UNCERTAINTY_ROWS = 10_000  # of the data, whose uncertainty's quantile ends roll-outs
 
 
 def buffer_capacity(config: Config, length: int | Array) -> Any:
     """Rows of a member's model buffer: all of the roll-outs of a length that it retains."""
     offline = isinstance(config, OfflineConfig)
     retained = config.rollout.retain_epochs if offline else config.rollout.retain_rollouts
-    chunk = _chunk(config)
+    chunk = rollout_chunk(config)
     return -(-config.rollout.rollout_batch_size // chunk) * chunk * length * retained
 
 
-def _chunk(config: Config) -> int:
+def rollout_chunk(config: Config) -> int:
+    """Starts that are rolled out at a time."""
     return chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
 
 
@@ -73,7 +69,7 @@ def _chunk(config: Config) -> int:
 @member_program()
 def histories_program(c: Components, config: OfflineConfig, model: ModelParams, data: SharedData) -> Carry:
     """The histories of all transitions, encoded."""
-    return encode_histories(c.model, model, data.dataset, _chunk(config))
+    return encode_histories(c.model, model, data.dataset, rollout_chunk(config))
 
 
 def kept_histories(
@@ -99,23 +95,12 @@ def init_envs_program(
     c: Components, config: OfflineConfig, model: ModelParams, data: SharedData
 ) -> ModelEnvs:
     """Persistent environments in every member's model."""
-    return model_envs.init(c.model, model, data.dataset, config.rollout.rollout_batch_size, _chunk(config))
+    return model_envs.init(
+        c.model, model, data.dataset, config.rollout.rollout_batch_size, rollout_chunk(config)
+    )
 
 
 Rolled = tuple[RingBuffer, ModelEnvs | None]
-
-
-@member_program()
-def max_uncertainty_program(
-    c: Components, config: OfflineConfig, model: ModelParams, key: Key, data: SharedData
-) -> Array:
-    """The uncertainty [] above which roll-outs end: a quantile of that along the data's own actions."""
-    quantile = config.rollout.uncertainty_quantile
-    assert quantile is not None
-    zeros = jnp.zeros((c.action_dim,))
-    simulation = make_simulation(c, model, lambda obs, _: jnp.tile(zeros, (len(obs), 1)), jnp.ones(()))
-    uncertainty = data_uncertainty(simulation, data.dataset, key, _UNCERTAINTY_ROWS, _chunk(config))
-    return jnp.quantile(uncertainty, quantile)
 
 
 @member_program(shared=("length",), whole=("histories",), donated=("rolled",))
@@ -151,7 +136,7 @@ def rollout_program(
     policy_fn = partial(c.agent.sample_action, actor_params)
     simulation = make_simulation(c, model, policy_fn, hyper.penalty_coef)
     simulation = simulation._replace(max_uncertainty=max_uncertainty)
-    starts = {"num_starts": settings.rollout_batch_size, "chunk": _chunk(config)}
+    starts = {"num_starts": settings.rollout_batch_size, "chunk": rollout_chunk(config)}
     if length is not None:
         buffer = ring_buffer.resize(buffer, buffer_capacity(config, length))
         buffer, metrics = rollout_into(buffer, simulation, dataset, key, length=length, **starts)
@@ -182,45 +167,6 @@ def _trace_decay(config: Config) -> float:
 def _returns_fn(config: Config) -> ReturnsFn | None:
     decay = _trace_decay(config)
     return partial(sample_lambda_returns, gamma=config.sac.gamma, trace_decay=decay) if decay else None
-
-
-@member_program(shared=("starts",))
-def estimate_program(
-    c: Components,
-    config: OfflineConfig,
-    actor_params: Params,
-    critic_params: Params,
-    model: ModelParams,
-    key: Key,
-    data: SharedData,
-    starts: Array,
-) -> Metrics:
-    """What critics and model say of a policy at the data's initial states, rows ``starts`` [E].
-
-    The critics' minimum, the plain and the discounted return of deterministic episodes in the model, and by
-    how much the critics are above it: what extrapolated values are seen by.
-    """
-    policy_fn = partial(c.agent.mode_action, actor_params)
-    obs = data.dataset.transitions.obs[starts]
-    low, high = jnp.full_like(obs[0], -jnp.inf), jnp.full_like(obs[0], jnp.inf)
-    episodes = roll_out_episodes(
-        make_simulation(c, model, lambda obs, _: policy_fn(obs)),
-        data.dataset,
-        starts,
-        key,
-        gammas=(1.0, config.sac.gamma),
-        bounds=(low, high),
-        horizon=config.rollout.horizon,
-        chunk=min(_chunk(config), len(starts)),
-    )
-    q = c.agent.q_values(critic_params, obs, policy_fn(obs)).min(axis=0).mean()
-    plain, discounted = episodes.returns.mean(axis=0)
-    return {
-        "critic/q_initial": q,
-        "model/return": plain,
-        "model/discounted_return": discounted,
-        "critic/q_excess": q - discounted,
-    }
 
 
 # --- policies ---
@@ -272,35 +218,6 @@ def insert_program(
 ) -> Lanes:
     """The lanes with a block of steps [E, S, ...] behind their first ``start`` []."""
     return lanes_module.add(lanes, block, jnp.asarray(start))
-
-
-@member_program()
-def pretrain_program(
-    c: Components, config: OfflineConfig, key: Key, data: SharedData
-) -> tuple[Preferences, Params, Metrics]:
-    """Values of recorded actions: which of these are to be cloned, and the critics they were learned with."""
-    dataset, settings = data.dataset, config.pretrain
-    values, metrics = implicit_q.pretrain(dataset, key, settings, config.sac)
-    temperature = settings.advantage_temperature
-    found = implicit_q.preferences(values, dataset.transitions, temperature, config.sac)
-    return found, values.critic_params, {**metrics, "pretrain/advantage_spread": found.spread}
-
-
-@member_program()
-def clone_program(
-    c: Components, config: OfflineConfig, key: Key, preferences: Preferences | None, data: SharedData
-) -> tuple[Params, Metrics]:
-    """Behaviour cloning: the actor's parameters."""
-    return clone(
-        data.dataset,
-        key,
-        num_steps=config.bc_steps,
-        learning_rate=config.bc_lr,
-        action_scale=c.action_scale,
-        config=config.sac,
-        row_weight=None if preferences is None else preferences.row_weight,
-        decay=config.bc_lr_schedule == "cosine",
-    )
 
 
 def may_lack(config: Config, metric: str) -> bool:
