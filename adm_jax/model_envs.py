@@ -121,8 +121,11 @@ def advance(
 
         envs, (taken, num_steps, ended) = roll(step, envs, length)
         continues = taken.kept[1:] & ~ended[:-1]
-        transitions = over_steps(returns_fn, taken.transition, continues, chunk_key, length)
-        return envs, (taken, num_steps, transitions)
+        return envs, (
+            taken,
+            num_steps,
+            over_steps(returns_fn, taken.transition, continues, chunk_key, length),
+        )
 
     envs, rows = jax.lax.map(lambda chunk: run_chunk(*chunk), (envs, jnp.arange(num_chunks)))
     taken, num_steps, transitions = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)

@@ -107,8 +107,9 @@ def config_for_task(
 ) -> OfflineConfig:
     """A task's configuration: default < the task's published settings < the model's < ``overrides``.
 
-    The task ``auto`` is made from the dataset; ``preset`` is ``code``, the settings of the authors' code, or
-    ``paper``, those of its tables. Published settings that the dynamics model doesn't have are left out; with
+    The task ``auto`` is made from the dataset; ``preset`` is ``code``, the settings of the authors' code and
+    where nothing is published the library's own, ``paper``, those of its tables, or ``steady``, the library's
+    own. Published settings that the dynamics model doesn't have are left out; with
     ``persistent=True`` they are ADM2PO-fh's. Overrides are fields in flat form, as ``num_epochs=50``.
 
     Raises InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
