@@ -121,15 +121,11 @@ def advance(
 
         envs, (taken, num_steps, ended) = roll(step, envs, length)
         continues = taken.kept[1:] & ~ended[:-1]
-        return envs, (
-            taken,
-            num_steps,
-            over_steps(returns_fn, taken.transition, continues, chunk_key, length),
-        )
+        transitions = over_steps(returns_fn, taken.transition, continues, chunk_key, length)
+        return envs, (taken, num_steps, transitions)
 
     envs, rows = jax.lax.map(lambda chunk: run_chunk(*chunk), (envs, jnp.arange(num_chunks)))
     taken, num_steps, transitions = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), rows)
     metrics = means_of(sums_of(taken), jnp.asarray(num_envs * length, jnp.float32))
-    kept = taken.kept
-    step_of_episode = jnp.where(kept, num_steps, 0.0).sum() / jnp.maximum(kept.sum(), 1)
-    return envs, Rollout(transitions, kept, {**metrics, "rollout/episode_step": step_of_episode})
+    step_of_episode = jnp.where(taken.kept, num_steps, 0.0).sum() / jnp.maximum(taken.kept.sum(), 1)
+    return envs, Rollout(transitions, taken.kept, {**metrics, "rollout/episode_step": step_of_episode})
