@@ -1,4 +1,4 @@
-"""Multi-step returns along imagined steps."""
+"""Multi-step returns along imagined and recorded steps."""
 
 import jax
 import jax.numpy as jnp
@@ -44,3 +44,26 @@ def sample_lambda_returns(
         back, ahead, (transitions, goes_on), reverse=True
     )
     return transitions._replace(reward=reward, next_obs=next_obs, terminated=terminated, discount=discount)
+
+
+def lambda_returns(
+    reward: Array, next_value: Array, terminated: Array, continues: Array, gamma: float, trace_decay: float
+) -> Array:
+    """Lambda-returns [N] of consecutive steps (Sutton, 1988).
+
+    Args:
+      reward: [N].
+      next_value: [N], of the state that a step leads to.
+      terminated: [N] bool, whether that state is worth nothing.
+      continues: [N] bool, whether the next row is the next step of the same episode; False for the last.
+      gamma: discount of a step.
+      trace_decay: lambda; 1: the rewards up to the episode's end, and the value where it is cut off.
+    """
+    ahead = jnp.where(continues, trace_decay, 0.0)  # weight of the next step's return, beside its value's
+    own = reward + gamma * jnp.where(terminated, 0.0, (1.0 - ahead) * next_value)
+
+    def join(later: tuple[Array, Array], earlier: tuple[Array, Array]) -> tuple[Array, Array]:
+        return earlier[0] * later[0], earlier[1] + earlier[0] * later[1]
+
+    # the recurrence G = own + gamma ahead G' as a parallel scan: a million steps in twenty passes
+    return jax.lax.associative_scan(join, (gamma * ahead, own), reverse=True)[1]

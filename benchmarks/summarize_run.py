@@ -31,7 +31,7 @@ def summarize(folder: Path) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text())
     result = json.loads((folder / "result.json").read_text())
     rows, metrics = _rows(folder / "eval.jsonl"), _rows(folder / "metrics.jsonl")
-    names = ("phase", "steps", "updates", "eval/return", "eval/average_return")
+    names = ("phase", "steps", "updates", "eval/return", "eval/unaveraged_return")
     kinds = [kind for kind in ("members", "bc") if kind in result]  # nothing is cloned in an online run
     return {
         **surroundings(config),

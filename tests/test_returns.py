@@ -1,11 +1,11 @@
-"""Drawn n-step returns: their mean is the lambda-return, computed by its recursion in NumPy."""
+"""Lambda-returns, computed and drawn, against their recursion in NumPy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adm_jax.returns import sample_lambda_returns
+from adm_jax.returns import lambda_returns, sample_lambda_returns
 from adm_jax.types import Transition
 
 STEPS, ROWS, GAMMA = 6, 3, 0.9
@@ -41,7 +41,7 @@ def targets(drawn):
     return np.float64(drawn.reward) + np.float64(drawn.discount) * alive * value(np.asarray(drawn.next_obs))
 
 
-def lambda_returns(transitions, continues, trace_decay):
+def recursion(transitions, continues, trace_decay):
     bootstrap = ~np.asarray(transitions.terminated) * value(np.asarray(transitions.next_obs))
     returns = np.zeros((STEPS, ROWS))
     for t in reversed(range(STEPS)):
@@ -54,6 +54,17 @@ def lambda_returns(transitions, continues, trace_decay):
     return returns
 
 
+@pytest.mark.parametrize("trace_decay", [0.0, 0.5, 1.0])
+def test_lambda_returns_equal_the_recursion(steps, trace_decay):
+    transitions, continues = steps
+    # the rows behind each other, as a dataset has its episodes
+    flat = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), (transitions, continues))
+    rows, goes_on = flat
+    found = lambda_returns(rows.reward, value(rows.next_obs), rows.terminated, goes_on, GAMMA, trace_decay)
+    expected = recursion(transitions, continues, trace_decay)
+    np.testing.assert_allclose(found.reshape(ROWS, STEPS).T, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("trace_decay", [0.5, 0.9])
 def test_mean_over_draws_is_the_lambda_return(steps, trace_decay):
     transitions, continues = steps
@@ -62,7 +73,7 @@ def test_mean_over_draws_is_the_lambda_return(steps, trace_decay):
     )
     drawn = targets(draw(jax.random.split(jax.random.key(0), 20_000)))
     error = drawn.std(axis=0) / np.sqrt(20_000) + 1e-5
-    difference = np.abs(drawn.mean(axis=0) - lambda_returns(transitions, continues, trace_decay))
+    difference = np.abs(drawn.mean(axis=0) - recursion(transitions, continues, trace_decay))
     assert (difference < 4.5 * error).all()
 
 

@@ -14,6 +14,7 @@ from adm_jax.agents import sac
 from adm_jax.config import PretrainConfig, SACConfig
 from adm_jax.data.dataset import Dataset, sample_transitions
 from adm_jax.nn.layers import apply
+from adm_jax.returns import lambda_returns
 from adm_jax.types import Array, Key, Params, Transition
 
 _ADAM = optax.scale_by_adam()
@@ -118,38 +119,46 @@ def pretrain(
 
 
 def advantages(
-    state: InSample, transitions: Transition, config: SACConfig, chunk: int = 10_000
+    state: InSample, dataset: Dataset, config: SACConfig, trace_decay: float, chunk: int = 10_000
 ) -> tuple[Array, Array]:
-    """``min Q(s, a) - V(s)`` and ``V(s)`` of recorded transitions [N], computed ``chunk`` rows at a time."""
+    """``G - V(s)`` and ``V(s)`` of recorded transitions [N], G their lambda-returns to the episode's end.
+
+    With ``trace_decay`` (lambda) 1 G is the recorded discounted return, and where an episode is cut off V
+    takes its place; with 0 it is ``r + gamma V(s')``. Networks see ``chunk`` rows at a time.
+    """
+    transitions = dataset.transitions
     num_rows = transitions.reward.shape[0]
 
     def of_chunk(index: Array) -> tuple[Array, Array]:
         rows = jnp.minimum(index * chunk + jnp.arange(chunk), num_rows - 1)
-        obs, action = transitions.obs[rows], transitions.action[rows]
-        q = q_values(state.target_critic_params, obs, action, config).min(axis=0)
-        value = values(state.value_params, obs, config)
-        return q - value, value
+        obs, next_obs = transitions.obs[rows], transitions.next_obs[rows]
+        return values(state.value_params, obs, config), values(state.value_params, next_obs, config)
 
     chunks = jax.lax.map(of_chunk, jnp.arange(-(-num_rows // chunk)))
-    advantage, value = (x.reshape(-1)[:num_rows] for x in chunks)
-    return advantage, value
+    value, next_value = (x.reshape(-1)[:num_rows] for x in chunks)
+    continues = jnp.append(dataset.steps_from_start[1:] > 0, False)
+    returns = lambda_returns(
+        transitions.reward, next_value, transitions.terminated, continues, config.gamma, trace_decay
+    )
+    return returns - value, value
 
 
-class Preferences(NamedTuple):
-    """Which recorded actions are cloned, and how much that weighs against the critics."""
+def row_weights(
+    state: InSample, dataset: Dataset, pretrain: PretrainConfig, config: SACConfig
+) -> tuple[Array, dict[str, Array]]:
+    """Weights [N], of mean 1, to clone recorded actions with: those that led to more than V count for more.
 
-    row_weight: Array  # [N], of mean 1
-    spread: Array  # [], deviation of the advantages over the mean |V|
+    They are ``exp(A / (temperature mean|V|))``, cut at 20 (Wang et al., 2018; Peng et al., 2019): advantages
+    are shares of the value, so that rewards may have any scale.
 
-
-def preferences(
-    state: InSample, transitions: Transition, temperature: float, config: SACConfig
-) -> Preferences:
-    """Rows weighted by ``exp(A / (temperature mean|V|))``, cut at 20, and the advantages' spread.
-
-    Both are shares of the value, so that rewards may have any scale.
+    Returns:
+      ``(weights, metrics)``.
     """
-    advantage, value = advantages(state, transitions, config)
+    advantage, value = advantages(state, dataset, config, pretrain.advantage_trace_decay)
     scale = jnp.maximum(jnp.abs(value).mean(), 1e-6)
-    weight = jnp.minimum(jnp.exp(advantage / (temperature * scale)), _MAX_ROW_WEIGHT)
-    return Preferences(weight / weight.mean(), advantage.std() / scale)
+    weight = jnp.minimum(jnp.exp(advantage / (pretrain.advantage_temperature * scale)), _MAX_ROW_WEIGHT)
+    weight = weight / weight.mean()
+    return weight, {
+        "pretrain/advantage_spread": advantage.std() / scale,
+        "pretrain/effective_share": 1.0 / jnp.square(weight).mean(),
+    }

@@ -33,13 +33,22 @@ class SACState(NamedTuple):
         None  # exponential average of the actor's; None without actor_average
     )
 
+    @property
+    def policy_params(self) -> Params:
+        """The actor that is evaluated and kept: the averaged one, where there is one."""
+        return self.actor_params if self.average_actor_params is None else self.average_actor_params
+
+    @property
+    def unaveraged_params(self) -> Params | None:
+        """The actor that learns, where the policy is its average."""
+        return None if self.average_actor_params is None else self.actor_params
+
 
 class Cloning(NamedTuple):
     """Recorded actions that the actor is held to: those of the first R rows of a batch."""
 
     action: Array  # [R, A]
     row_weight: Array  # [R]
-    factor: Array | float = 1.0  # [], of the whole term
 
 
 class SAC(NamedTuple):
@@ -222,7 +231,7 @@ def _actor_loss(
         num_rows = len(cloning.action)
         term = _cloning_term(spec, head[:num_rows], critic_params, obs[:num_rows], cloning)
         scale = jax.lax.stop_gradient(jnp.abs(q).mean())
-        loss = loss + cloning_weight * cloning.factor * scale * term
+        loss = loss + cloning_weight * scale * term
         metrics = {**metrics, "actor/loss": loss, "actor/cloning": term}
     return loss, metrics
 

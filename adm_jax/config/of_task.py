@@ -29,8 +29,9 @@ _NOT_STORED = {  # whose defaults are what runs did before there were these sett
     "preset",
     *("num_critics", "num_min_critics", "critic_layer_norm", "actor_layer_norm", "critic_lr_schedule"),
     *("standardize_obs", "actor_average", "cloning_weight", "cloning_rows", "trace_decay"),
-    *("uncertainty_quantile", "start", "critic_start", "hold_epochs", "estimate_rows", "bc_lr_schedule"),
-    *("pretrain_steps", "pretrain_lr", "pretrain_tau", "expectile", "advantage_temperature"),
+    *("uncertainty_quantile", "start", "critic_start", "hold_epochs", "estimate_rows"),
+    *("bc_lr_schedule", "bc_weight_decay", "pretrain_steps", "pretrain_lr", "pretrain_tau", "expectile"),
+    *("advantage_trace_decay", "advantage_temperature"),
 }
 
 

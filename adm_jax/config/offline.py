@@ -1,6 +1,6 @@
 """Offline policy optimisation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from adm_jax.config.parts import PretrainConfig, RolloutConfig
@@ -41,6 +41,7 @@ class OfflineConfig(RunConfig):
     bc_steps: int = setting(20_000, "behaviour-cloning steps of the baseline; 0 leaves it out", low=0)
     bc_lr: float = setting(3e-4, "behaviour cloning's learning rate", above=0.0)
     bc_lr_schedule: Literal["none", "cosine"] = setting("none", "decay of bc_lr over bc_steps")
+    bc_weight_decay: float = setting(0.0, "behaviour cloning's decoupled weight decay (AdamW)", low=0.0)
     start: Literal["random", "cloned"] = setting(
         "random", "the actor that policy optimisation starts from; cloned: behaviour cloning's"
     )
@@ -99,7 +100,7 @@ class OfflineConfig(RunConfig):
             raise InputError(
                 "pretrain_steps: has no effect without cloning_rows=advantage or critic_start=pretrained"
             )
-        for name in ("expectile", "pretrain_lr", "pretrain_tau", "advantage_temperature"):
+        for name in [x.name for x in fields(PretrainConfig) if x.name != "pretrain_steps"]:
             changed = getattr(self.pretrain, name) != getattr(PretrainConfig, name)
             if changed and not self.pretrain.pretrain_steps:
                 raise InputError(f"{name}: has no effect without pretrain_steps above 0")

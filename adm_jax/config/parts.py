@@ -167,7 +167,8 @@ class SACConfig:
     )
     actor_average: float = setting(
         0.0,
-        "share by which an averaged actor follows the actor with each update; it is evaluated, too; 0: none",
+        "share by which an averaged actor, which is the policy then, follows the actor with each update; "
+        "0: the actor is the policy",
         low=0.0,
         high=1.0,
     )
@@ -179,8 +180,7 @@ class SACConfig:
     cloning_rows: Literal["all", "better", "advantage"] = setting(
         "all",
         "cloned rows: all; those whose recorded action the critics prefer; or all, weighted by the "
-        "exponential of their advantage, which pretraining finds, and cloning_weight by the advantages' "
-        "deviation over the mean |V| to the power of -1.5",
+        "exponential of their advantage, which pretraining finds",
     )
 
     def __post_init__(self) -> None:
@@ -204,8 +204,14 @@ class PretrainConfig:
     pretrain_lr: float = setting(1e-3, "their learning rate, which decays to zero as a cosine", above=0.0)
     pretrain_tau: float = setting(0.01, "their target critics' smoothing coefficient", above=0.0, high=1.0)
     expectile: float = setting(0.7, "expectile of Q that state values regress on", low=0.5, high=0.999)
+    advantage_trace_decay: float = setting(
+        1.0,
+        "lambda of the advantages along recorded episodes; 1: the recorded return less V",
+        low=0.0,
+        high=1.0,
+    )
     advantage_temperature: float = setting(
-        0.01, "advantage, as a share of the mean |V|, that weighs a cloned row by e", above=0.0
+        0.05, "advantage, as a share of the mean |V|, that weighs a cloned row by e", above=0.0
     )
 
 

@@ -112,7 +112,9 @@ def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
     for part in RunFolder.open(folder, read_only=True).parts():
         checkpoints = Checkpointer(part.checkpoints)
         layers: dict[str, dict[str, np.ndarray]] = {}
-        for name, array in checkpoints.read_newest("train", "agent/actor_params/params").items():
+        averages = part.config["config"].get("actor_average", 0.0) > 0
+        actor = "average_actor_params" if averages else "actor_params"
+        for name, array in checkpoints.read_newest("train", f"agent/{actor}/params").items():
             layer, leaf = name.split("/")
             layers.setdefault(layer, {})[leaf] = array
         for index, member in enumerate(part.members):

@@ -106,11 +106,11 @@ def _draw_returns(
 
 
 def _draw_estimates(axes: Axes, metrics: Lines, evals: Lines, x_key: str) -> None:
-    """What the model says of the policies, and what the averaged actors return, means over the members."""
-    averaged = [row for row in evals if row["phase"] == "train" and "eval/average_return" in row]
+    """Means over members: the model's estimate, and the return of actors that policies are averages of."""
+    unaveraged = [row for row in evals if row["phase"] == "train" and "eval/unaveraged_return" in row]
     estimated = [row for row in metrics if "model/return" in row]
     for rows, key, label, style in (
-        (averaged, "eval/average_return", "averaged actors, mean", "-"),
+        (unaveraged, "eval/unaveraged_return", "actors before averaging, mean", "-"),
         (estimated, "model/return", "the model's estimate, mean", ":"),
     ):
         if rows:

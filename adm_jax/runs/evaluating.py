@@ -66,7 +66,7 @@ class Evaluations:
         epoch: int,
         position: Mapping[str, int],
         actor_params: Params,
-        averaged: Params | None = None,
+        unaveraged: Params | None = None,
     ) -> None:
         """Begins the evaluation of every member's deterministic policy, after the one before has ended.
 
@@ -75,9 +75,9 @@ class Evaluations:
           epoch: of that line; also the evaluation's index, which gives its initial states.
           position: further entries of the line: how far the run was.
           actor_params: [P]; copied, as the next update reuses their memory.
-          averaged: averages of them [P], evaluated from the same initial states.
+          unaveraged: the actors [P] that they are averages of, evaluated from the same initial states.
         """
-        own = jax.tree.map(jnp.copy, (actor_params, averaged))
+        own = jax.tree.map(jnp.copy, (actor_params, unaveraged))
         policies = jax.block_until_ready(jax.device_put(own, policy_sharding()))
         line = {"phase": phase, "epoch": epoch, **position}
         self.background.start((phase, epoch), partial(self._run, line, *policies))
@@ -87,12 +87,12 @@ class Evaluations:
         if self.background.name != (phase, epoch):
             self.background.wait()
 
-    def _run(self, line: Mapping[str, Any], policies: Params, averaged: Params | None) -> None:
-        """Real episodes of every member's policy, and of its average's where there is one."""
+    def _run(self, line: Mapping[str, Any], policies: Params, unaveraged: Params | None) -> None:
+        """Real episodes of every member's policy, and of the actor that it is an average of."""
         outcome = self._episodes(policies, line["epoch"])
         returns, further = outcome.returns, {}
-        if averaged is not None:
-            further = {"eval/average_return": self._episodes(averaged, line["epoch"]).returns}
+        if unaveraged is not None:
+            further = {"eval/unaveraged_return": self._episodes(unaveraged, line["epoch"]).returns}
         self.folder.log_eval(
             {
                 **line,

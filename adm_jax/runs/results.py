@@ -94,14 +94,15 @@ def member_results(members: Sequence[Member], task: Task, evaluations: Lines) ->
     """Each member's last evaluation, and its curve: last ten, best, area; empty without evaluations.
 
     The best is picked by the environment: what was there, not what a user without one would have. The area is
-    the mean of the curve over its epochs (trapezoids). Averaged actors have their last evaluation.
+    the mean of the curve over its epochs (trapezoids). Where policies are
+    averages, the actors that these are of have their last evaluation.
     """
     results = []
     for index, member in enumerate(members if evaluations else ()):
         per_evaluation = [np.asarray(row["eval/return"][index], np.float64) for row in evaluations]
         last, means = per_evaluation[-1], np.array([returns.mean() for returns in per_evaluation])
-        averaged = evaluations[-1].get("eval/average_return")
-        extra = {} if averaged is None else {"average_return_mean": float(np.mean(averaged[index]))}
+        unaveraged = evaluations[-1].get("eval/unaveraged_return")
+        extra = {} if unaveraged is None else {"unaveraged_return_mean": float(np.mean(unaveraged[index]))}
         results.append(
             {
                 **member.to_dict(),

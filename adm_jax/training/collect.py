@@ -140,7 +140,7 @@ def collect_replay(
             if progress is not None:
                 progress(loop.num_steps, metrics)
         evaluation = lookout.finish()
-    actor_params = jax.tree.map(lambda leaf: leaf[0], loop.actor_params)
+    actor_params = jax.tree.map(lambda leaf: leaf[0], loop.policy_params)
     return loop.experience.episodes(), actor_params, {"metrics": history, **evaluation}
 
 
@@ -344,13 +344,13 @@ class _Lookout:
     def _evaluate(self, evaluation: int) -> list[float]:
         loop = self._loop
         result = self._evaluator.evaluate(
-            lambda obs: self._act(loop.actor_params, obs), evaluation=evaluation
+            lambda obs: self._act(loop.policy_params, obs), evaluation=evaluation
         )
         returns = result.returns[0].tolist()
         mean = float(np.mean(returns))
         self._best = max(self._best, mean)
         if self._target is not None and self._snapshot is None and mean >= self._target:
             # a copy: the next update reuses the memory
-            params = jax.tree.map(lambda leaf: np.array(leaf[0]), loop.actor_params)
+            params = jax.tree.map(lambda leaf: np.array(leaf[0]), loop.policy_params)
             self._snapshot = Snapshot(loop.num_steps, params, returns, loop.experience.episodes())
         return returns

@@ -59,7 +59,7 @@ class Step(NamedTuple):
     info: Mapping[str, Any] | None = None  # what progress shows; None: nothing yet
     rates: Mapping[str, float] = {}  # counts an epoch (online: an environment step), shown per second
     policies: Params | None = None  # [P]; to be evaluated now
-    averaged: Params | None = None  # [P]; averages of them, to be evaluated as well
+    unaveraged: Params | None = None  # [P]; where policies are averages: what of, to be evaluated as well
     save: bool = False  # whether a checkpoint is due
 
 
@@ -204,7 +204,7 @@ class Run:
         # stopped between a checkpoint and the end of that step's evaluation
         done = any((row["phase"], row["epoch"]) == step[:2] for row in self.folder.read_eval())
         if step.policies is not None and not done:
-            self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.averaged)
+            self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.unaveraged)
 
     def _done(self, step: Step) -> None:
         """A step is done: the one place where it is recorded, evaluated, and a checkpoint may be taken."""
@@ -215,7 +215,7 @@ class Run:
             rates = {name: rate * count for name, rate in step.rates.items()}
             self.progress.advance(count, info=step.info, **rates)
         if step.policies is not None:
-            self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.averaged)
+            self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.unaveraged)
         if step.save:
             self._save(step)
 

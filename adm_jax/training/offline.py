@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.agents.implicit_q import Preferences
 from adm_jax.config import OfflineConfig, offline_from_flat
 from adm_jax.config.models import get_model
 from adm_jax.data.episodes import EpisodeData
@@ -109,7 +108,7 @@ class OfflineLoop:
         self._fits: Iterator[FitEpoch] = iter(())
         # of the seeds, between the fit and the policies
         self._model: ModelParams | None = None
-        self._preferences: Preferences | None = None
+        self._row_weight: Array | None = None
         self._pretrained: Params | None = None
         self._cloned: Params | None = None
         self._train: TrainState | None = None
@@ -167,7 +166,7 @@ class OfflineLoop:
         """Roll-outs into the model buffers, then updates on them and the data."""
         run, data, epoch = self._programs, self._data, self._epoch
         state = self._train or self._begin_training()
-        agent, buffer, model, envs, preferences, max_uncertainty = state
+        agent, buffer, model, envs, row_weight, max_uncertainty = state
         if run.histories is not None and self._histories is None:
             with self._clock.phase("rollout"):
                 self._histories = jax.block_until_ready(run.histories(model, data))
@@ -189,7 +188,7 @@ class OfflineLoop:
             factors = tuple(jnp.asarray(x, jnp.float32) for x in lr_factors(self._config, epoch))
             keys = self._keys(Purpose.UPDATE, epoch)
             agent, updated = run.update(
-                agent, self._hyper, keys, buffer, data, None, factors, None, preferences
+                agent, self._hyper, keys, buffer, data, None, factors, None, row_weight
             )
             updated = jax.device_get(updated)
         self._train = state._replace(agent=agent, buffer=buffer, envs=envs)
@@ -215,7 +214,7 @@ class OfflineLoop:
         with self._clock.phase("evaluate"):
             keys = self._keys(Purpose.ESTIMATE)  # of no epoch: evaluations are compared
             estimate = self._programs.estimate
-            arguments = (agent.actor_params, agent.critic_params, model, keys, self._data, self._starts)
+            arguments = (agent.policy_params, agent.critic_params, model, keys, self._data, self._starts)
             return jax.device_get(estimate(*arguments))
 
     def _train_step(self, metrics: dict[str, Any] | None = None) -> Step:
@@ -223,8 +222,8 @@ class OfflineLoop:
         is_end = epoch == config.num_epochs
         assert self._train is not None
         agent, evaluated = self._train.agent, self._is_evaluated()
-        policies = agent.actor_params if evaluated else None
-        averaged = agent.average_actor_params if evaluated else None
+        policies = agent.policy_params if evaluated else None
+        unaveraged = agent.unaveraged_params if evaluated else None
         shown: dict[str, Any] = {}
         if metrics is not None:
             kept = float(metrics["rollout/valid_fraction"].sum()) * config.rollout.rollout_batch_size
@@ -240,7 +239,7 @@ class OfflineLoop:
             metrics=metrics,
             tags=[member.tag for member in self._members],
             policies=policies,
-            averaged=averaged,
+            unaveraged=unaveraged,
             save=epoch % config.checkpoint_every == 0 or is_end,
             **shown,
         )
@@ -251,14 +250,14 @@ class OfflineLoop:
         cloned = self._cloned if self._config.start == "cloned" else None
         start = self._of_members(Start(cloned, self._pretrained))
         agent, buffer = run.init(self._keys(Purpose.INIT_AGENT), self._hyper, start, data)
-        model, preferences = self._of_members(self._model), self._of_members(self._preferences)
+        model, row_weight = self._of_members(self._model), self._of_members(self._row_weight)
         envs = None if run.init_envs is None else run.init_envs(model, data)
         max_uncertainty = None
         if run.max_uncertainty is not None:
             max_uncertainty = run.max_uncertainty(model, self._keys(Purpose.UNCERTAINTY), data)
         self._fit, self._fits, self._model = None, iter(()), None
-        self._preferences = self._pretrained = self._cloned = None
-        return TrainState(agent, buffer, model, envs, preferences, max_uncertainty)
+        self._row_weight = self._pretrained = self._cloned = None
+        return TrainState(agent, buffer, model, envs, row_weight, max_uncertainty)
 
     # --- what comes before the policies ---
 
@@ -304,15 +303,15 @@ class OfflineLoop:
         return "bc" if self._programs.clone is not None else "train"
 
     def _pretrain(self) -> Step:
-        """Values of recorded actions, and the preferences that follow where rows are cloned by them."""
+        """Values of recorded actions, and the weights that follow where rows are cloned by them."""
         assert self._programs.pretrain is not None
         self._note(f"values of recorded actions: {self._config.pretrain.pretrain_steps:,} updates a seed ...")
         with self._clock.phase("update"):
             found = self._programs.pretrain(self._keys(Purpose.PRETRAIN), self._data)
-            preferences, critics, metrics = found
+            row_weight, critics, metrics = found
             metrics = jax.device_get(metrics)
         if self._config.sac.cloning_rows == "advantage":
-            self._preferences = preferences
+            self._row_weight = row_weight
         if self._config.critic_start == "pretrained":
             self._pretrained = critics
         self._phase = self._after_pretraining()
@@ -324,7 +323,7 @@ class OfflineLoop:
         self._note(f"behaviour cloning: {self._config.bc_steps:,} updates a seed ...")
         with self._clock.phase("update"):
             self._cloned, metrics = self._programs.clone(
-                self._keys(Purpose.CLONE), self._preferences, self._data
+                self._keys(Purpose.CLONE), self._row_weight, self._data
             )
             metrics = jax.device_get(metrics)
         self._phase = "train"

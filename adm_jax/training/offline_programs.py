@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 
 from adm_jax.agents import implicit_q
 from adm_jax.agents.behaviour_cloning import clone
-from adm_jax.agents.implicit_q import Preferences
 from adm_jax.agents.sac import SACState
 from adm_jax.config import Hyper, OfflineConfig
 from adm_jax.data.ring_buffer import RingBuffer
@@ -44,7 +43,7 @@ class TrainState(NamedTuple):
     buffer: RingBuffer
     model: ModelParams
     envs: ModelEnvs | None = None  # persistent ones in the model
-    preferences: Preferences | None = None  # which recorded actions are cloned, where rows differ
+    row_weight: Array | None = None  # [P, N], of recorded actions that are cloned; None where all count alike
     max_uncertainty: Array | None = None  # [P], above which roll-outs end
 
 
@@ -105,18 +104,17 @@ def estimate_program(
 @member_program()
 def pretrain_program(
     c: Components, config: OfflineConfig, key: Key, data: SharedData
-) -> tuple[Preferences, Params, Metrics]:
-    """Values of recorded actions: which of these are to be cloned, and the critics they were learned with."""
-    dataset, settings = data.dataset, config.pretrain
-    values, metrics = implicit_q.pretrain(dataset, key, settings, config.sac)
-    temperature = settings.advantage_temperature
-    found = implicit_q.preferences(values, dataset.transitions, temperature, config.sac)
-    return found, values.critic_params, {**metrics, "pretrain/advantage_spread": found.spread}
+) -> tuple[Array, Params, Metrics]:
+    """Values of recorded actions: weights [N] to clone these with, and the critics they were learned with."""
+    settings = config.pretrain
+    values, metrics = implicit_q.pretrain(data.dataset, key, settings, config.sac)
+    row_weight, further = implicit_q.row_weights(values, data.dataset, settings, config.sac)
+    return row_weight, values.critic_params, {**metrics, **further}
 
 
 @member_program()
 def clone_program(
-    c: Components, config: OfflineConfig, key: Key, preferences: Preferences | None, data: SharedData
+    c: Components, config: OfflineConfig, key: Key, row_weight: Array | None, data: SharedData
 ) -> tuple[Params, Metrics]:
     """Behaviour cloning: the actor's parameters."""
     return clone(
@@ -126,8 +124,9 @@ def clone_program(
         learning_rate=config.bc_lr,
         action_scale=c.action_scale,
         config=config.sac,
-        row_weight=None if preferences is None else preferences.row_weight,
+        row_weight=row_weight,
         decay=config.bc_lr_schedule == "cosine",
+        weight_decay=config.bc_weight_decay,
     )
 
 
@@ -138,8 +137,8 @@ class OfflinePrograms(NamedTuple):
     fit: Program[[FitState, Key, Key, Data, Key], tuple[FitState, Metrics]]
     best: Program[[FitState, Data], ModelParams]
     errors: Program[[ModelParams, Key, SharedData, Segment], Metrics]
-    pretrain: Program[[Key, SharedData], tuple[Preferences, Params, Metrics]] | None
-    clone: Program[[Key, Preferences | None, SharedData], tuple[Params, Metrics]] | None
+    pretrain: Program[[Key, SharedData], tuple[Array, Params, Metrics]] | None
+    clone: Program[[Key, Array | None, SharedData], tuple[Params, Metrics]] | None
     init: Program[[Key, Hyper, programs.Start, Data | None], tuple[SACState, Any]]
     max_uncertainty: Program[[ModelParams, Key, SharedData], Array] | None
     init_envs: Program[[ModelParams, SharedData], ModelEnvs] | None
@@ -208,11 +207,11 @@ def _train_shapes(
     keys, hyper, data = inputs.keys, inputs.hyper, inputs.data
     shape = (keys.shape[0],)
     model = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype), models)
-    init, envs, preferences, max_uncertainty = programs.init_program(c, config), None, None, None
+    init, envs, row_weight, max_uncertainty = programs.init_program(c, config), None, None, None
     if config.rollout.persistent:
         envs = programs.init_envs_program(c, config).shapes(model, data)
     if config.sac.cloning_rows == "advantage":
-        preferences = pretrain_program(c, config).shapes(keys, data)[0]
+        row_weight = pretrain_program(c, config).shapes(keys, data)[0]
     if config.rollout.uncertainty_quantile is not None:
         max_uncertainty = jax.eval_shape(lambda: jnp.zeros(shape))
     agent, _ = init.shapes(keys, hyper, programs.Start(), data)
@@ -222,7 +221,7 @@ def _train_shapes(
     )
     start = place(start, mesh)
     agent, buffer = init.shapes(keys, hyper, start, data)
-    return place(TrainState(agent, buffer, model, envs, preferences, max_uncertainty), mesh), start
+    return place(TrainState(agent, buffer, model, envs, row_weight, max_uncertainty), mesh), start
 
 
 def _of_seeds(
@@ -233,12 +232,12 @@ def _of_seeds(
     fitting, measuring = fit.fit_program(c, config.fit), fit.errors_program(c, config.fit)
     pretraining, cloning = pretrain_program(c, config), clone_program(c, config)
     pretrains, by_advantage = config.pretrain.pretrain_steps > 0, config.sac.cloning_rows == "advantage"
-    preferences = pretraining.shapes(keys, data)[0] if by_advantage else None
+    row_weight = pretraining.shapes(keys, data)[0] if by_advantage else None
     return {
         "fit": fitting.compile(fits, keys, keys, data, shared_key(0, 0), mesh=mesh),
         "errors": measuring.compile(models, keys, data, inputs.long_holdout, mesh=mesh),
         "pretrain": pretraining.compile(keys, data, mesh=mesh) if pretrains else None,
-        "clone": cloning.compile(keys, preferences, data, mesh=mesh) if config.bc_steps else None,
+        "clone": cloning.compile(keys, row_weight, data, mesh=mesh) if config.bc_steps else None,
     }
 
 
@@ -253,14 +252,14 @@ def _of_members(
 ) -> dict[str, Any]:
     """The loop of policy optimisation."""
     _, keys, hyper, data, _, starts = inputs
-    agent, buffer, model, envs, preferences, max_uncertainty = train
+    agent, buffer, model, envs, row_weight, max_uncertainty = train
     init, rolling = programs.init_program(c, config), programs.rollout_program(c, config)
     beginning, encode = programs.init_envs_program(c, config), programs.histories_program(c, config)
     bounding, estimating = max_uncertainty_program(c, config), estimate_program(c, config)
     is_bounded = max_uncertainty is not None
     rolled = ((buffer, envs), agent.actor_params, model, hyper, keys, histories, data, None, max_uncertainty)
     rates = jnp.ones(()), jnp.ones(())
-    updated = (agent, hyper, keys, buffer, data, None, rates, None, preferences)
+    updated = (agent, hyper, keys, buffer, data, None, rates, None, row_weight)
     estimated = (agent.actor_params, agent.critic_params, model, keys, data, starts)
     return {
         "init": init.compile(keys, hyper, start, data, mesh=mesh),

@@ -186,8 +186,8 @@ class OnlineLoop:
         counts = {"steps": steps, "updates": self.num_updates}
         if not due or steps < config.warmup_steps:
             return Step("train", steps, counts)
-        averaged = self.state.agent.average_actor_params
-        return Step("train", steps, counts, policies=self.actor_params, averaged=averaged)
+        agent = self.state.agent
+        return Step("train", steps, counts, policies=agent.policy_params, unaveraged=agent.unaveraged_params)
 
     # --- one iteration ---
 
@@ -211,8 +211,13 @@ class OnlineLoop:
 
     @property
     def actor_params(self) -> Params:
-        """The policies [P]; their memory is reused by the next iteration."""
+        """The actors [P] that act; their memory is reused by the next iteration."""
         return self.state.agent.actor_params
+
+    @property
+    def policy_params(self) -> Params:
+        """The policies [P] that are evaluated and kept; their memory is reused by the next iteration."""
+        return self.state.agent.policy_params
 
     def iterate(self) -> None:
         """Steps the environments, fits and rolls out the models where it is time, updates the policies."""

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax import model_envs
-from adm_jax.agents.implicit_q import Preferences
 from adm_jax.agents.sac import Cloning, SACState
 from adm_jax.config import Hyper, OfflineConfig, OnlineConfig
 from adm_jax.config.settings import values_of
@@ -44,10 +43,6 @@ from adm_jax.training.components import (
     member_program,
 )
 from adm_jax.types import Array, Key, Params, Transition
-
-# Of the cloning term: the less recorded actions differ in worth, the less there is to gain by leaving them;
-# docs/protocols.md says how it was found.
-_SPREAD_POWER = -1.5
 
 
 def buffer_capacity(config: Config, length: int | Array) -> Any:
@@ -236,7 +231,7 @@ def _draw(
     buffer: Whole | None,
     data: Any,
     num_rows: Array | None,
-    preferences: Preferences | None,
+    row_weight: Array | None,
 ) -> tuple[Transition, Key, Cloning | None]:
     """An update's batch, the key that is left for the update, and what is cloned of the batch's first rows.
 
@@ -270,11 +265,10 @@ def _draw(
     if isinstance(config, OnlineConfig):
         batch.reverse()
     elif max(values_of(config.sac.cloning_weight)) > 0:
-        weight, factor = jnp.ones((num_real,)), 1.0
-        if preferences is not None:
-            weight = preferences.row_weight[sample_rows(data.dataset, real_key, num_real)]
-            factor = preferences.spread**_SPREAD_POWER
-        cloning = Cloning(batch[0].action, weight, factor)
+        weight = jnp.ones((num_real,))
+        if row_weight is not None:
+            weight = row_weight[sample_rows(data.dataset, real_key, num_real)]
+        cloning = Cloning(batch[0].action, weight)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batch), update_key, cloning
 
 
@@ -291,7 +285,7 @@ def update_program(
     num_rows: Array | None,
     lr_factors: tuple[Array, Array] | None,
     first: Array | None,
-    preferences: Preferences | None,
+    row_weight: Array | None,
 ) -> tuple[SACState, Metrics]:
     """The updates of an epoch, or those that belong to an online iteration's environment steps.
 
@@ -306,7 +300,7 @@ def update_program(
       num_rows: ... and how many rows of each are in use, [].
       lr_factors: scale the rates of actor and critics, [] each.
       first: updates done before, []; where the actor does not wait None will do.
-      preferences: which recorded actions are cloned, where rows differ; else None.
+      row_weight: [N] weights of recorded actions in the cloning term; None where all count alike.
     """
     every = _actor_every(config)
     if isinstance(config, OfflineConfig):
@@ -319,7 +313,7 @@ def update_program(
 
     def step(agent: SACState, xs: tuple[Key, Array | None]) -> tuple[SACState, Metrics]:
         step_key, number = xs
-        batch, update_key, cloning = _draw(c, config, step_key, buffer, data, num_rows, preferences)
+        batch, update_key, cloning = _draw(c, config, step_key, buffer, data, num_rows, row_weight)
         with_actor = True if number is None else number % every == 0
         return c.agent.update(agent, batch, update_key, hyper, with_actor, cloning)
 

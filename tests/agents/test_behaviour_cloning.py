@@ -1,5 +1,7 @@
 """Behaviour cloning against NumPy, and on data whose policy is known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from adm_jax.agents.sac import make_actor
 from adm_jax.config import SACConfig
 from adm_jax.data.dataset import Dataset, make_dataset
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.types import Transition
+from adm_jax.types import Params, Transition
 
 SCALE = 0.4
 CONFIG = SACConfig(policy_hidden_dim=32, batch_size=64)
@@ -50,6 +52,26 @@ def test_known_policy_is_recovered() -> None:
     spread = float(jnp.var(dataset.transitions.action))
     assert float(bc_loss(params, dataset.transitions, SCALE, CONFIG)) < 0.01 * spread
     assert float(metrics["bc/loss"]) < 0.02 * spread
+
+
+def test_weight_decay_shrinks_what_is_learned() -> None:
+    """AdamW's first step goes ``rate * decay * parameters`` further than Adam's; constants stay."""
+    dataset = demonstrations()
+    config = dataclasses.replace(CONFIG, standardize_obs=True)
+    key, rate, decay = jax.random.key(0), 1e-2, 0.5
+
+    def after_one_step(weight_decay: float) -> Params:
+        settings = {"num_steps": 1, "learning_rate": rate, "action_scale": SCALE, "config": config}
+        return clone(dataset, key, **settings, weight_decay=weight_decay)[0]["params"]
+
+    plain, decayed = jax.jit(after_one_step, static_argnums=0)(0.0), after_one_step(decay)
+    first = make_actor(3, 2, config).init(jax.random.split(key)[0], jnp.zeros((1, 3)))["params"]
+    for name in ("Dense_0", "Dense_1", "Dense_2"):
+        expected = plain[name]["kernel"] - rate * decay * first[name]["kernel"]
+        np.testing.assert_allclose(decayed[name]["kernel"], expected, rtol=1e-4, atol=1e-6)
+    normalizer = dataset.normalizer
+    np.testing.assert_array_equal(decayed["Standardize_0"]["mean"], normalizer.obs_mean)
+    np.testing.assert_array_equal(decayed["Standardize_0"]["std"], normalizer.obs_std)
 
 
 def test_loss_refuses_to_broadcast() -> None:

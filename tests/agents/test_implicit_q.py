@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adm_jax.agents import implicit_q
-from adm_jax.agents.implicit_q import InSample, advantages, preferences, pretrain
+from adm_jax.agents.implicit_q import InSample, advantages, pretrain, row_weights
 from adm_jax.config import PretrainConfig, SACConfig
 from adm_jax.data.dataset import make_dataset
 from adm_jax.data.episodes import EpisodeData
@@ -72,7 +72,7 @@ def test_values_are_those_of_the_better_actions(dataset, learned):
     value = np.zeros(4)
     for state in (2, 1, 0):
         value[state] = 0.9 + 0.9 * value[state + 1]
-    advantage, found = jax.jit(lambda: advantages(learned[0], dataset.transitions, CONFIG, chunk=7))()
+    advantage, found = jax.jit(lambda: advantages(learned[0], dataset, CONFIG, 0.0, chunk=7))()
     state = np.argmax(np.asarray(dataset.transitions.obs), axis=-1)
     np.testing.assert_allclose(found, value[state], atol=0.05)
     good = np.asarray(dataset.transitions.action)[:, 0] > 0
@@ -80,13 +80,26 @@ def test_values_are_those_of_the_better_actions(dataset, learned):
     np.testing.assert_allclose(np.asarray(advantage)[~good], -0.9, atol=0.05)
 
 
-def test_preferences_are_shares_of_the_value(dataset, learned):
-    advantage, value = advantages(learned[0], dataset.transitions, CONFIG)
-    found = preferences(learned[0], dataset.transitions, 0.2, CONFIG)
+def test_advantages_of_recorded_returns(dataset, learned):
+    """With lambda 1 an action is credited with all that followed on it in its episode."""
+    advantage, value = jax.jit(lambda: advantages(learned[0], dataset, CONFIG, 1.0, chunk=7))()
+    reward = np.float64(dataset.transitions.reward).reshape(-1, 3)  # whole episodes
+    returns = reward.copy()
+    for step in (1, 0):
+        returns[:, step] += 0.9 * returns[:, step + 1]
+    np.testing.assert_allclose(advantage + value, returns.reshape(-1), rtol=1e-5, atol=1e-5)
+
+
+def test_row_weights_are_of_shares_of_the_value(dataset, learned):
+    settings = PretrainConfig(pretrain_steps=1, advantage_trace_decay=0.5, advantage_temperature=0.2)
+    advantage, value = advantages(learned[0], dataset, CONFIG, 0.5)
+    found, metrics = row_weights(learned[0], dataset, settings, CONFIG)
     scale = np.abs(value).mean()
     weight = np.minimum(np.exp(np.asarray(advantage) / (0.2 * scale)), 20.0)
-    np.testing.assert_allclose(found.row_weight, weight / weight.mean(), rtol=1e-4)
-    np.testing.assert_allclose(found.spread, np.std(advantage) / scale, rtol=1e-4)
+    np.testing.assert_allclose(found, weight / weight.mean(), rtol=1e-4)
+    np.testing.assert_allclose(metrics["pretrain/advantage_spread"], np.std(advantage) / scale, rtol=1e-4)
+    share = weight.sum() ** 2 / np.square(weight).sum() / len(weight)
+    np.testing.assert_allclose(metrics["pretrain/effective_share"], share, rtol=1e-4)
 
 
 def test_it_learns_from_recorded_actions_alone(dataset, learned):

@@ -149,7 +149,7 @@ def test_cloning_term_equals_numpy(batch, rows):
     config = dataclasses.replace(CONFIG, cloning_rows=rows)
     agent, state = make(config)
     weight = jnp.linspace(0.5, 2.0, 5)
-    cloning = Cloning(batch.action[:5], weight, factor=jnp.float32(3.0))
+    cloning = Cloning(batch.action[:5], weight)
     key, alpha = jax.random.key(4), jnp.float32(0.1)
     arguments = (state.actor_params, state.critic_params, batch.obs, key, alpha)
     without, _ = jax.jit(agent.actor_loss)(*arguments)
@@ -166,7 +166,7 @@ def test_cloning_term_equals_numpy(batch, rows):
     scale = np.abs(q_values(state.critic_params, batch.obs, sampled).min(axis=0)).mean()
     expected = np.mean(np.asarray(weight) * distance)
     np.testing.assert_allclose(metrics["actor/cloning"], expected, rtol=1e-4)
-    np.testing.assert_allclose(with_term - without, 0.5 * 3.0 * scale * expected, rtol=1e-3)
+    np.testing.assert_allclose(with_term - without, 0.5 * scale * expected, rtol=1e-3)
 
 
 def test_cloning_alone_finds_the_recorded_action(batch):

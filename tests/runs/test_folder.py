@@ -259,14 +259,14 @@ def test_curves_show_what_model_and_critics_say_of_the_policies(tmp_path, monkey
 
     monkeypatch.setattr(curves, "Figure", Kept)
     at = {"phase": "train", "epoch": 5, "updates": 10}
-    evals = [{**at, "eval/return": [[1.0, 3.0]], "eval/average_return": [[4.0, 6.0]]}]
+    evals = [{**at, "eval/return": [[1.0, 3.0]], "eval/unaveraged_return": [[4.0, 6.0]]}]
     estimates = {"model/return": [7.0], "critic/q_excess": [0.5]}
     members = [Member(0, {})]
     curves.draw(tmp_path / "a.png", [{**at, **estimates}], evals, "title", members, {})
     curves.draw(tmp_path / "b.png", [at], [{**at, "eval/return": [[1.0, 3.0]]}], "title", members, {})
     with_estimates, without = (figure.axes for figure in figures)
     drawn = {line.get_label(): line.get_ydata()[0] for line in with_estimates[0].lines}
-    assert drawn == {"averaged actors, mean": 5.0, "the model's estimate, mean": 7.0, "seed 0": 2.0}
+    assert drawn == {"actors before averaging, mean": 5.0, "the model's estimate, mean": 7.0, "seed 0": 2.0}
     assert with_estimates[-1].lines[0].get_ydata()[0] == 0.5
     assert [line.get_label() for line in without[0].lines] == ["seed 0"]
     assert len(with_estimates) == len(without) + 1

@@ -12,7 +12,11 @@ import pytest
 from adm_jax.config import OfflineConfig, config_for_task
 from adm_jax.config.presets.offline import STEADY
 from adm_jax.config.settings import replace_flat, to_flat
+from adm_jax.envs.environment import action_scale
+from adm_jax.envs.evaluator import Evaluator
+from adm_jax.evaluation.policies import action_fn, policies_of_run
 from adm_jax.runs.folder import RunFolder
+from adm_jax.tasks import get_task
 from adm_jax.training import offline
 from adm_jax.training.driver import Run
 from tests.stopping import Stop, stop_behind
@@ -53,8 +57,8 @@ def finished(tiny_dataset: str, tmp_path_factory: pytest.TempPathFactory):
 def test_what_is_evaluated_and_estimated_is_written_down(finished):
     _, folder = finished
     evals = [row for row in lines(folder / "eval.jsonl") if row["phase"] == "train"]
-    assert all(np.shape(row["eval/average_return"]) == np.shape(row["eval/return"]) for row in evals)
-    assert evals[-1]["eval/average_return"] != evals[-1]["eval/return"]
+    assert all(np.shape(row["eval/unaveraged_return"]) == np.shape(row["eval/return"]) for row in evals)
+    assert evals[-1]["eval/unaveraged_return"] != evals[-1]["eval/return"]
     rows = lines(folder / "metrics.jsonl")
     assert [row["phase"] for row in rows if row["epoch"] == 0] == ["model", "pretrain", "bc"]
     estimated = [row for row in rows if "critic/q_initial" in row]
@@ -68,6 +72,27 @@ def test_what_is_evaluated_and_estimated_is_written_down(finished):
     assert max(np.mean(row["rollout/valid_fraction"]) for row in trained) < 1.0
 
 
+def test_the_averaged_actor_is_the_policy(finished):
+    """A run's policies, read from its checkpoint, return episode by episode what was evaluated last."""
+    config, folder = finished
+    evaluated = lines(folder / "eval.jsonl")[-1]
+    opened = RunFolder.open(folder)
+    task = get_task(config.task)
+    policies = policies_of_run(folder, action_scale(task.env))
+    evaluator = Evaluator(task.env, [member.seed for member in opened.members], config.eval_episodes)
+
+    low, high = evaluator.action_low, evaluator.action_high
+    act_one = action_fn(policies[0].kind, low, high, deterministic=True)
+    key = jax.random.key(0)
+
+    def act(obs):
+        return np.stack([act_one(policy.params, o, key) for policy, o in zip(policies, obs, strict=True)])
+
+    outcome = evaluator.evaluate(act, evaluation=evaluated["epoch"])
+    evaluator.close()
+    np.testing.assert_allclose(outcome.returns, evaluated["eval/return"], rtol=1e-4)
+
+
 def test_results_summarise_the_curve(finished):
     _, folder = finished
     evals = [row for row in lines(folder / "eval.jsonl") if row["phase"] == "train"]
@@ -78,8 +103,8 @@ def test_results_summarise_the_curve(finished):
         assert member["last_10_return_mean"] == pytest.approx(np.mean(means))
         assert member["best_return_mean"] == pytest.approx(max(means))
         assert member["curve_mean"] == pytest.approx((means[0] + means[1]) / 2)  # two evaluations
-        average = np.mean(evals[-1]["eval/average_return"][index])
-        assert member["average_return_mean"] == pytest.approx(average)
+        unaveraged = np.mean(evals[-1]["eval/unaveraged_return"][index])
+        assert member["unaveraged_return_mean"] == pytest.approx(unaveraged)
 
 
 def test_the_actor_starts_as_the_clone_and_is_held(finished, tmp_path, monkeypatch):
@@ -167,7 +192,7 @@ def test_estimates_are_of_the_checkpointed_policy(finished):
     for member in range(2):
         actor, critics = (
             jax.tree.map(lambda x, i=member: x[i], params)
-            for params in (agent.actor_params, agent.critic_params)
+            for params in (agent.average_actor_params, agent.critic_params)
         )
         action = loop.components.agent.mode_action(actor, obs)
         q = loop.components.agent.q_values(critics, obs, action).min(axis=0).mean()

@@ -92,20 +92,20 @@ _WIDE = ("humanoid", "pen")  # MBPO's networks have 400 hidden units there
 
 # The library's own, one setting for all data; how it was found: docs/protocols.md
 STEADY: dict[str, Any] = {
-    "num_epochs": 40, "updates_per_epoch": 1_000, "rollout_length": 5, "rollout_batch_size": 5_000,
+    "num_epochs": 20, "updates_per_epoch": 1_000, "rollout_length": 5, "rollout_batch_size": 5_000,
     "retain_epochs": 5, "real_ratio": 0.5, "penalty_coef": 1.0, "uncertainty": "std_of_means",
-    "auto_entropy": False, "entropy_weight": 0.05, "tau": 0.01, "critic_lr": 1e-3, "actor_lr": 2e-4,
+    "auto_entropy": False, "entropy_weight": 0.05, "tau": 0.01, "critic_lr": 1e-3, "actor_lr": 5e-5,
     "actor_lr_schedule": "cosine", "critic_layer_norm": True, "standardize_obs": True,
-    "pretrain_steps": 20_000, "pretrain_tau": 0.05, "critic_start": "pretrained", "bc_steps": 20_000,
-    "bc_lr": 1e-3, "bc_lr_schedule": "cosine", "start": "cloned", "hold_epochs": 2,
-    "cloning_rows": "advantage", "cloning_weight": 8e-4, "actor_average": 1.6e-4, "eval_every": 5,
-    "eval_episodes": 30, "checkpoint_every": 5, "estimate_rows": 64,
+    "pretrain_steps": 20_000, "pretrain_tau": 0.05, "critic_start": "pretrained", "bc_steps": 40_000,
+    "bc_lr": 1e-3, "bc_lr_schedule": "cosine", "bc_weight_decay": 0.05, "start": "cloned", "hold_epochs": 2,
+    "cloning_rows": "advantage", "cloning_weight": 3.0, "actor_average": 1.6e-4, "eval_every": 2,
+    "eval_episodes": 30, "checkpoint_every": 2, "estimate_rows": 64,
 }
 STEADY_SOURCE = "the library's preset steady, one setting for all data"
 # cut to a run of minutes on two CPU cores
 QUICK: dict[str, Any] = {
     **STEADY, "num_epochs": 10, "fit_max_epochs": 12, "fit_steps_per_epoch": 400, "fit_patience": 12,
-    "pretrain_steps": 10_000, "bc_steps": 10_000,
+    "pretrain_steps": 10_000, "bc_steps": 20_000,
 }
 # fmt: on
 
