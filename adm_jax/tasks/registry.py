@@ -41,7 +41,7 @@ def get_task(name: str) -> Task:
 
 
 def register_task(task: Task | None = None, *, overwrite: bool = False, **fields: Any) -> Task:
-    """Makes a task known, e.g. one of a robot of one's own.
+    """Makes a task known, e.g. one of a robot of one's own::
 
         register_task(
             name="my-robot", env_id="MyRobot-v0", obs_dim=12, action_dim=4,
