@@ -346,28 +346,37 @@ def means_of(sums: dict[str, Array], num_rows: Array) -> dict[str, Array]:
     }
 
 
-def open_loop(dynamics: Dynamics, params: ModelParams, segment: Segment, key: Key) -> Array:
-    """Sampled next observations [B, K, D] on a segment's recorded actions, each fed back to the model.
+def no_history(dynamics: Dynamics, obs: Array, action_dim: int) -> Window:
+    """The windows of states [B, D] that nothing is known before."""
+    shape = (obs.shape[0], dynamics.max_backtrack - 1)
+    zeros = jnp.zeros((*shape, obs.shape[-1])), jnp.zeros((*shape, action_dim))
+    return Window(*zeros, valid=jnp.zeros(shape, bool))
 
-    They start at the segment's first state, with no history before it.
+
+def predict_open_loop(
+    dynamics: Dynamics, params: ModelParams, obs: Array, action: Array, key: Key
+) -> Prediction:
+    """Predictions, leaves [K, ...], along given actions [B, K, A], each sample fed back to the model.
+
+    They start at states ``obs`` [B, D], with no history before them.
     """
-    num_rows, history = segment.obs.shape[0], dynamics.max_backtrack - 1
-    window = Window(
-        obs=jnp.zeros((num_rows, history, segment.obs.shape[-1])),
-        action=jnp.zeros((num_rows, history, segment.action.shape[-1])),
-        valid=jnp.zeros((num_rows, history), bool),
-    )
 
-    def step(state: tuple[Carry, Array], number: Array) -> tuple[tuple[Carry, Array], Array]:
+    def step(state: tuple[Carry, Array], number: Array) -> tuple[tuple[Carry, Array], Prediction]:
         carry, obs = state
         model_key, batch_key = jax.random.split(keys[number])
         carry, prediction = dynamics.step(params, carry, obs, actions[number], model_key, batch_key)
-        return (carry, prediction.next_obs), prediction.next_obs
+        return (carry, prediction.next_obs), prediction
 
-    actions = jnp.moveaxis(segment.action, 1, 0)
+    actions = jnp.moveaxis(action, 1, 0)
     keys = jax.random.split(key, len(actions))
-    _, next_obs = roll(step, (dynamics.begin(params, window), segment.obs[:, 0]), len(actions))
-    return jnp.moveaxis(next_obs, 0, 1)
+    window = no_history(dynamics, obs, action.shape[-1])
+    return roll(step, (dynamics.begin(params, window), obs), len(actions))[1]
+
+
+def open_loop(dynamics: Dynamics, params: ModelParams, segment: Segment, key: Key) -> Array:
+    """Sampled next observations [B, K, D] on a segment's recorded actions, each fed back to the model."""
+    predictions = predict_open_loop(dynamics, params, segment.obs[:, 0], segment.action, key)
+    return jnp.moveaxis(predictions.next_obs, 0, 1)
 
 
 def open_loop_errors(dynamics: Dynamics, params: ModelParams, segment: Segment, key: Key) -> Array:

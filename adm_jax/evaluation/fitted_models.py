@@ -18,16 +18,17 @@ from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.interface import ModelParams, make_dynamics
 from adm_jax.evaluation.kept_results import code_digest
-from adm_jax.population.keys import Purpose, offline_keys, shared_key
+from adm_jax.population.keys import Purpose, offline_keys
 from adm_jax.population.members import Member
 from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.files import write_atomically
 from adm_jax.runs.folder import RunFolder, describe_surroundings, require_writable
 from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task
+from adm_jax.training import fit as training_fit
 from adm_jax.training.components import Components, SharedData, make_components
 from adm_jax.training.data import put_on_device
-from adm_jax.training.fit import best_program, fit_epochs, fit_program, init_fit_program, require_fitted
+from adm_jax.training.fit import FitEpoch, best_program, init_fit_program
 from adm_jax.types import InputError
 
 _RECORD = "fitted.json"  # what the models in a folder were fitted with; written when they are
@@ -123,22 +124,21 @@ def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels
                 f"warning: {config.dynamics}: the models in {store} are of another version of adm_jax's code "
                 "and are not used"
             )
-        declared = fit_program(components, config.fit)
-        epoch = jax.jit(declared, donate_argnums=declared.donated_positions)
-        state = jax.jit(init_fit_program(components, config.fit))(offline_keys(seeds, Purpose.INIT_FIT), data)
-        keys, bootstrap = (offline_keys(seeds, purpose) for purpose in (Purpose.FIT, Purpose.BOOTSTRAP))
-        progress.begin(f"fit {config.dynamics}", config.fit.fit_max_epochs)
-        for done in fit_epochs(epoch, state, keys, bootstrap, data, shared_key(config.fit.split_seed)):
-            state = done.state
+        num_epochs = 0
+
+        def advance(done: FitEpoch) -> None:
+            nonlocal num_epochs
+            num_epochs = done.number
             error = float(np.nanmean(done.metrics["model/best_error"]))
             progress.advance(info={f"held-out {config.fit.selection_metric.upper()}": error})
+
+        progress.begin(f"fit {config.dynamics}", config.fit.fit_max_epochs)
+        params = training_fit.fit_models(components, config.dynamics, config.fit, seeds, data, advance)
         progress.end()
-        require_fitted(dynamics, config.dynamics, config.fit, seeds, state)
-        params = jax.jit(best_program(components, config.fit))(state, data)
         folder = _folder(store, model)
         if outdated:
             shutil.rmtree(folder)
-        Checkpointer(folder, keep=1).save("fit", int(state.epoch.max()), params)
+        Checkpointer(folder, keep=1).save("fit", num_epochs, params)
         text = json.dumps({**record, **describe_surroundings()}, indent=1) + "\n"
         write_atomically(folder / _RECORD, text)
     errors = jax.jit(jax.vmap(dynamics.validate, in_axes=(0, None)))(params, data.holdout)

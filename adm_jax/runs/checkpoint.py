@@ -225,6 +225,15 @@ def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
     return [(name(path) or "state", leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
+def restore_names(arrays: Mapping[str, np.ndarray], abstract: Any) -> Any:
+    """A pytree of ``abstract``'s structure from arrays by their names. Raises InputError: one is missing."""
+    names = [name for name, _ in _named_leaves(abstract)]
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InputError(f"checkpoint: has no array {missing[0]}; it is of another configuration or version")
+    return jax.tree.unflatten(jax.tree.structure(abstract), [jnp.asarray(arrays[name]) for name in names])
+
+
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 

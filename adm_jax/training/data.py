@@ -14,15 +14,15 @@ from adm_jax.training.components import SharedData
 from adm_jax.types import InputError
 
 
-def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
-    """The run's task and its dataset, each checked against the other.
+def load_data(config: OfflineConfig, data: EpisodeData | None = None) -> tuple[Task, EpisodeData]:
+    """The run's task and its dataset, each checked against the other; ``data`` take a stored one's place.
 
     Raises:
       InputError: there is no such task or dataset, or they do not belong together.
     """
     task = None if config.task == DERIVED_TASK else get_task(config.task)
     dataset_id = config.dataset or (task and task.dataset)
-    if dataset_id is None:
+    if data is None and dataset_id is None:
         if task is None:
             raise InputError(
                 "dataset: task auto is made from a dataset; give its Minari id, as "
@@ -32,7 +32,9 @@ def load_data(config: OfflineConfig) -> tuple[Task, EpisodeData]:
             f"dataset: task {config.task} has none of its own; give --dataset=<minari id>, e.g. one made by "
             f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={config.task}-v0"
         )
-    data = minari_io.load(dataset_id)
+    if data is None:
+        assert dataset_id is not None
+        data = minari_io.load(dataset_id)
     if task is None:
         task = task_from_dataset(data, config.rollout.termination)
     wanted_by = f"task {task.name}"

@@ -250,7 +250,12 @@ class Run:
 
 
 def run(config: Config, make_plan: Callable[[Any], Plan]) -> dict[str, Any]:
-    """A run from its beginning to its end; returns what ``result.json`` holds.
+    """A run from its beginning to its end; returns what ``result.json`` holds. Raises: see ``run_in``."""
+    return run_in(config, make_plan)[1]
+
+
+def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder, dict[str, Any]]:
+    """A run from its beginning to its end; returns its folder and what ``result.json`` holds.
 
     Raises:
       InputError: the configuration, the task, its data, the folder or the memory does not serve; nothing has
@@ -282,7 +287,7 @@ def run(config: Config, make_plan: Callable[[Any], Plan]) -> dict[str, Any]:
         except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
             folder.discard()
             raise
-        return _start(opened)
+        return folder, _start(opened)
 
 
 def resume(

@@ -3,7 +3,7 @@
 Offline, online and the models that are only measured share this loop and these programs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from adm_jax.data.dataset import sample_segments
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.fitting import FitState
 from adm_jax.dynamics.interface import Dynamics, ModelParams
-from adm_jax.population.keys import fold_keys
+from adm_jax.population.keys import Purpose, fold_keys, offline_keys, shared_key
 from adm_jax.rollout import open_loop_errors
 from adm_jax.training.components import Components, Data, Metrics, SharedData, dataset_of, member_program
 from adm_jax.types import InputError, Key, Segment
@@ -51,6 +51,30 @@ def fit_epochs(
         state, metrics = program(state, of_epoch, bootstrap_keys, data, jax.random.fold_in(shared, number))
         number += 1
         yield FitEpoch(number, state, jax.device_get(metrics), active)
+
+
+def fit_models(
+    components: Components,
+    name: str,
+    config: FitConfig,
+    seeds: Sequence[int],
+    data: SharedData,
+    on_epoch: Callable[[FitEpoch], None],
+) -> ModelParams:
+    """Fits one model for each seed, from beginning to end; ``on_epoch`` sees every epoch.
+
+    Returns what roll-outs use, leaves [S, ...]. Raises InputError: see ``require_fitted``; ``name`` is what
+    the model is registered as.
+    """
+    declared = fit_program(components, config)
+    epoch = jax.jit(declared, donate_argnums=declared.donated_positions)
+    state = jax.jit(init_fit_program(components, config))(offline_keys(seeds, Purpose.INIT_FIT), data)
+    keys, bootstrap = (offline_keys(seeds, purpose) for purpose in (Purpose.FIT, Purpose.BOOTSTRAP))
+    for done in fit_epochs(epoch, state, keys, bootstrap, data, shared_key(config.split_seed)):
+        state = done.state
+        on_epoch(done)
+    require_fitted(components.model, name, config, seeds, state)
+    return jax.jit(best_program(components, config))(state, data)
 
 
 def require_fitted(

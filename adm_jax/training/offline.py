@@ -48,16 +48,17 @@ _ESTIMATE_SEED = 0  # draws the initial states that policies are estimated at, t
 
 def run(config: OfflineConfig) -> dict[str, Any]:
     """Trains and evaluates every member; see adm_jax.training.driver.run."""
-    return driver.run(config, _plan)
+    return driver.run(config, plan)
 
 
 def resume(path: str) -> dict[str, Any]:
     """Continues the run in a folder; see adm_jax.training.driver.resume."""
-    return driver.resume(path, offline_from_flat, _plan)
+    return driver.resume(path, offline_from_flat, plan)
 
 
-def _plan(config: OfflineConfig) -> Plan:
-    task, data = load_data(config)
+def plan(config: OfflineConfig, data: EpisodeData | None = None) -> Plan:
+    """What is wanted of a run, checked; ``data`` take the place of the dataset in the store."""
+    task, data = load_data(config, data)
     components = make_components(config, task)
     return Plan(
         config=config,
@@ -155,7 +156,7 @@ class OfflineLoop:
         """See Loop."""
         config, task, m = self._config, self._task, self.components.model.max_backtrack
         found = results.summarize(config, self._members, task, self._episodes, m, metrics, evals)
-        return {"dataset_id": config.dataset or task.dataset, **found}
+        return {"dataset_id": config.dataset or task.dataset or self._episodes.source, **found}
 
     def close(self) -> None:
         """Nothing is open."""

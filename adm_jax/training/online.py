@@ -51,12 +51,12 @@ _REPORT_EVERY = 50  # environment steps between two reports of progress
 
 def run(config: OnlineConfig) -> dict[str, Any]:
     """Learns and evaluates; see adm_jax.training.driver.run."""
-    return driver.run(config, _plan)
+    return driver.run(config, plan)
 
 
 def resume(path: str) -> dict[str, Any]:
     """Continues the run in a folder; see adm_jax.training.driver.resume."""
-    return driver.resume(path, online_from_flat, _plan)
+    return driver.resume(path, online_from_flat, plan)
 
 
 def algorithm(config: OnlineConfig) -> str:
@@ -64,7 +64,8 @@ def algorithm(config: OnlineConfig) -> str:
     return "sac" if config.dynamics == MODEL_FREE else get_model(config.dynamics).online_algorithm
 
 
-def _plan(config: OnlineConfig) -> Plan:
+def plan(config: OnlineConfig) -> Plan:
+    """What is wanted of a run, checked."""
     task = get_task(config.task)
     return Plan(
         config=config,

@@ -105,7 +105,7 @@ def test_evaluation_is_of_the_member_s_own_policy(uninterrupted) -> None:
     """A member's logged returns are those of its checkpointed actor, in fresh environments."""
     config, folder, result = uninterrupted
     opened = RunFolder.open(folder)
-    run = Run(offline._plan(config), opened, opened.members)
+    run = Run(offline.plan(config), opened, opened.members)
     restored = run.checkpointer.restore_latest(run.loop.abstract_states())
     second = jax.tree.map(lambda x: x[1:], restored.state.agent.actor_params)
     evaluator = Evaluator("Hopper-v4", [1], 2)

@@ -184,7 +184,7 @@ def test_estimates_are_of_the_checkpointed_policy(finished):
     """The critics' minimum at the data's initial states, at the mode's actions."""
     config, folder = finished
     opened = RunFolder.open(folder)
-    run = Run(offline._plan(config), opened, opened.members)
+    run = Run(offline.plan(config), opened, opened.members)
     restored = run.checkpointer.restore_latest(run.loop.abstract_states())
     agent, loop = restored.state.agent, run.loop
     obs = loop._data.dataset.transitions.obs[loop._starts]
