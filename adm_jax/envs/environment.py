@@ -21,6 +21,11 @@ def as_spec(env: EnvSpec | str) -> EnvSpec:
     return EnvSpec(env) if isinstance(env, str) else env
 
 
+def is_registered(env_id: str | None) -> bool:
+    """Whether Gymnasium knows an environment of that id."""
+    return env_id in gymnasium.registry
+
+
 def make_env(env: EnvSpec | str) -> gymnasium.Env:
     """One Gymnasium environment with vectors for observations and actions, and a step limit.
 

@@ -1,0 +1,83 @@
+"""Datasets from wherever users have them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adm_jax.data import validation
+from adm_jax.data.episodes import FIELDS, EpisodeData
+from adm_jax.data.formats import d4rl, minari_io, neorl
+from adm_jax.envs import environment
+from adm_jax.types import InputError
+
+_D4RL_NAMES = {
+    "observations": "obs",
+    "actions": "action",
+    "rewards": "reward",
+    "next_observations": "next_obs",
+    "terminals": "terminated",
+    "timeouts": "truncated",
+}
+
+
+def load_dataset(
+    source: str | os.PathLike[str] | Mapping[str, Any] | EpisodeData, *, env_id: str | None = None
+) -> EpisodeData:
+    """Reads and checks a dataset.
+
+    Args:
+      source: a Minari id, a file of D4RL's (``.hdf5``) or NeoRL's (``.npz``) layout, or arrays by name:
+        ``observations`` [N, D], ``actions`` [N, A], ``rewards`` [N], ``next_observations`` [N, D],
+        ``terminals`` [N] and, where time limits end episodes, ``timeouts`` [N]; rows in order of time. The
+        fields' names of ``EpisodeData`` will do too.
+      env_id: Gymnasium's environment that the data are of, to evaluate in; files may name it themselves.
+
+    Raises:
+      InputError: there is no such dataset, or it is damaged or invalid; the message names what and where.
+    """
+    if isinstance(source, EpisodeData):
+        return source
+    if isinstance(source, Mapping):
+        return _from_arrays(source, env_id)
+    path = Path(source)
+    readers = {".hdf5": d4rl.read, ".npz": neorl.read}
+    if path.suffix in readers:
+        data, _ = readers[path.suffix](path, env_id=env_id)
+        validation.validate(data, *_action_bounds(data))
+        return data
+    return minari_io.load(str(source))
+
+
+def _from_arrays(arrays: Mapping[str, Any], env_id: str | None) -> EpisodeData:
+    fields = {_D4RL_NAMES.get(name, name): value for name, value in arrays.items()}
+    unknown = [name for name in arrays if _D4RL_NAMES.get(name, name) not in FIELDS]
+    missing = [name for name in FIELDS if name not in fields and name != "truncated"]
+    if unknown or missing:
+        wrong = f"{unknown[0]} is unknown" if unknown else f"{missing[0]} is missing"
+        raise InputError(f"dataset: {wrong}; give {', '.join(_D4RL_NAMES)} (the last is optional)")
+    read: dict[str, np.ndarray] = {
+        name: validation.as_float32(fields[name], f"dataset: {name}")
+        for name in ("obs", "action", "reward", "next_obs")
+    }
+    for name in ("terminated", "truncated"):
+        if name in fields:
+            read[name] = validation.as_flags(fields[name], f"dataset: {name}")
+    if "truncated" not in read:  # an episode was cut off where a row does not lead to the next one
+        same_shape = read["obs"].ndim == 2 and read["obs"].shape == read["next_obs"].shape
+        cut = ~validation.follows(read["obs"], read["next_obs"]) if same_shape else np.zeros(0, bool)
+        read["truncated"] = np.append(cut, True) & ~read["terminated"]
+    metadata = {} if env_id is None else {"env_id": env_id, "env_kwargs": {}}
+    data = EpisodeData(**read, source="dataset", metadata=metadata)
+    validation.validate(data, *_action_bounds(data))
+    return data
+
+
+def _action_bounds(data: EpisodeData) -> tuple[Any, Any]:
+    """The environment's bounds [A] of actions, where it is known; else the data's own largest."""
+    if environment.is_registered(data.metadata.get("env_id")):
+        return environment.action_bounds(environment.make_env(str(data.metadata["env_id"])))
+    largest = float(np.abs(data.action).max(initial=1e-3))
+    return -largest, largest

@@ -1,0 +1,231 @@
+"""Training, and what runs leave behind."""
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adm_jax.api.datasets import load_dataset
+from adm_jax.api.models import Model, Policy
+from adm_jax.config import (
+    OfflineConfig,
+    OnlineConfig,
+    config_for_task,
+    offline_from_flat,
+    online_config_for_task,
+    online_from_flat,
+)
+from adm_jax.dynamics.interface import make_dynamics
+from adm_jax.envs import environment
+from adm_jax.envs.evaluator import EvaluationResult, Evaluator
+from adm_jax.evaluation.policies import action_fn, policies_of_run
+from adm_jax.population.members import Member
+from adm_jax.runs.checkpoint import Checkpointer, restore_names
+from adm_jax.runs.folder import RunFolder
+from adm_jax.tasks import TASKS, Task, get_task, register_task
+from adm_jax.training import driver, offline, online
+from adm_jax.types import Array, EnvSpec, InputError, Normalizer
+
+
+def train_offline(dataset: Any, *, task: str = "auto", **settings: Any) -> "Run":
+    """Learns policies from a dataset, and evaluates them in its environment.
+
+    Args:
+      dataset: what ``load_dataset`` reads; arrays need its ``env_id``, to be evaluated.
+      task: a task's name; ``auto``: environment and termination are the dataset's.
+      **settings: any of ``OfflineConfig``, such as ``dynamics``, ``preset``, ``seeds`` or ``workdir``.
+    """
+    named = isinstance(dataset, str) and Path(dataset).suffix not in (".hdf5", ".npz")
+    config = config_for_task(task, **({"dataset": dataset} if named else {}), **settings)
+    data = None if named else load_dataset(dataset)
+    folder, _ = driver.run_in(config, partial(offline.plan, data=data))
+    return Run(folder)
+
+
+def train_online(env: str, *, termination: str | None = None, **settings: Any) -> "Run":
+    """Learns policies in the real environment.
+
+    Args:
+      env: a task's name, or the id of an environment that Gymnasium knows.
+      termination: of such an environment, in the model's roll-outs: a name, or ``module:function`` of next
+        observations [..., D] to booleans [...]. SAC (``dynamics="none"``) needs none.
+      **settings: any of ``OnlineConfig``.
+    """
+    known = env in TASKS or not environment.is_registered(env)
+    task = env if known else _task_of(env, termination, settings.get("dynamics")).name
+    if known and termination is not None:
+        settings["termination"] = termination
+    folder, _ = driver.run_in(online_config_for_task(task, **settings), online.plan)
+    return Run(folder)
+
+
+def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task:
+    if termination is None and dynamics != "none":
+        raise InputError(
+            f"termination: what terminates {env_id} is not known; give a name or module:function, or "
+            "dynamics=none"
+        )
+    made = environment.make_env(env_id)
+    try:
+        assert made.action_space.shape is not None
+        obs_dim, action_dim = environment.obs_dim(made), made.action_space.shape[0]
+    finally:
+        made.close()
+    name = env_id.replace("/", "-")
+    ending = termination or "halfcheetah"  # ends on states that are not finite only
+    return register_task(
+        name=name,
+        env_id=env_id,
+        termination=ending,
+        obs_dim=obs_dim,
+        action_dim=action_dim,
+        overwrite=True,
+    )
+
+
+def load_run(folder: str | os.PathLike[str]) -> "Run":
+    """A run by its folder. Raises InputError: there is none."""
+    return Run(RunFolder.open(folder, ["dynamics"], read_only=True))
+
+
+class Run:
+    """What a run has left: metrics, evaluations, policies and models of its newest checkpoint."""
+
+    def __init__(self, folder: RunFolder):
+        """Opens nothing yet."""
+        self._folder = folder
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self._folder.path
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """What was trained: seeds, each with every combination of swept settings."""
+        return self._folder.members
+
+    @property
+    def config(self) -> OfflineConfig | OnlineConfig:
+        """Its settings."""
+        flat = self._folder.config["config"]
+        return online_from_flat(flat) if "num_steps" in flat else offline_from_flat(flat)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Content of ``result.json``; None before the end."""
+        return self._folder.read_result()
+
+    @property
+    def metrics(self) -> dict[str, dict[str, np.ndarray]]:
+        """Of each phase every metric: [lines, P] over its lines, or [lines] where members share it."""
+        return _columns(self._folder.read_metrics())
+
+    @property
+    def evaluations(self) -> dict[str, dict[str, np.ndarray]]:
+        """The same of the evaluations; ``eval/return`` is [lines, P, episodes]."""
+        return _columns(self._folder.read_eval())
+
+    def policy(self, seed: int | None = None, *, deterministic: bool = True, **swept: float) -> Policy:
+        """A policy as a function of observations [..., D] to actions [..., A], which JAX can trace.
+
+        Args:
+          seed: whose; may be left out where there is one member.
+          deterministic: its mode, else samples, the same for the same observations.
+          **swept: the settings of the member, where some were swept.
+        """
+        low, high = environment.action_bounds(environment.make_env(self._env()))
+        scale = environment.action_scale(self._env())
+        found = policies_of_run(self.path, scale)[self.members.index(self._member(seed, swept))]
+        act = jax.jit(action_fn(found.kind, low, high, deterministic=deterministic))
+
+        def policy(obs: Any) -> Array:
+            obs = jnp.asarray(obs, jnp.float32)
+            rows = obs.reshape(-1, obs.shape[-1])
+            return act(found.params, rows, jax.random.key(0)).reshape(*obs.shape[:-1], -1)
+
+        return policy
+
+    def model(self, seed: int | None = None, **swept: float) -> Model:
+        """The dynamics model of a member."""
+        config, member = self.config, self._member(seed, swept)
+        part = next(part for part in self._folder.parts() if member in part.members)
+        arrays = Checkpointer(part.checkpoints).read_newest("train", "model")
+        obs_dim, action_dim = (arrays[f"normalizer/{name}_mean"].shape[-1] for name in ("obs", "action"))
+        dynamics = make_dynamics(config.dynamics, obs_dim, action_dim, config.model)
+        index = part.members.index(member)
+        own = {name: array[index] for name, array in arrays.items()}
+        normalizer = {name.partition("/")[2]: own[name] for name in own if name.startswith("normalizer/")}
+        abstract = jax.eval_shape(lambda: dynamics.init(jax.random.key(0), Normalizer(**normalizer)))
+        return Model(config.dynamics, dynamics, restore_names(own, abstract))
+
+    def _env(self) -> EnvSpec | str:
+        flat = self._folder.config["config"]
+        return get_task(flat["task"]).env if flat["task"] != "auto" else self._folder.config["env_id"]
+
+    def _member(self, seed: int | None, swept: Mapping[str, float]) -> Member:
+        fitting = [
+            member
+            for member in self.members
+            if seed in (None, member.seed) and all(member.swept.get(k) == v for k, v in swept.items())
+        ]
+        if len(fitting) != 1:
+            tags = ", ".join(member.tag for member in self.members)
+            raise InputError(f"seed: {len(fitting)} members of {self.path} are of seed {seed}; it has {tags}")
+        return fitting[0]
+
+
+def _columns(lines: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
+    phases: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        phases.setdefault(line["phase"], []).append(line)
+    return {
+        phase: {
+            name: np.array([row[name] for row in rows], float)
+            for name in rows[0]
+            if all(_is_number(row.get(name, "")) for row in rows)
+        }
+        for phase, rows in phases.items()
+    }
+
+
+def _is_number(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value is None or isinstance(value, (int, float))
+
+
+def evaluate(
+    policy: Policy,
+    env: str,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    evaluation: int = 0,
+    gamma: float = 0.99,
+) -> EvaluationResult:
+    """Runs a policy in the real environment.
+
+    Args:
+      policy: obs [B, D] to actions [B, A].
+      env: a task's name, or the id of an environment that Gymnasium knows.
+      episodes: E, how many.
+      seed: of the initial states, with ``evaluation``; a run's member has its own, and its epoch.
+      evaluation: another number gives other initial states.
+      gamma: discount of ``discounted``.
+
+    Returns:
+      ``returns`` and ``lengths`` [E], ``discounted`` [E, 1], ``after`` [E, 0].
+    """
+    spec = get_task(env).env if env in TASKS or not environment.is_registered(env) else env
+    evaluator = Evaluator(spec, [seed], episodes)
+    try:
+        found = evaluator.evaluate(lambda obs: np.asarray(policy(obs[0]))[None], evaluation, (gamma,))
+    finally:
+        evaluator.close()
+    return EvaluationResult(*(x[0] for x in found))
