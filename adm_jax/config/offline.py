@@ -85,7 +85,8 @@ class OfflineConfig(RunConfig):
         clones = max(values_of(self.sac.cloning_weight)) > 0
         if clones and self.real_ratio == 0:
             raise InputError("cloning_weight: clones real rows, and real_ratio=0 leaves none in a batch")
-        if self.sac.cloning_rows != "all" and not clones:
+        weighs_start = self.sac.cloning_rows == "advantage" and self.bc_steps > 0
+        if self.sac.cloning_rows != "all" and not (clones or weighs_start):
             raise InputError(
                 f"cloning_rows: {self.sac.cloning_rows} has no effect without cloning_weight above 0"
             )

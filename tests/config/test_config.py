@@ -157,6 +157,10 @@ def test_fields_are_frozen():
         ({"num_critics": 3, "num_min_critics": 4}, "num_min_critics: the minimum of 4 of num_critics=3"),
         ({"cloning_weight": 0.1, "real_ratio": 0.0}, "cloning_weight: clones real rows, and real_ratio=0"),
         ({"cloning_rows": "better"}, "cloning_rows: better has no effect without cloning_weight"),
+        (
+            {"cloning_rows": "advantage", "pretrain_steps": 10, "bc_steps": 0},
+            "cloning_rows: advantage has no effect without cloning_weight",
+        ),
         ({"cloning_weight": 0.1, "cloning_rows": "advantage"}, "cloning_rows: advantage needs values"),
         ({"expectile": 0.9}, "expectile: has no effect without pretrain_steps"),
         ({"critic_start": "pretrained"}, "critic_start: pretrained needs pretrained critics; set"),
@@ -169,6 +173,11 @@ def test_fields_are_frozen():
 def test_contradictions_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace_flat(OfflineConfig(), values)
+
+
+def test_advantages_may_weigh_the_cloned_start_alone() -> None:
+    config = replace_flat(OfflineConfig(), {"cloning_rows": "advantage", "pretrain_steps": 10})
+    assert config.sac.cloning_weight == 0.0
 
 
 # --- dynamics models ----------------------------------------------------------------------------------------
