@@ -1,65 +1,6 @@
-"""Imports a file of transitions into the local Minari store.
+"""``adm-jax import`` from a checkout: ``python -m experiments.import_dataset``."""
 
-python -m experiments.import_dataset --source=d4rl --path=FILE.hdf5 --dataset=hopper/replay-v0
-python -m experiments.import_dataset --source=neorl --path=FILE.npz --dataset=neorl/hopper-low-v0
-"""
-
-import shlex
-import sys
-from pathlib import Path
-
-from absl import flags
-
-from adm_jax.data.formats import d4rl, minari_files, minari_io, neorl
-from adm_jax.types import InputError
-from experiments import app
-
-FLAGS = flags.FLAGS
-_READERS = {"d4rl": d4rl.read, "neorl": neorl.read}
-flags.DEFINE_enum("source", "d4rl", list(_READERS), "layout of the file")
-flags.DEFINE_string("path", None, "the file to import")
-flags.DEFINE_string("dataset", None, "Minari id to import it as, as hopper/replay-v0")
-flags.DEFINE_string(
-    "env_id",
-    None,
-    "Gymnasium id of the environment; when empty a D4RL file's attribute, a NeoRL file's dimensions tell",
-)
-flags.DEFINE_integer(
-    "max_episode_steps",
-    None,
-    "step limit of the episodes; needed for D4RL files without timeouts and next_observations, and for "
-    "NeoRL files not of MuJoCo; where known, a longer episode is refused",
-    1,
-)
-flags.DEFINE_float("action_low", -1.0, "lower bound of the actions")
-flags.DEFINE_float("action_high", 1.0, "upper bound of the actions")
-flags.DEFINE_bool("overwrite", False, "replace a dataset of this id")
-
-
-def main(_: list[str]) -> None:
-    """Reads, validates, saves, and prints what was done."""
-    for name in ("path", "dataset"):
-        if not FLAGS[name].value:
-            raise InputError(f"{name}: empty; give it, as in --path=FILE --dataset=hopper/replay-v0")
-    minari_files.check_id(FLAGS.dataset)
-    if not (FLAGS.overwrite and minari_files.exists(FLAGS.dataset)):
-        minari_files.check_free(FLAGS.dataset, instead="give --overwrite")  # before the long reading
-    read = _READERS[FLAGS.source]
-    data, report = read(Path(FLAGS.path), env_id=FLAGS.env_id, max_episode_steps=FLAGS.max_episode_steps)
-    folder = minari_io.save(
-        data,
-        FLAGS.dataset,
-        env_id=report.env_id,
-        action_low=FLAGS.action_low,
-        action_high=FLAGS.action_high,
-        command=shlex.join(["python", "-m", "experiments.import_dataset", *sys.argv[1:]]),
-        overwrite=FLAGS.overwrite,
-    )
-    for line in report.lines():
-        print(line)
-    print(data.describe_returns())
-    print(f"saved as {FLAGS.dataset} in {folder}")
-
+from adm_jax.cli.main import run
 
 if __name__ == "__main__":
-    app.run(main)
+    run("import_dataset")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments import scripts
+from adm_jax.cli.main import COMMANDS
+from tests.cli import scripts
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -25,7 +26,7 @@ def alternatives(text: str) -> list[str]:
 
 
 def quoted() -> list[str]:
-    """Every ``python -m ...`` of a code block or between backquotes, once."""
+    """Every command of the library or the benchmarks in a code block or between backquotes, once."""
     found = []
     for page in PAGES:
         text = page.read_text()
@@ -33,7 +34,8 @@ def quoted() -> list[str]:
         inline = re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
         lines = [line for block in blocks for line in block.splitlines()] + inline
         for line in lines:
-            found += re.findall(r"python -m ((?:experiments|benchmarks)\.\w+[^&]*)", " ".join(line.split()))
+            pattern = r"(adm-jax [a-z0-9-]+(?: -[^&]*)?|(?<=python -m )(?:experiments|benchmarks)\.\w+[^&]*)"
+            found += re.findall(pattern, " ".join(line.split()))
     return sorted(set(found))
 
 
@@ -53,10 +55,15 @@ def test_links_and_result_files_exist(page: Path):
 @pytest.mark.parametrize("command", quoted())
 def test_quoted_commands_parse(command: str):
     """The flags are all known and in range: what is refused is the one word behind them."""
-    module, *arguments = shlex.split(command, comments=True)
-    package, _, name = module.partition(".")
-    assert importlib.util.find_spec(module), module
-    if package == "experiments":
+    first, *arguments = shlex.split(command, comments=True)
+    if first == "adm-jax":
+        name, _ = COMMANDS[arguments.pop(0)]
+    else:
+        assert importlib.util.find_spec(first), first
+        package, _, name = first.partition(".")
+        if package != "experiments":
+            return
+    if arguments != ["--help"]:
         done = scripts.run(name, *arguments, "stop-here")
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: 'stop-here' is not a flag"), done.stderr

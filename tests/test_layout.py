@@ -29,6 +29,7 @@ FLOORS = (
     "training",
     "evaluation",
     "api",
+    "cli",
 )
 ONLY_IN = {  # library -> where it may be imported
     "flax": ("nn",),
@@ -43,7 +44,7 @@ ONLY_IN = {  # library -> where it may be imported
     "tensorboardX": ("runs",),
     "psutil": ("population",),
     "platformdirs": ("population",),
-    "absl": (),
+    "absl": ("cli",),
     "experiments": (),
     "benchmarks": (),
     "tests": (),

@@ -11,7 +11,7 @@ REGRET_AT = (1, 3)  # every k of regret@k
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Which models are measured; they are fitted as in ``experiments.admpo_off``."""
+    """Which models are measured; they are fitted as in ``adm-jax offline``."""
 
     dynamics: tuple[str, ...] = setting(("adm_v2",), "dynamics models: registered names, or module:name")
     models: str | None = setting(

@@ -24,7 +24,7 @@ def refuse_dataset_options(sac: SACConfig) -> None:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Model-free SAC in the real environment: what ``experiments.collect`` runs."""
+    """Model-free SAC in the real environment: what ``adm-jax collect`` runs."""
 
     task: str = setting("hopper", "task name, or module:task; its environment is stepped")
     num_steps: int = setting(100_000, "environment steps", low=1, high=MAX_ROWS)

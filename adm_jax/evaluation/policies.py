@@ -1,6 +1,6 @@
 """Policies to be evaluated, read from files of three kinds, or from a run's folder.
 
-This library's own (``adm_jax.runs.policy_file``), as ``experiments.collect`` keeps them; the newest
+This library's own (``adm_jax.runs.policy_file``), as ``adm-jax collect`` keeps them; the newest
 checkpoint of any run of policy optimisation.
 
 A plain NumPy archive (``.npz``) of a Gaussian policy with tanh layers:

@@ -30,7 +30,7 @@ def load_data(config: OfflineConfig, data: EpisodeData | None = None) -> tuple[T
             )
         raise InputError(
             f"dataset: task {config.task} has none of its own; give --dataset=<minari id>, e.g. one made by "
-            f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={config.task}-v0"
+            f"adm-jax import --source=d4rl --path=FILE --dataset={config.task}-v0"
         )
     if data is None:
         assert dataset_id is not None

@@ -96,5 +96,5 @@ def _not_found(dataset_id: str, root: Path, remote: str) -> str:
     source = "neorl" if "neorl" in dataset_id.lower() else "d4rl"
     return (
         f"dataset: {dataset_id} is not in {root} and {remote}; to import a file: "
-        f"python -m experiments.import_dataset --source={source} --path=FILE --dataset={dataset_id}"
+        f"adm-jax import --source={source} --path=FILE --dataset={dataset_id}"
     )

@@ -78,7 +78,7 @@ def test_ids_that_do_not_exist(dataset_id, tmp_path, monkeypatch):
     assert error_line(minari_io.load, dataset_id) == (
         f"dataset: {dataset_id} is not in {tmp_path} and hf://farama-minari cannot be reached "
         f"(HF_HUB_OFFLINE is set); "
-        f"to import a file: python -m experiments.import_dataset --source={source} --path=FILE "
+        f"to import a file: adm-jax import --source={source} --path=FILE "
         f"--dataset={dataset_id}"
     )
 

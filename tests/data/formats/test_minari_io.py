@@ -323,7 +323,7 @@ def test_absent_dataset_without_a_network(root, monkeypatch):
     assert text.startswith(
         f"dataset: {ID} is not in {root} and hf://farama-minari cannot be reached (http://127"
     )
-    assert text.endswith(f"python -m experiments.import_dataset --source=d4rl --path=FILE --dataset={ID}")
+    assert text.endswith(f"adm-jax import --source=d4rl --path=FILE --dataset={ID}")
     assert not root.exists()
 
 

@@ -1,18 +1,18 @@
-"""What the experiments that learn policies have in common: their flags, and a run or a resume."""
+"""What the commands that learn policies have in common: their flags, and a run or a resume."""
 
 from typing import Any
 
 from absl import flags as absl_flags
 
+from adm_jax.cli import flags
 from adm_jax.config import OfflineConfig, OnlineConfig, config_for_task, online_config_for_task
 from adm_jax.types import InputError
-from experiments import flags
 
 FLAGS = absl_flags.FLAGS
 
 
 def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> None:
-    """Defines a run's flags, with ``defaults`` of this experiment; call it once, at the script's top."""
+    """Defines a run's flags, with ``defaults`` of this command."""
     flags.define(config_class)
     for name, value in defaults.items():
         FLAGS.set_default(name, value)

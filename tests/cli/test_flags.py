@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from absl import flags as absl_flags
 
+from adm_jax.cli import app, flags
 from adm_jax.config import OfflineConfig, ReplayConfig, config_for_task
 from adm_jax.config.evaluation import CompoundingErrorConfig, OPEConfig
 from adm_jax.config.settings import leaves, to_flat
 from adm_jax.types import InputError
-from experiments import app, flags
 
 CONFIGS = [OfflineConfig, ReplayConfig, OPEConfig, CompoundingErrorConfig]
 
@@ -156,7 +156,7 @@ def test_run_exits_with_the_code_and_passes_what_is_left(monkeypatch):
 
 def test_an_interrupt_leaves_at_once_whatever_other_threads_do():
     code = (
-        "import threading, time; from experiments import app\n"
+        "import threading, time; from adm_jax.cli import app\n"
         "def main(argv):\n"
         "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "    raise KeyboardInterrupt\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adm_jax.data.formats import minari_io
-from tests.experiments import scripts
+from tests.cli import scripts
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data" / "offline" / "hopper-replay.hdf5"
@@ -64,9 +64,7 @@ def test_imports_and_reports(path, store):
     assert done.stderr == ""
     data = minari_io.load(ID)
     assert data.terminated.tolist() == [False, False, True, False, False, False]
-    assert data.metadata["command"] == (
-        f"python -m experiments.import_dataset --source=d4rl '--path={path}' --dataset={ID}"
-    )
+    assert data.metadata["command"] == (f"adm-jax import --source=d4rl '--path={path}' --dataset={ID}")
     assert f"{ID} exists in" in failure(f"--path={path}", f"--dataset={ID}")
     assert run(f"--path={path}", f"--dataset={ID}", "--overwrite").returncode == 0
 

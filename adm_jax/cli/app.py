@@ -1,4 +1,4 @@
-"""Runs an experiment's ``main`` so that whoever mistypes a flag reads one line, not a traceback."""
+"""Runs a command's ``main`` so that whoever mistypes a flag reads one line, not a traceback."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from adm_jax.types import InputError
 
 Main = Callable[[list[str]], None]
 
-_BAD_INPUT, _INTERRUPTED = 2, 130
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 _DEVICE_FAILURES = ("CUDA_ERROR_", "cudaError", "hipError", "UNAVAILABLE:", "DATA_LOSS:")  # in XLA's messages
 
 
@@ -21,7 +21,7 @@ def run(main: Main, argv: Sequence[str] | None = None, flag_values: flags.FlagVa
     stderr and exit code 2; anything else is a bug and shows its traceback.
     """
     code = call(main, list(sys.argv if argv is None else argv), flag_values)
-    if code == _INTERRUPTED:
+    if code == INTERRUPTED:
         # XLA may still be compiling and orbax saving in threads of their own: an interpreter taken down under
         # them crashes or prints tracebacks. A half-written checkpoint is recognised as such on resume.
         sys.stdout.flush()
@@ -35,12 +35,12 @@ def call(main: Main, argv: list[str], flag_values: flags.FlagValues = flags.FLAG
         return _call(main, argv, flag_values)
     except BrokenPipeError:  # whoever read our output is gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BAD_INPUT
+        return BAD_INPUT
     except (InputError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     except MemoryError as error:
         return _out_of_memory(str(error))
     except RuntimeError as error:
@@ -75,7 +75,10 @@ def help_text(main: Main, flag_values: flags.FlagValues, command: str) -> str:
     module = sys.modules[main.__module__]
     lines = [(module.__doc__ or "").strip(), ""]
     groups: dict[str, list[flags.Flag]] = {}
-    for flag in flag_values.get_key_flags_for_module(command):
+    for flag in [
+        *flag_values.get_key_flags_for_module(command),  # a configuration's
+        *flag_values.get_key_flags_for_module(main.__module__),  # its own
+    ]:
         groups.setdefault(getattr(flag, "group", ""), []).append(flag)
     for group, members in groups.items():
         lines.append(f"{group or 'flags'}:")
@@ -100,4 +103,4 @@ def _out_of_memory(reason: str) -> int:
 def _fail(message: str) -> int:
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     print(f"error: {line}", file=sys.stderr)
-    return _BAD_INPUT
+    return BAD_INPUT

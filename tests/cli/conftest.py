@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.experiments import scripts
+from tests.cli import scripts
 
 
 @pytest.fixture

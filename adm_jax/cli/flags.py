@@ -20,7 +20,7 @@ def define(
     command: str | None = None,
     only: Callable[[Leaf], bool] = lambda leaf: True,
 ) -> None:
-    """Defines a flag for every leaf field, or ``only`` for some; call it once, at the script's top.
+    """Defines a flag for every leaf field, or ``only`` for some; call it once.
 
     ``command`` is the script that ``--help`` shows them for; the one that runs when None.
     """

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
+from adm_jax.cli import admpo_off, app
 from adm_jax.config import OfflineConfig
 from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import environment
-from experiments import admpo_off, app
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -52,6 +52,12 @@ def dataset() -> None:
     minari_io.save(data, "tests/damaged-v0", env_id="Hopper-v4", action_low=-scale, action_high=scale)
     path = minari_files.dataset_dir("tests/damaged-v0") / "data" / "main_data.hdf5"
     path.write_bytes(path.read_bytes()[:3000])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def flags() -> None:
+    """Those of the command, once in this process."""
+    admpo_off.define()
 
 
 def run(*arguments: str) -> int:
@@ -141,7 +147,7 @@ def test_resume_takes_a_run_and_nothing_else(arguments, message, capfd):
     ("arguments", "message"),
     [
         (["--seeds=zero"], "'zero' is not a comma-separated list"),
-        (["--task=hopper", "--dataset=tests/absent-v0"], "import_dataset --source=d4rl"),
+        (["--task=hopper", "--dataset=tests/absent-v0"], "adm-jax import --source=d4rl"),
         (["--resume=."], "holds no run"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from adm_jax.data import builtin
 from adm_jax.data.formats import minari_files
 from adm_jax.runs.policy_file import load_policy
-from tests.experiments import scripts
+from tests.cli import scripts
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--num_steps=120", "--warmup_steps=100", "--steps_per_iteration=20", "--batch_size=16",
@@ -40,7 +40,7 @@ def test_a_replay_is_saved_and_packed_with_what_made_it(tmp_path):
     packed = builtin.unpack(Path("replay.xz"))
     for read in (data, packed):
         assert len(read.reward) == 120
-        assert read.metadata["command"] == " ".join(["python -m experiments.collect", *flags])
+        assert read.metadata["command"] == " ".join(["adm-jax collect", *flags])
         assert read.metadata["seed"] == 3
         assert read.metadata["env_id"] == "Hopper-v4"
         assert {"python", "jax", "mujoco", "gymnasium", "adm_jax"} <= set(read.metadata["versions"])
@@ -81,7 +81,7 @@ def test_a_task_of_ones_own_becomes_five_datasets_and_two_policies():
     digests = set()
     for kind in KINDS:
         data = minari_files.read(f"tests/pendulum/{kind}-v0")
-        assert data.metadata["command"] == " ".join(["python -m experiments.collect", *flags])
+        assert data.metadata["command"] == " ".join(["adm-jax collect", *flags])
         assert data.metadata["kind"] == kind
         assert {"python", "jax", "mujoco", "gymnasium", "adm_jax"} <= set(data.metadata["versions"])
         assert data.metadata["sha256"] == data.digests()
@@ -96,14 +96,14 @@ def test_a_task_of_ones_own_becomes_five_datasets_and_two_policies():
     policy = load_policy("kept/expert.npz")
     assert (policy.obs_dim, policy.action_dim, policy.action_scale) == (4, 1, 3.0)
     assert policy.info["env_id"] == "MyPendulum-v0"
-    assert policy.info["command"].startswith("python -m experiments.collect --num_steps=120")
+    assert policy.info["command"].startswith("adm-jax collect --num_steps=120")
 
 
 IN_WHICH_ORDER = """
 import numpy as np
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.cli import app, collect
 from adm_jax.training.collect import Collected
-from experiments import app, collect
 
 def collected(*args):
     print("run")
@@ -115,6 +115,7 @@ collect.minari_write.env_spec = lambda *args: print("specification")
 collect.collect.collect = collected
 collect.save_policy = lambda *args: print("policy")
 collect.minari_io.save = lambda *args, **kwargs: print("dataset")
+collect.define()
 app.call(collect.main, ["collect", "--task=hopper", "--kinds=expert"])
 """
 
@@ -161,13 +162,14 @@ BAD_INPUT = [
     (["hopper"], "is not a flag"),
 ]
 
-# All in one process, as importing takes longest; not in this one, as experiments' flags have one namespace.
+# All in one process, as importing takes longest; not in this one, as commands' flags have one namespace.
 IN_ONE_PROCESS = """
 import contextlib, io, json, sys
 from pathlib import Path
 from absl.testing import flagsaver
-from experiments import app, collect
+from adm_jax.cli import app, collect
 
+collect.define()
 results, before = [], sorted(map(str, Path().rglob("*")))
 for flags in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()

@@ -1,16 +1,16 @@
-"""What the experiments that measure fitted models have in common: flags, and a configuration of each fit."""
+"""What the commands that measure fitted models have in common: flags, and a configuration of each fit."""
 
 import importlib
 from typing import Any, TypeVar
 
 from absl import flags as absl_flags
 
+from adm_jax.cli import flags
 from adm_jax.config import DERIVED_TASK, OfflineConfig, config_for_task
 from adm_jax.config.evaluation import EvaluationConfig
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.types import InputError
-from experiments import flags
 
 _SHARED = ("task", "dataset", "seeds", "workdir", "members", "matmul_precision")
 
@@ -19,7 +19,7 @@ FLAGS = absl_flags.FLAGS
 
 
 def define(config_class: type[EvaluationConfig], *others: str) -> None:
-    """Defines the flags, with ``others`` of an offline run that it heeds; call it at the script's top."""
+    """Defines the flags, with ``others`` of an offline run that it heeds."""
     flags.define(config_class)
     names = {*_SHARED, *others}
     flags.define(OfflineConfig, only=lambda leaf: leaf.name in names or leaf.group in ("model", "fit"))

@@ -1,0 +1,56 @@
+"""The console script ``adm-jax``: one command for each thing to be done.
+
+``python -m experiments.<module>`` does the same from a checkout.
+"""
+
+import importlib
+import sys
+
+import adm_jax
+from adm_jax.cli import app
+
+COMMANDS = {  # name -> module of this package, what it does
+    "offline": ("admpo_off", "learn policies from a dataset: ADMPO-OFF, MOPO"),
+    "adm2po": ("adm2po", "learn policies from a dataset with full-horizon roll-outs in ADM-v2"),
+    "online": ("admpo_on", "learn policies in the real environment: ADMPO-ON, MBPO, SAC"),
+    "ope": ("ope", "estimate from a dataset what policies return"),
+    "compounding-error": ("compounding_error", "measure how models err when fed their own predictions"),
+    "collect": ("collect", "collect datasets of a task with SAC"),
+    "import": ("import_dataset", "import a file in D4RL's or NeoRL's layout into the Minari store"),
+}
+
+
+def main() -> None:
+    """``adm-jax COMMAND --flag=value ...``; exits as ``app.run`` does."""
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in ("--help", "-h", "help"):
+        print(_usage())
+    elif command == "--version":
+        print(adm_jax.__version__)
+    elif command in COMMANDS:
+        sys.argv = [f"adm-jax {command}", *arguments]
+        run(COMMANDS[command][0])
+    else:
+        print(f"error: {command!r} is no command; one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(app.BAD_INPUT)
+
+
+def run(module: str) -> None:
+    """Runs one of this package's commands with the flags of ``sys.argv``, and exits."""
+    command = importlib.import_module(f"adm_jax.cli.{module}")
+    command.define()
+    app.run(command.main)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: adm-jax COMMAND [--flag=value ...]",
+            "",
+            *lines,
+            "",
+            "adm-jax COMMAND --help explains its flags.",
+        ]
+    )
