@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         load_run,
         register_dynamics,
         register_task,
+        resume,
         train_offline,
         train_online,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "load_run",
     "register_dynamics",
     "register_task",
+    "resume",
     "train_offline",
     "train_online",
 ]

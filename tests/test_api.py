@@ -1,5 +1,6 @@
 """The library's functions as a user calls them."""
 
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 import adm_jax
 from adm_jax import InputError
 from adm_jax.data.formats import minari_io
+from adm_jax.tasks import registry
 from adm_jax.training.data import put_on_device
 from adm_jax.types import Segment
 from tests.tiny import TINY
@@ -203,6 +205,27 @@ def test_a_run_gives_curves_policies_and_models(run, arrays):
     np.testing.assert_allclose(mse, again.metrics["model"]["model/holdout_mse"][0, 1], rtol=1e-3)
 
 
+def stopped_before_its_end(run, folder):
+    """A copy of a run's folder as it was at the checkpoint before its last."""
+    shutil.copytree(run.path, folder)
+    (folder / "result.json").unlink()
+    shutil.rmtree(max((folder / "checkpoints").glob("train-*")))
+    return folder
+
+
+def test_a_run_on_arrays_goes_on_with_them(run, arrays, tmp_path):
+    folder = stopped_before_its_end(run, tmp_path / "run")
+    with pytest.raises(InputError, match=r"a run on arrays goes on with adm_jax.resume\(folder, arrays\)"):
+        adm_jax.resume(folder)
+    others = {**arrays, "rewards": arrays["rewards"] + 1}
+    with pytest.raises(InputError, match=r"not the data that the run in .* began with"):
+        adm_jax.resume(folder, adm_jax.load_dataset(others, env_id="Hopper-v4"))
+    again = adm_jax.resume(folder, adm_jax.load_dataset(arrays, env_id="Hopper-v4"))
+    for phase, columns in run.evaluations.items():
+        returns = again.evaluations[phase]["eval/return"]
+        np.testing.assert_array_equal(returns, columns["eval/return"])
+
+
 def test_what_a_run_lacks_is_one_line(run, tmp_path):
     with pytest.raises(InputError, match=r"seed: 0 members of .* are of seed 7; it has seed0, seed1"):
         run.policy(7)
@@ -212,7 +235,7 @@ def test_what_a_run_lacks_is_one_line(run, tmp_path):
         adm_jax.load_run(tmp_path)
 
 
-def test_an_environment_by_its_id_is_learned_in(tmp_path):
+def test_an_environment_by_its_id_is_learned_in(tmp_path, monkeypatch):
     gymnasium.register(
         "test/Slide-v0", entry_point="gymnasium.envs.mujoco.inverted_pendulum_v4:InvertedPendulumEnv",
         max_episode_steps=20,
@@ -230,3 +253,12 @@ def test_an_environment_by_its_id_is_learned_in(tmp_path):
     run = adm_jax.train_online("test/Slide-v0", dynamics="none", workdir=str(tmp_path), **settings)
     assert run.evaluations["train"]["eval/return"].shape[1:] == (1, 1)
     assert run.policy()(np.zeros(4)).shape == (1,)
+    # in another process, which has registered the environment, nothing knows of the task
+    folder = stopped_before_its_end(run, tmp_path / "run")
+    monkeypatch.delitem(registry._TASKS, "test-Slide-v0")
+    assert adm_jax.load_run(folder).policy()(np.zeros(4)).shape == (1,)
+    again = adm_jax.resume(folder)
+    returns = [x.evaluations["train"]["eval/return"] for x in (run, again)]
+    np.testing.assert_array_equal(*returns)
+    with pytest.raises(InputError, match=r"dataset: .* is an online run, which learns from none"):
+        adm_jax.resume(folder, linear_arrays(2, 10))

@@ -6,7 +6,7 @@ They are thin: what they call is the modules' own, which stays reachable for who
 
 from adm_jax.api.datasets import load_dataset
 from adm_jax.api.models import KStepPrediction, Model, Trajectories, fit
-from adm_jax.api.runs import Run, evaluate, load_run, train_offline, train_online
+from adm_jax.api.runs import Run, evaluate, load_run, resume, train_offline, train_online
 from adm_jax.config.models import register_dynamics
 from adm_jax.tasks import register_task
 from adm_jax.types import InputError
@@ -23,6 +23,7 @@ __all__ = [
     "load_run",
     "register_dynamics",
     "register_task",
+    "resume",
     "train_offline",
     "train_online",
 ]

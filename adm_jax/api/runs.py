@@ -20,6 +20,7 @@ from adm_jax.config import (
     online_config_for_task,
     online_from_flat,
 )
+from adm_jax.config.online import MODEL_FREE
 from adm_jax.dynamics.interface import make_dynamics
 from adm_jax.envs import environment
 from adm_jax.envs.evaluator import EvaluationResult, Evaluator
@@ -40,9 +41,9 @@ def train_offline(dataset: Any, *, task: str = "auto", **settings: Any) -> "Run"
       task: a task's name; ``auto``: environment and termination are the dataset's.
       **settings: any of ``OfflineConfig``, such as ``dynamics``, ``preset``, ``seeds`` or ``workdir``.
     """
-    named = isinstance(dataset, str) and Path(dataset).suffix not in (".hdf5", ".npz")
-    config = config_for_task(task, **({"dataset": dataset} if named else {}), **settings)
-    data = None if named else load_dataset(dataset)
+    stored = isinstance(dataset, str) and Path(dataset).suffix not in (".hdf5", ".npz")
+    config = config_for_task(task, **({"dataset": dataset} if stored else {}), **settings)
+    data = None if stored else load_dataset(dataset)
     folder, _ = driver.run_in(config, partial(offline.plan, data=data))
     return Run(folder)
 
@@ -56,16 +57,41 @@ def train_online(env: str, *, termination: str | None = None, **settings: Any) -
         observations [..., D] to booleans [...]. SAC (``dynamics="none"``) needs none.
       **settings: any of ``OnlineConfig``.
     """
+    if termination is not None:
+        settings["termination"] = termination
     known = env in TASKS or not environment.is_registered(env)
     task = env if known else _task_of(env, termination, settings.get("dynamics")).name
-    if known and termination is not None:
-        settings["termination"] = termination
     folder, _ = driver.run_in(online_config_for_task(task, **settings), online.plan)
     return Run(folder)
 
 
+def resume(folder: str | os.PathLike[str], dataset: Any = None) -> "Run":
+    """Continues a run that was stopped from its newest checkpoint, with the same result to the last bit.
+
+    Args:
+      folder: the run's.
+      dataset: what it learns from, where that was no id of the store.
+
+    Raises:
+      InputError: there is no run, its checkpoints are damaged, or the data are others than it began with.
+    """
+    run = load_run(folder)
+    config = run.config
+    if isinstance(config, OfflineConfig):
+        data = None if dataset is None else load_dataset(dataset)
+        driver.resume(str(folder), offline_from_flat, partial(offline.plan, data=data))
+        return run
+    if dataset is not None:
+        raise InputError(f"dataset: {folder} is an online run, which learns from none")
+    if config.task not in TASKS and ":" not in config.task:  # of an environment by its id
+        _task_of(run.env_id, config.rollout.termination, config.dynamics)
+    online.resume(str(folder))
+    return run
+
+
 def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task:
-    if termination is None and dynamics != "none":
+    """A task of an environment that Gymnasium knows."""
+    if termination is None and dynamics != MODEL_FREE:
         raise InputError(
             f"termination: what terminates {env_id} is not known; give a name or module:function, or "
             "dynamics=none"
@@ -76,12 +102,10 @@ def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task
         obs_dim, action_dim = environment.obs_dim(made), made.action_space.shape[0]
     finally:
         made.close()
-    name = env_id.replace("/", "-")
-    ending = termination or "halfcheetah"  # ends on states that are not finite only
     return register_task(
-        name=name,
+        name=env_id.replace("/", "-"),
         env_id=env_id,
-        termination=ending,
+        termination=termination or "halfcheetah",  # ends on states that are not finite only
         obs_dim=obs_dim,
         action_dim=action_dim,
         overwrite=True,
@@ -104,6 +128,11 @@ class Run:
     def path(self) -> Path:
         """Its folder."""
         return self._folder.path
+
+    @property
+    def env_id(self) -> str:
+        """Gymnasium's environment that it was evaluated in."""
+        return self._folder.config["env_id"]
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -165,8 +194,8 @@ class Run:
         return Model(config.dynamics, dynamics, restore_names(own, abstract))
 
     def _env(self) -> EnvSpec | str:
-        flat = self._folder.config["config"]
-        return get_task(flat["task"]).env if flat["task"] != "auto" else self._folder.config["env_id"]
+        task = self._folder.config["config"]["task"]
+        return get_task(task).env if task in TASKS or ":" in task else self.env_id
 
     def _member(self, seed: int | None, swept: Mapping[str, float]) -> Member:
         fitting = [

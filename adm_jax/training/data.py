@@ -26,7 +26,8 @@ def load_data(config: OfflineConfig, data: EpisodeData | None = None) -> tuple[T
         if task is None:
             raise InputError(
                 "dataset: task auto is made from a dataset; give its Minari id, as "
-                "--dataset=mujoco/hopper/medium-v0"
+                "--dataset=mujoco/hopper/medium-v0; a run on arrays goes on with "
+                "adm_jax.resume(folder, arrays)"
             )
         raise InputError(
             f"dataset: task {config.task} has none of its own; give --dataset=<minari id>, e.g. one made by "

@@ -254,7 +254,8 @@ def test_a_run_loads_its_task_from_the_dataset():
     with pytest.raises(InputError) as caught:
         load_data(config_for_task("auto"))
     assert str(caught.value) == (
-        "dataset: task auto is made from a dataset; give its Minari id, as --dataset=mujoco/hopper/medium-v0"
+        "dataset: task auto is made from a dataset; give its Minari id, as "
+        "--dataset=mujoco/hopper/medium-v0; a run on arrays goes on with adm_jax.resume(folder, arrays)"
     )
     with pytest.raises(InputError, match=r"task halfcheetah needs 17 and 6$"):
         load_data(config_for_task("halfcheetah", dataset="mujoco/hopper/simple-v0"))
