@@ -105,7 +105,7 @@ def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task
     return register_task(
         name=env_id.replace("/", "-"),
         env_id=env_id,
-        termination=termination or "halfcheetah",  # ends on states that are not finite only
+        termination=termination or "never",  # SAC has no roll-outs
         obs_dim=obs_dim,
         action_dim=action_dim,
         overwrite=True,

@@ -33,7 +33,6 @@ _TERMINATES_LIKE = {  # by name and dimension, which tells whether positions are
     ("ant", 27): "ant",
     ("humanoid", 45): "humanoid",
 }
-_NEVER = "halfcheetah"  # ends on states that are not finite only
 _NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
 _EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
 _HEALTH = ("healthy", "terminate")  # parts of arguments that move or switch off termination
@@ -136,7 +135,7 @@ def _termination_of(spec: EnvSpec, obs_dim: int, source: str) -> str:
     name = spec.env_id.rpartition("-v")[0].lower().replace("_", "")
     changed = [key for key, value in spec.kwargs.items() if _EPISODIC.get(key) == value]
     if name.startswith(_NEVER_TERMINATING) and not changed:
-        return _NEVER
+        return "never"
     changed += [key for key in spec.kwargs if any(part in key for part in _HEALTH)]
     known = _TERMINATES_LIKE.get((name, obs_dim), "")
     if known in TERMINATIONS and not changed:

@@ -58,9 +58,14 @@ def walker2d(next_obs: Array) -> Array:
     return ~(healthy & _finite(next_obs))
 
 
+def never(next_obs: Array) -> Array:
+    """No state ends an episode."""
+    return ~_finite(next_obs)
+
+
 def halfcheetah(next_obs: Array) -> Array:
     """HalfCheetah-v4 never terminates."""
-    return ~_finite(next_obs)
+    return never(next_obs)
 
 
 def neorl_hopper(next_obs: Array) -> Array:
@@ -132,7 +137,7 @@ def neorl_walker2d_authors(next_obs: Array) -> Array:
 
 
 _BUILTIN = (
-    hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, inverted_pendulum, pen,
+    never, hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, inverted_pendulum, pen,
     antmaze, hopper_authors, walker2d_authors, halfcheetah_authors, neorl_walker2d_authors,
 )  # fmt: skip
 TERMINATIONS: Mapping[str, TerminationFn] = {fn.__name__: fn for fn in _BUILTIN}
