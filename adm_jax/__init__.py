@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         train_online,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "InputError",

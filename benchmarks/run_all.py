@@ -13,7 +13,7 @@ from typing import Any
 
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.types import InputError
-from benchmarks import (
+from benchmarks.speed import (
     bench_end_to_end,
     bench_fit,
     bench_full_horizon,
@@ -25,7 +25,7 @@ from benchmarks import (
     options,
     report,
 )
-from benchmarks.options import Options
+from benchmarks.speed.options import Options
 
 BENCHMARKS = {
     "rollout": bench_rollout.run,

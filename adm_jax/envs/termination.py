@@ -137,8 +137,8 @@ def neorl_walker2d_authors(next_obs: Array) -> Array:
 
 
 _BUILTIN = (
-    never, hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, inverted_pendulum, pen,
-    antmaze, hopper_authors, walker2d_authors, halfcheetah_authors, neorl_walker2d_authors,
+    hopper, walker2d, halfcheetah, neorl_hopper, neorl_walker2d, ant, humanoid, inverted_pendulum, pen,
+    antmaze, never, hopper_authors, walker2d_authors, halfcheetah_authors, neorl_walker2d_authors,
 )  # fmt: skip
 TERMINATIONS: Mapping[str, TerminationFn] = {fn.__name__: fn for fn in _BUILTIN}
 

@@ -33,14 +33,14 @@ def off_the_track(next_obs):
     return jnp.abs(next_obs[..., 0]) > 2.0
 
 
-gymnasium.register("Cart-v0", entry_point=Cart, max_episode_steps=100)
+gymnasium.register("Cart-v0", entry_point=f"{__name__}:Cart", max_episode_steps=100)
 
 
 def main(**settings) -> None:
     """Learns, and acts."""
     run = adm_jax.train_online("Cart-v0", termination=f"{__name__}:off_the_track", **settings)
     returns = adm_jax.evaluate(run.policy(), "Cart-v0", episodes=10).returns
-    print(f"return {returns.mean():.1f} of at most 100, after {run.config.num_steps} steps")
+    print(f"return {returns.mean():.1f} of at most 100")
 
 
 if __name__ == "__main__":

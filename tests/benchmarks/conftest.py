@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from benchmarks import options, workload
-from benchmarks.options import Options
+from benchmarks.speed import options, workload
+from benchmarks.speed.options import Options
 
 
 @pytest.fixture

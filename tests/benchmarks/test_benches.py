@@ -12,7 +12,8 @@ import pytest
 from adm_jax.config.presets import full_horizon
 from adm_jax.population import memory
 from adm_jax.types import InputError
-from benchmarks import (
+from benchmarks import run_all
+from benchmarks.speed import (
     bench_end_to_end,
     bench_fit,
     bench_full_horizon,
@@ -21,7 +22,6 @@ from benchmarks import (
     bench_rollout,
     bench_sac,
     report,
-    run_all,
     workload,
 )
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from adm_jax.types import InputError
-from benchmarks.compare_runs import compare, row
-from benchmarks.summarize_run import read, steadiness
+from benchmarks.runs.compare_runs import compare, row
+from benchmarks.runs.summarize_run import read, steadiness
 
 
 def run(returns, seeds=(0, 1, 2)):

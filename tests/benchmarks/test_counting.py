@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.counting import count
+from benchmarks.speed.counting import count
 
 X, W = jax.ShapeDtypeStruct((5, 4), jnp.float32), jax.ShapeDtypeStruct((4, 3), jnp.float32)
 SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)

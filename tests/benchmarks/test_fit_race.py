@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from benchmarks import fit_race
-from benchmarks.fit_race import Curve, Point
+from benchmarks.speed import fit_race
+from benchmarks.speed.fit_race import Curve, Point
 
 
 class Pretended:

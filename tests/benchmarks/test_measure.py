@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import measure
-from benchmarks.counting import count
-from benchmarks.measure import Ceilings, Timing
+from benchmarks.speed import measure
+from benchmarks.speed.counting import count
+from benchmarks.speed.measure import Ceilings, Timing
 
 
 def test_ways_alternate_after_a_warm_up():

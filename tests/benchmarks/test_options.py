@@ -8,8 +8,8 @@ import pytest
 from absl import flags
 
 from adm_jax.types import InputError
-from benchmarks import options
-from benchmarks.options import Options
+from benchmarks.speed import options
+from benchmarks.speed.options import Options
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def test_values_out_of_range_are_refused(argument, message):
 
 @pytest.mark.parametrize("argument", ["--population=x", "--nonsense=1"])
 def test_the_command_line_answers_in_one_line(argument):
-    command = [sys.executable, "-m", "benchmarks.bench_sac", argument]
+    command = [sys.executable, "-m", "benchmarks.speed.bench_sac", argument]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -67,7 +67,14 @@ def test_the_command_line_answers_in_one_line(argument):
 
 
 def test_memory_that_runs_out_is_told_in_one_line():
-    command = [sys.executable, "-m", "benchmarks.bench_sac", "--quick", "--notorch", "--copy_mib=1000000000"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed.bench_sac",
+        "--quick",
+        "--notorch",
+        "--copy_mib=1000000000",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: out of memory: lower num_seeds, population or ")

@@ -22,9 +22,9 @@ from adm_jax.dynamics.adm import make_adm
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.envs import termination
 from adm_jax.types import Window
-from benchmarks import torch_reference, workload
-from benchmarks.torch_reference import ADM, Fit, FitSettings, Streams
-from benchmarks.workload import ACTION_DIM, OBS_DIM
+from benchmarks.speed import torch_reference, workload
+from benchmarks.speed.torch_reference import ADM, Fit, FitSettings, Streams
+from benchmarks.speed.workload import ACTION_DIM, OBS_DIM
 
 M, KEY = 4, jax.random.key(0)
 CONFIG = RecurrentConfig(max_backtrack=M, model_hidden_dim=16, num_gru_layers=3, num_residual_blocks=2)

@@ -12,8 +12,8 @@ import torch
 from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
 from adm_jax.types import Transition
-from benchmarks.torch_reference import Rows
-from benchmarks.torch_sac import SAC, Replay
+from benchmarks.speed.torch_reference import Rows
+from benchmarks.speed.torch_sac import SAC, Replay
 
 OBS_DIM, ACTION_DIM, SCALE, BATCH = 5, 2, 0.4, 24
 

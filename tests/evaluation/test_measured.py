@@ -24,7 +24,7 @@ from adm_jax.rollout import open_loop
 from adm_jax.tasks import get_task
 from adm_jax.training import offline
 from adm_jax.types import InputError, Prediction, Segment
-from benchmarks import summarize_measured, summarize_run
+from benchmarks.runs import summarize_measured, summarize_run
 from tests.evaluation.policy_files import write
 from tests.tiny import TINY
 

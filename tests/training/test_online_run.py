@@ -16,7 +16,7 @@ from adm_jax.evaluation.policies import read_policies
 from adm_jax.population.compiling import MemberProgram
 from adm_jax.training import online
 from adm_jax.types import InputError
-from benchmarks import draw_runs, summarize_run
+from benchmarks.runs import draw_runs, summarize_run
 from tests.runs.event_records import points
 from tests.stopping import Stop, stop_behind
 from tests.training.run_files import kill, lines

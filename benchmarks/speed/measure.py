@@ -19,7 +19,7 @@ import numpy as np
 
 import adm_jax
 from adm_jax.nn import precision
-from benchmarks.counting import Counts, Product
+from benchmarks.speed.counting import Counts, Product
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -1,6 +1,6 @@
 """SAC updates per second, for one seed and for several in one program.
 
-    python -m benchmarks.bench_sac --json=FILE
+    python -m benchmarks.speed.bench_sac --json=FILE
 
 ``ours`` is the library's update program: it draws each batch from dataset and ring buffer too, as PyTorch's
 rows do; ``steady`` is the same with the critics and the cloning term of that preset. PyTorch trains one seed;
@@ -9,9 +9,9 @@ ratios are of seed-updates per second.
 
 from typing import Any
 
-from benchmarks import report, workload
-from benchmarks.counting import count
-from benchmarks.options import Options
+from benchmarks.speed import report, workload
+from benchmarks.speed.counting import count
+from benchmarks.speed.options import Options
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def run(options: Options) -> dict[str, Any]:
         amounts[name] = options.updates * num_seeds
         shapes = shapes or workload.shapes(work)
     if options.with_torch:
-        from benchmarks import torch_rows
+        from benchmarks.speed import torch_rows
 
         work = workload.prepare(options, 1)
         for name, row in torch_rows.updates(options, work, workload.initial_state(work)).items():

@@ -1,6 +1,6 @@
 """One JSON of off-policy evaluations, or of compounding errors: where README's figures come from.
 
-python -m benchmarks.summarize_measured --runs=runs/ope/<task>/<run_id>,... --json=FILE
+python -m benchmarks.runs.summarize_measured --runs=runs/ope/<task>/<run_id>,... --json=FILE
 
 Of several off-policy evaluations (of several datasets) the metrics are averaged too, as DOPE does, with
 intervals of a bootstrap over the policies of each.
@@ -16,8 +16,8 @@ from absl import flags
 from adm_jax.config.evaluation import REGRET_AT
 from adm_jax.evaluation.rank_metrics import compare_over
 from adm_jax.runs.folder import to_json
-from benchmarks import report
-from benchmarks.summarize_run import surroundings
+from benchmarks.runs.summarize_run import surroundings
+from benchmarks.speed import report
 
 
 def summarize(folders: list[Path]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One epoch of ADMPO-OFF (roll-out and updates): all seeds in one program against PyTorch, seed after seed.
 
-    python -m benchmarks.bench_end_to_end --json=FILE
+    python -m benchmarks.speed.bench_end_to_end --json=FILE
 
 Also what such an epoch takes to compile, with an empty and with a filled compilation cache, and the memory
 that its programs and the encoded histories take beyond parameters, buffers and dataset with 50,000 starts, as
@@ -15,10 +15,10 @@ import jax
 import numpy as np
 
 from adm_jax.population.memory import temporary_bytes, tree_bytes
-from benchmarks import report, workload
-from benchmarks.counting import Counts, count
-from benchmarks.options import Options
-from benchmarks.workload import Job, Workload
+from benchmarks.speed import report, workload
+from benchmarks.speed.counting import Counts, count
+from benchmarks.speed.options import Options
+from benchmarks.speed.workload import Job, Workload
 
 _GIB = 2**30
 MEMORY_STARTS = 50_000
@@ -34,7 +34,7 @@ def run(options: Options) -> dict[str, Any]:
     ways: dict[str, Any] = {"ours": epoch}
     details: dict[str, Any] = {"ours": {"compile_seconds": rollout_seconds + update_seconds}}
     if options.with_torch:
-        from benchmarks import torch_rows
+        from benchmarks.speed import torch_rows
 
         for name, row in torch_rows.epochs(options, work, workload.initial_state(work)).items():
             ways[name], details[name] = row

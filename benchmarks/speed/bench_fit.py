@@ -1,6 +1,6 @@
 """Fitting the dynamics model: time to the same held-out NLL, and optimiser steps per second.
 
-    python -m benchmarks.bench_fit --json=FILE [--only=torch_authors,ours_tuned]
+    python -m benchmarks.speed.bench_fit --json=FILE [--only=torch_authors,ours_tuned]
 
 The goal is the held-out NLL that the authors' settings have in PyTorch after ``--epochs`` epochs of theirs
 (floor(N / 256) * m steps each), the median of the evaluations in the last of them. Rows:
@@ -27,11 +27,11 @@ import jax.numpy as jnp
 from adm_jax.dynamics.interface import ModelParams
 from adm_jax.population.keys import Purpose, fold_keys, offline_keys, shared_key
 from adm_jax.types import InputError
-from benchmarks import fit_race, report, workload
-from benchmarks.counting import count
-from benchmarks.fit_race import Runner
-from benchmarks.options import Options
-from benchmarks.workload import Workload
+from benchmarks.speed import fit_race, report, workload
+from benchmarks.speed.counting import count
+from benchmarks.speed.fit_race import Runner
+from benchmarks.speed.options import Options
+from benchmarks.speed.workload import Workload
 
 AUTHORS = {
     "fit_batch_size": 256,
@@ -142,7 +142,7 @@ def _runners(
             library[name] = LibraryFit(options, num_seeds, options.fit_steps, TUNED)
     torch = {}
     if options.with_torch:
-        from benchmarks import torch_rows
+        from benchmarks.speed import torch_rows
 
         initial = jax.tree.map(lambda x: x[0], workload.initial_fit(work).learned)
         if "torch_authors" in wanted:

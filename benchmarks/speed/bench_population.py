@@ -1,6 +1,6 @@
 """Wall-clock of one epoch of ADMPO-OFF against the number of seeds trained side by side.
 
-    python -m benchmarks.bench_population --json=FILE --png=FILE
+    python -m benchmarks.speed.bench_population --json=FILE --png=FILE
 
 ``seconds_per_seed`` falls where seeds share what is fixed; ``over_first`` is the time over that of the
 smallest population. A population that doesn't fit into memory is trained as a run trains it, a batch of
@@ -20,9 +20,9 @@ import numpy as np
 from adm_jax.population import memory
 from adm_jax.runs.batches import batch_sizes, first_that_fits
 from adm_jax.types import InputError
-from benchmarks import measure, report, workload
-from benchmarks.counting import Counts, count
-from benchmarks.options import Options
+from benchmarks.speed import measure, report, workload
+from benchmarks.speed.counting import Counts, count
+from benchmarks.speed.options import Options
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _torch_rows(options: Options) -> dict[str, tuple[Callable[[], Any], dict[str
     """PyTorch's epochs of one seed, and what there is to know about them; none without PyTorch."""
     if not options.with_torch:
         return {}
-    from benchmarks import torch_rows
+    from benchmarks.speed import torch_rows
 
     work = workload.prepare(options, 1)
     return torch_rows.epochs(options, work, workload.initial_state(work))

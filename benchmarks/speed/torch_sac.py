@@ -18,8 +18,8 @@ from torch import nn
 
 from adm_jax.config import Hyper, OfflineConfig, SACConfig
 from adm_jax.nn.squashed_gaussian import LOG_STD_MAX, LOG_STD_MIN
-from benchmarks import torch_reference
-from benchmarks.torch_reference import ADM, Data, Rows
+from benchmarks.speed import torch_reference
+from benchmarks.speed.torch_reference import ADM, Data, Rows
 
 Batch = Sequence[torch.Tensor]  # obs, action, reward, next_obs, terminated
 

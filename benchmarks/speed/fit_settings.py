@@ -1,6 +1,6 @@
 """Which settings fit the dynamics model best: held-out error against processor time.
 
-    taskset -c 0 python -m benchmarks.fit_settings --dataset=<minari id> --json=FILE
+    taskset -c 0 python -m benchmarks.speed.fit_settings --dataset=<minari id> --json=FILE
 
 Every setting gets the same processor seconds, compilation left out. Decayed rates need to know
 their end, so the number of epochs of a setting comes from its measured speed. The result holds each
@@ -27,7 +27,7 @@ from adm_jax.data.dataset import Dataset, make_dataset
 from adm_jax.data.formats import minari_io
 from adm_jax.dynamics import fitting
 from adm_jax.dynamics.interface import make_dynamics
-from benchmarks import report
+from benchmarks.speed import report
 
 _DATASET = flags.DEFINE_string("dataset", "adm_jax/hopper-replay-v0", "Minari dataset id")
 _SECONDS = flags.DEFINE_float("seconds", 150.0, "processor seconds per setting")
@@ -125,7 +125,7 @@ def main(argv: list[str]) -> None:
         for name, curve in curves.items()
     }
     result = {
-        "command": " ".join(["python -m benchmarks.fit_settings", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.speed.fit_settings", *sys.argv[1:]]),
         "dataset": _DATASET.value,
         "processor_seconds": _SECONDS.value,
         "seed": _SEED.value,

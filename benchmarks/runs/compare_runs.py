@@ -1,6 +1,6 @@
 """Online runs' returns in a table, and how far the first one's lie above each other's at equal steps.
 
-python -m benchmarks.compare_runs RUN.json OTHER.json ... [--until=STEPS] [--at=STEPS,...]
+python -m benchmarks.runs.compare_runs RUN.json OTHER.json ... [--until=STEPS] [--at=STEPS,...]
 
 The files are summarize_run's. A seed's value is the mean of its evaluations after warm-up, in a comparison at
 the steps that both runs were evaluated at. Means over seeds have Student's 95 % interval; their difference
@@ -16,7 +16,8 @@ from scipy import stats
 
 from adm_jax.statistics import Interval, mean_interval
 from adm_jax.types import InputError
-from benchmarks import report, summarize_run
+from benchmarks.runs import summarize_run
+from benchmarks.speed import report
 
 
 def compare(

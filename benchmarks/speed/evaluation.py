@@ -1,6 +1,6 @@
 """Agent steps per second in the real environments: this library's batch against Gymnasium's SyncVectorEnv.
 
-    python -m benchmarks.evaluation --json=FILE
+    python -m benchmarks.speed.evaluation --json=FILE
 
 ``stepping`` is the environments alone, with actions drawn beforehand: 30 environments for ``--steps`` steps.
 An environment whose episode ends is reset in either way: by SyncVectorEnv as it does by itself (its step
@@ -38,7 +38,7 @@ from adm_jax.envs import batch as batch_module
 from adm_jax.envs import environment
 from adm_jax.envs import evaluator as evaluator_module
 from adm_jax.envs.batch import EnvBatch, GymnasiumBatch, make_batch
-from benchmarks import report
+from benchmarks.speed import report
 
 _ENVS = flags.DEFINE_list("envs", ["Hopper-v4", "Walker2d-v4", "HalfCheetah-v4", "Ant-v4"], "environments")
 _NUM_ENVS = flags.DEFINE_integer("num_envs", 30, "environments side by side", lower_bound=1)
@@ -166,7 +166,7 @@ def main(argv: list[str]) -> None:
         batch.close()
         print(env_id, results[env_id], flush=True)
     result = {
-        "command": " ".join(["python -m benchmarks.evaluation", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.speed.evaluation", *sys.argv[1:]]),
         "device": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {"jax": jax.__version__, **environment.versions(), "python": platform.python_version()},
         "load_average_at_the_end": os.getloadavg(),

@@ -1,6 +1,6 @@
 """Returns of several summarized runs in one plot: means over seeds and their 95 % intervals.
 
-python -m benchmarks.draw_runs --runs=a.json,b.json --names=ADMPO-ON,SAC --png=FILE
+python -m benchmarks.runs.draw_runs --runs=a.json,b.json --names=ADMPO-ON,SAC --png=FILE
 """
 
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks import report
-from benchmarks.summarize_run import over_seeds, read
+from benchmarks.runs.summarize_run import over_seeds, read
+from benchmarks.speed import report
 
 
 def curve(summary: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("runs", None, "files that benchmarks.summarize_run has written", required=True)
+    flags.DEFINE_list("runs", None, "files that benchmarks.runs.summarize_run has written", required=True)
     flags.DEFINE_list("names", None, "what each is called in the plot", required=True)
     flags.DEFINE_string("png", None, "file the plot is written to", required=True)
     report.start(main)

@@ -1,6 +1,6 @@
 """One epoch of full-horizon policy optimisation, and ADM-v2's roll-outs against ADM's; one seed.
 
-    python -m benchmarks.bench_full_horizon --json=FILE
+    python -m benchmarks.speed.bench_full_horizon --json=FILE
 
 An epoch is 25 steps of 4,096 environments that live in the model and 500 updates of batch 1,024, as the
 authors have it. ``adm_v2`` and ``adm`` take the same steps
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from adm_jax.config.presets import full_horizon
-from benchmarks import measure, report, workload
-from benchmarks.counting import count
-from benchmarks.options import Options
+from benchmarks.speed import measure, report, workload
+from benchmarks.speed.counting import count
+from benchmarks.speed.options import Options
 
 DYNAMICS = ("adm_v2", "adm")
 

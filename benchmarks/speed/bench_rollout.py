@@ -1,18 +1,18 @@
 """Imagined transitions per second of a roll-out with uncertainty, one seed.
 
-    python -m benchmarks.bench_rollout --json=FILE
+    python -m benchmarks.speed.bench_rollout --json=FILE
 
 ``ours`` is the library's roll-out program: windows drawn, m streams a step, penalty, termination, rows put
 into the ring buffer. The histories of all transitions are encoded once, as in a full-length run;
 ``ours_encoding`` encodes them in each roll-out. ``torch_authors`` and ``torch_fair`` do the same in PyTorch
-(``benchmarks/torch_reference.py``).
+(``benchmarks/speed/torch_reference.py``).
 """
 
 from typing import Any
 
-from benchmarks import report, workload
-from benchmarks.counting import count
-from benchmarks.options import Options
+from benchmarks.speed import report, workload
+from benchmarks.speed.counting import count
+from benchmarks.speed.options import Options
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def run(options: Options) -> dict[str, Any]:
         ways[name], details[name] = workload.Loop(compiled, job), {"compile_seconds": seconds}
     details["ours"]["encoding_seconds"] = encoding_seconds  # once for all roll-outs
     if options.with_torch:
-        from benchmarks import torch_rows
+        from benchmarks.speed import torch_rows
 
         for name, row in torch_rows.rollouts(options, work, state).items():
             ways[name], details[name] = row

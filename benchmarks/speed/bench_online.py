@@ -1,6 +1,6 @@
 """Environment steps per second of the online loop (ADMPO-ON on Hopper), and which part takes the time.
 
-    python -m benchmarks.bench_online --json=FILE
+    python -m benchmarks.speed.bench_online --json=FILE
 
 A run is one interval: ``--model_every`` environment steps with ``--updates_per_step`` updates each, one warm
 fit of as many optimiser steps, and one time rolling out, without a penalty. ``ours`` does it for all of
@@ -17,8 +17,8 @@ from adm_jax.config import online_config_for_task
 from adm_jax.population.members import all_members
 from adm_jax.tasks import get_task
 from adm_jax.training.online import OnlineLoop
-from benchmarks import bench_fit, measure, report, workload
-from benchmarks.options import Options
+from benchmarks.speed import bench_fit, measure, report, workload
+from benchmarks.speed.options import Options
 
 PARTS = ("environment", "fit", "rollout", "update")
 _WARMUP_STEPS = 1_000
@@ -111,7 +111,7 @@ def _row(name: str, num_seeds: int) -> str:
 
 
 def _torch_ways(options: Options, num_seeds: int) -> dict[str, Any]:
-    from benchmarks import torch_rows
+    from benchmarks.speed import torch_rows
 
     per_step = dataclasses.replace(options, updates=options.updates_per_step, eval_steps=options.model_every)
     work = workload.prepare(per_step, num_seeds, real_ratio=0.05, penalty_coef=0.0, auto_entropy=True)

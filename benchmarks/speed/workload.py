@@ -27,7 +27,7 @@ from adm_jax.training.components import Components, SharedData, make_components
 from adm_jax.training.data import put_on_device
 from adm_jax.training.offline import TrainState
 from adm_jax.types import Key
-from benchmarks.options import Options
+from benchmarks.speed.options import Options
 
 TASK = "hopper-medium-replay"  # whose published settings the workload has, on the built-in data
 OBS_DIM, ACTION_DIM, ACTION_SCALE = 11, 3, 1.0

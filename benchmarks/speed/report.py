@@ -10,10 +10,10 @@ from absl import app, flags
 
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.types import InputError
-from benchmarks import measure, options
-from benchmarks.counting import Counts
-from benchmarks.measure import Timing
-from benchmarks.options import Options
+from benchmarks.speed import measure, options
+from benchmarks.speed.counting import Counts
+from benchmarks.speed.measure import Timing
+from benchmarks.speed.options import Options
 
 ABSENT = {"absent": "PyTorch was not asked for or is not installed (pip install -e '.[bench]')"}
 TORCH_ROWS = ("torch_authors", "torch_fair")

@@ -1,6 +1,6 @@
 """One JSON of a run's folder, with means over seeds and their intervals: where README's figures come from.
 
-python -m benchmarks.summarize_run --run=runs/admpo_off/<task>/<run_id> --json=FILE
+python -m benchmarks.runs.summarize_run --run=runs/admpo_off/<task>/<run_id> --json=FILE
 
 Seeds of one setting may be spread over runs: where such a file is read, ``a.json+b.json`` stands for the run
 of all their seeds.
@@ -15,7 +15,7 @@ from absl import flags
 
 from adm_jax.statistics import mean_interval
 from adm_jax.types import InputError
-from benchmarks import report
+from benchmarks.speed import report
 
 ONLINE_METRICS = ("critic/q", "model/best_error")  # what critics expect, and the models' held-out NLL
 ESTIMATES = ("critic/q_initial", "model/return", "model/discounted_return", "critic/q_excess")  # offline
@@ -72,7 +72,7 @@ def _summary(file: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{file} is no JSON file: {error}") from error
     if not isinstance(summary, dict) or "evaluations" not in summary:
-        raise InputError(f"{file} holds no evaluations; benchmarks.summarize_run writes such files")
+        raise InputError(f"{file} holds no evaluations; benchmarks.runs.summarize_run writes such files")
     return summary
 
 

@@ -21,12 +21,12 @@ from adm_jax.envs.environment import make_env
 from adm_jax.rollout import chunk_size
 from adm_jax.training.offline import TrainState
 from adm_jax.types import InputError
-from benchmarks.measure import fastest
-from benchmarks.options import Options
-from benchmarks.report import TORCH_ROWS
-from benchmarks.torch_reference import ADM, Fit, FitSettings, learned_from, load_learned, to_numpy
-from benchmarks.torch_sac import SAC, Learner, synchronize
-from benchmarks.workload import ACTION_DIM, ACTION_SCALE, OBS_DIM, Workload
+from benchmarks.speed.measure import fastest
+from benchmarks.speed.options import Options
+from benchmarks.speed.report import TORCH_ROWS
+from benchmarks.speed.torch_reference import ADM, Fit, FitSettings, learned_from, load_learned, to_numpy
+from benchmarks.speed.torch_sac import SAC, Learner, synchronize
+from benchmarks.speed.workload import ACTION_DIM, ACTION_SCALE, OBS_DIM, Workload
 
 AUTHORS_DROPOUT = 0.1
 ENV_ID = "Hopper-v4"

@@ -1,6 +1,6 @@
 """vmap or map over members: the three programs of an epoch timed both ways, on whatever device there is.
 
-    python -m benchmarks.members --json=FILE
+    python -m benchmarks.speed.members --json=FILE
 
 Medians of ``--repeats`` runs after one warm-up, blocked on their results; the two ways alternate, so
 that a machine which slows down slows both. ``seed-steps`` are optimiser steps or imagined transitions
@@ -16,9 +16,9 @@ from typing import Any
 import jax
 from absl import flags
 
-from benchmarks import measure, report, workload
-from benchmarks.options import Options, by_device
-from benchmarks.workload import Loop
+from benchmarks.speed import measure, report, workload
+from benchmarks.speed.options import Options, by_device
+from benchmarks.speed.workload import Loop
 
 _SEEDS = flags.DEFINE_integer("num_seeds", 3, "members", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each program", lower_bound=1)
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
         rounded = {members: round(rate, 1) for members, rate in rates[name].items()}
         print(name, rounded, "seed-steps/s", flush=True)
     result = {
-        "command": " ".join(["python -m benchmarks.members", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.speed.members", *sys.argv[1:]]),
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
         "seed_steps_per_second": rates,
