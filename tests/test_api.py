@@ -12,6 +12,7 @@ import pytest
 
 import adm_jax
 from adm_jax import InputError
+from adm_jax.config.settings import leaves
 from adm_jax.data.formats import minari_io
 from adm_jax.tasks import registry
 from adm_jax.training.data import put_on_device
@@ -203,6 +204,18 @@ def test_a_run_gives_curves_policies_and_models(run, arrays):
     known = np.asarray(holdout.valid.any(axis=0))
     mse = np.asarray(jax.jit(model.dynamics.validate)(model.params, holdout).mse).mean(axis=0)[known].mean()
     np.testing.assert_allclose(mse, again.metrics["model"]["model/holdout_mse"][0, 1], rtol=1e-3)
+
+
+@pytest.mark.bitwise
+def test_a_fit_is_that_of_a_run(arrays, tmp_path):
+    """The same parameters to the last bit, by the same programs."""
+    data = adm_jax.load_dataset(arrays, env_id="Hopper-v4")
+    short = {"num_epochs": 1, "hold_epochs": 0, "pretrain_steps": 5, "seeds": (1,), "workdir": str(tmp_path)}
+    run = adm_jax.train_offline(data, **{**SETTINGS, **short})
+    names = {leaf.name for part in (run.config.fit, run.config.model) for leaf in leaves(type(part))}
+    own = {name: value for name, value in SETTINGS.items() if name in names}
+    fitted = adm_jax.fit(data, seed=1, **own).params
+    jax.tree.map(np.testing.assert_array_equal, fitted, run.model(1).params)
 
 
 def stopped_before_its_end(run, folder):

@@ -278,7 +278,7 @@ def test_an_online_interval_beside_pytorch(tiny):
 
 @needs_torch
 def test_epochs_of_every_seed_beside_pytorch(tiny):
-    from benchmarks import torch_rows
+    from benchmarks.speed import torch_rows
 
     work = workload.prepare(tiny, 2)
     rows = torch_rows.epochs(tiny, work, workload.initial_state(work))
@@ -290,7 +290,7 @@ def test_epochs_of_every_seed_beside_pytorch(tiny):
 
 @needs_torch
 def test_the_smallest_population_alternates_with_pytorch(tiny, monkeypatch):
-    from benchmarks import torch_rows
+    from benchmarks.speed import torch_rows
 
     order = []
 
