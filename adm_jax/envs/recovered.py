@@ -31,7 +31,11 @@ _TERMINATES_LIKE = {  # by name and dimension, which tells whether positions are
     ("walker2d", 17): "walker2d",
     ("walker2d", 18): "neorl_walker2d",
     ("ant", 27): "ant",
+    ("ant", 105): "ant",  # -v5: with contact forces behind
     ("humanoid", 45): "humanoid",
+    ("humanoid", 376): "humanoid",
+    ("humanoid", 348): "humanoid",  # -v5
+    ("invertedpendulum", 4): "inverted_pendulum",
 }
 _NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
 _EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
@@ -120,7 +124,7 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
         env_id=spec.env_id,
         obs_dim=dims[0],
         action_dim=dims[1],
-        termination=termination or _termination_of(spec, dims[0], data.source),
+        termination=termination or _termination_of(spec, data),
         reference_min=data.metadata.get("reference_min"),
         reference_max=data.metadata.get("reference_max"),
         dataset=data.source.partition(" ")[0],
@@ -130,20 +134,33 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
     )
 
 
-def _termination_of(spec: EnvSpec, obs_dim: int, source: str) -> str:
-    """Name of the termination function of an environment that is known by name and runs as published."""
+def _termination_of(spec: EnvSpec, data: EpisodeData) -> str:
+    """Name of the termination function of an environment that runs as published, or that never terminates.
+
+    An environment is known by name; one that is not, never terminates where none of the data's episodes does.
+    """
     name = spec.env_id.rpartition("-v")[0].lower().replace("_", "")
     changed = [key for key, value in spec.kwargs.items() if _EPISODIC.get(key) == value]
     if name.startswith(_NEVER_TERMINATING) and not changed:
         return "never"
     changed += [key for key in spec.kwargs if any(part in key for part in _HEALTH)]
-    known = _TERMINATES_LIKE.get((name, obs_dim), "")
+    known = _TERMINATES_LIKE.get((name, data.obs.shape[1]), "")
     if known in TERMINATIONS and not changed:
         return known
+    goes_on = not data.terminated.any()
+    if goes_on and spec.kwargs.get("terminate_when_unhealthy", True) is False:
+        return "never"
+    if goes_on and not changed:
+        logger.warning(
+            "%s: no episode terminates in the data, so that none does in the model; --termination=<name> or "
+            "module:function says where %s does",
+            data.source, spec.env_id,
+        )  # fmt: skip
+        return "never"
     why = f" with {changed[0]}={spec.kwargs[changed[0]]}" if changed else ""
     raise InputError(
-        f"{source}: what terminates {spec.env_id}{why} is not known; give --termination=<name>, one of "
-        f"{', '.join(TERMINATIONS)}"
+        f"{data.source}: what terminates {spec.env_id}{why} is not known; give --termination=module:function "
+        f"(next observations [..., D] to booleans [...]), or a name, one of {', '.join(TERMINATIONS)}"
     )
 
 

@@ -146,8 +146,8 @@ TERMINATIONS: Mapping[str, TerminationFn] = {fn.__name__: fn for fn in _BUILTIN}
 def get_termination(name: str, obs_dim: int | None = None) -> TerminationFn:
     """The termination function of that name, or the user's that ``module:function`` names.
 
-    A user's is tried on zeros [2, D] where ``obs_dim`` is given. Raises InputError: there is none (the
-    message lists the known names), or the user's does not serve.
+    It is tried on zeros [2, D] where ``obs_dim`` is given. Raises InputError: there is none (the message
+    lists the known names), it reads entries that such an observation lacks, or the user's does not serve.
     """
     if is_reference(name):
         return load_user_function(name, "termination", () if obs_dim is None else (obs_dim,), bool)
@@ -155,4 +155,11 @@ def get_termination(name: str, obs_dim: int | None = None) -> TerminationFn:
         raise InputError(
             f"termination: {name!r} is unknown; one of {', '.join(TERMINATIONS)}; or module:function"
         )
+    if obs_dim is not None:
+        try:  # on an array of NumPy's: JAX reads the last entry for one that is not there
+            TERMINATIONS[name](np.zeros((2, obs_dim), np.float32))
+        except (IndexError, TypeError, ValueError) as error:
+            raise InputError(
+                f"termination: {name} reads entries that observations of {obs_dim} dimensions lack"
+            ) from error
     return TERMINATIONS[name]

@@ -73,6 +73,34 @@ def test_mujoco_datasets_make_a_task(name):
     recorded.assert_environment_repeats(env, data)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "termination"),
+    [
+        ("InvertedPendulum-v5", {}, "inverted_pendulum"),
+        ("Humanoid-v5", {}, "humanoid"),
+        ("Ant-v5", {}, "ant"),
+        ("Hopper-v5", {"terminate_when_unhealthy": False}, "never"),
+    ],
+)
+def test_what_terminates_versions_of_known_environments_is_known(env_id, kwargs, termination, caplog):
+    recorded.record("tests/known-v0", env_id, num_episodes=2, **kwargs)
+    data = minari_io.load("tests/known-v0")
+    task = recovered.task_from_dataset(data)
+    assert task.termination == termination
+    assert "no episode terminates" not in caplog.text
+    terminal = recovered.terminal_states(data, get_termination(termination, task.obs_dim))
+    np.testing.assert_array_equal(terminal, data.terminated)
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Reacher-v5", "Swimmer-v5"])
+def test_where_no_episode_terminates_none_does_in_the_model_and_a_line_says_so(env_id, caplog):
+    recorded.record("tests/never-v0", env_id, num_episodes=2)
+    task = recovered.task_from_dataset(minari_io.load("tests/never-v0"))
+    assert task.termination == "never"
+    assert "no episode terminates in the data, so that none does in the model; --termination" in caplog.text
+    assert recovered.task_from_dataset(minari_io.load("tests/never-v0"), "ant").termination == "ant"
+
+
 def test_dictionaries_are_flattened_as_the_environment_is(goals):
     assert goals.obs.shape[1] == 13
     assert goals.metadata["obs_layout"] == {"achieved_goal": 1, "desired_goal": 1, "observation": 11}
@@ -151,8 +179,8 @@ def test_arguments_of_the_environment_are_stored():
     loaded = minari_io.load("neorl/hopper-v0")
     assert recovered.recover_env(loaded.metadata).kwargs == kwargs
     assert line(loaded).startswith(
-        "what terminates Hopper-v4 with healthy_z_range=[0.5, 2.0] is not known; give --termination=<name>, "
-        "one of hopper, "
+        "what terminates Hopper-v4 with healthy_z_range=[0.5, 2.0] is not known; give "
+        "--termination=module:function (next observations [..., D] to booleans [...]), or a name, one of hopper, "
     )
     assert recovered.task_from_dataset(loaded, "halfcheetah").obs_dim == 12
     by_name = {name: loaded.metadata[name] for name in ("env_id", "env_kwargs")}
@@ -185,7 +213,7 @@ def test_environments_that_cannot_be_recovered(goals):
         "obs has 13 and action 3 dimensions; its environment Hopper-v5 has 11 and 3"
     )
     assert line(goals).startswith(
-        f"what terminates {recorded.GOAL_ID} is not known; give --termination=<name>"
+        f"what terminates {recorded.GOAL_ID} is not known; give --termination=module:function"
     )
     damaged = dataclasses.replace(goals, metadata={"env_spec": "{"})
     assert line(damaged).startswith("metadata: env_spec cannot be read (Expecting property name")

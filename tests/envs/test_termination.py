@@ -232,3 +232,10 @@ def test_leading_axes_and_dtype(name):
 def test_an_unknown_name_is_named():
     with pytest.raises(InputError, match="termination: 'ants' is unknown; one of hopper, walker2d"):
         get_termination("ants")
+
+
+@pytest.mark.parametrize(("name", "obs_dim"), [("pen", 3), ("pen", 26), ("hopper", 1), ("neorl_hopper", 2)])
+def test_a_rule_that_reads_what_observations_lack_is_refused(name, obs_dim):
+    message = f"termination: {name} reads entries that observations of {obs_dim} dimensions lack"
+    with pytest.raises(InputError, match=message):
+        get_termination(name, obs_dim)
