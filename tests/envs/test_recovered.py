@@ -180,7 +180,7 @@ def test_arguments_of_the_environment_are_stored():
     assert recovered.recover_env(loaded.metadata).kwargs == kwargs
     assert line(loaded).startswith(
         "what terminates Hopper-v4 with healthy_z_range=[0.5, 2.0] is not known; give "
-        "--termination=module:function (next observations [..., D] to booleans [...]), or a name, one of hopper, "
+        "--termination=module:function (next observations [..., D] to booleans [...]), or a name, one of "
     )
     assert recovered.task_from_dataset(loaded, "halfcheetah").obs_dim == 12
     by_name = {name: loaded.metadata[name] for name in ("env_id", "env_kwargs")}
