@@ -75,6 +75,7 @@ def assert_one_line(error: str, message: str) -> None:
     ("arguments", "message"),
     [
         (["--task=cheetah"], "task: 'cheetah' is unknown; one of hopper"),
+        (["--task=hopper-medium-v2"], "'hopper-medium-v2' is unknown (did you mean hopper-medium?); one of"),
         (["--task=hopper"], "dataset: task hopper has none of its own"),
         (["--task=walker2d", "--dataset=tests/bad-input-v0"], "task walker2d"),
         (["--task=hopper", "--dataset=replay"], "dataset: 'replay' is no Minari id"),
@@ -143,6 +144,12 @@ def test_resume_takes_a_run_and_nothing_else(arguments, message, capfd):
     assert_one_line(capfd.readouterr().err, message)
 
 
+def as_a_user_runs_it(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "experiments.admpo_off", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -152,16 +159,18 @@ def test_resume_takes_a_run_and_nothing_else(arguments, message, capfd):
     ],
 )
 def test_as_a_user_runs_it_nothing_else_is_on_stderr(arguments, message):
-    command = [sys.executable, "-m", "experiments.admpo_off", *arguments]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = as_a_user_runs_it(*arguments)
     assert done.returncode == 2
     assert_one_line(done.stderr, message)
+    assert done.stdout == ""
+    assert not list(Path().iterdir())
+
+
+def test_float64_is_refused():
+    done = as_a_user_runs_it(*TINY, JAX_ENABLE_X64="1")
+    assert done.returncode == 2
+    *warnings, error = done.stderr.splitlines()
+    assert error == "error: JAX_ENABLE_X64: is set, and adm_jax computes in float32; unset it"
+    assert all(line.startswith("WARNING:adm_jax.") for line in warnings)  # of the data
     assert done.stdout == ""
     assert not list(Path().iterdir())

@@ -248,7 +248,9 @@ def test_neorl_keeps_x_and_the_truncated_ones_do_not():
 
 
 def test_an_unknown_task_or_preset_is_named():
-    with pytest.raises(InputError, match="task: 'hopperr' is unknown; one of hopper, walker2d") as error:
+    with pytest.raises(
+        InputError, match=r"task: 'hopperr' is unknown \(did you mean hopper\?\); one of hopper, "
+    ) as error:
         get_task("hopperr")
     assert "register_task" in str(error.value)
     assert "\n" not in str(error.value)

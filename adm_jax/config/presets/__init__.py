@@ -4,6 +4,7 @@ The settings themselves are data: ``offline`` (ADMPO-OFF, MOPO), ``full_horizon`
 (ADMPO-ON, MBPO, SAC).
 """
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -81,8 +82,10 @@ def named(reference: str, known: Mapping[str, Any]) -> Any:
     if is_reference(reference):
         import_module(module, "task")
     if own not in known:
+        close = difflib.get_close_matches(own, known, n=1, cutoff=0.8)
+        guess = f" (did you mean {close[0]}?)" if close else ""
         raise InputError(
-            f"task: {own!r} is unknown; one of {', '.join(known)}; or register one of your own with "
+            f"task: {own!r} is unknown{guess}; one of {', '.join(known)}; or register one of your own with "
             "adm_jax.tasks.register_task in a module, and name it module:task"
         )
     return known[own]
