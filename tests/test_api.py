@@ -97,7 +97,9 @@ def test_arrays_and_dataset_are_the_same(arrays, tiny_dataset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rewards": None}, "dataset: reward is missing; give observations, actions, rewards"),
+        ({"rewards": None}, "dataset: rewards is missing; give observations, actions, rewards"),
+        ({"obs": np.zeros((1_000, 11))}, "dataset: observations is there twice, as obs too"),
+        ({"rewards": [[1.0], [1.0, 2.0]]}, "dataset: reward is no array of numbers"),
         ({"returns": np.zeros(3)}, "dataset: returns is unknown; give observations"),
         ({"rewards": np.full(1_000, np.nan)}, "dataset: episode 0, step 0: reward is nan; must be finite"),
         ({"actions": np.zeros((7, 3))}, "dataset: action"),
@@ -110,6 +112,20 @@ def test_bad_arrays_are_one_line(arrays, change, message):
         adm_jax.load_dataset(changed)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("source", [None, 3, [1.0]])
+def test_what_is_no_dataset_is_one_line(source):
+    with pytest.raises(InputError, match=r"dataset: .* is none; give a Minari id, a file, or"):
+        adm_jax.load_dataset(source)
+
+
+def test_a_dataset_s_environment_is_given_once(arrays):
+    data = adm_jax.load_dataset(arrays, env_id="Hopper-v4")
+    with pytest.raises(InputError, match="env_id: Hopper-v4 goes with arrays or a file"):
+        adm_jax.load_dataset(data, env_id="Hopper-v4")
+    with pytest.raises(InputError, match="env_id: 3 is no text"):
+        adm_jax.load_dataset(arrays, env_id=3)
 
 
 def actions_from(arrays, starts, number):
@@ -178,6 +194,20 @@ def test_bad_questions_are_one_line(fitted):
         model.predict(np.zeros(4), np.zeros((3, 2)))
     with pytest.raises(InputError, match="uncertainty: guess is unknown to adm; one of std_of_means"):
         model.predict(np.zeros(2), np.zeros((1, 2)), uncertainty="guess")
+    with pytest.raises(InputError, match="obs: is no array of numbers"):
+        model.predict("a", np.zeros((1, 2)))
+    with pytest.raises(InputError, match=r"actions: has shape \(1, 0, 2\); must be of at least one step"):
+        model.predict(np.zeros(2), np.zeros((0, 2)))
+    for length in (-1, 2.5):
+        with pytest.raises(InputError, match=r"length: .* must be a whole number of at least 1"):
+            model.rollout(jnp.tanh, np.zeros((1, 2)), length)
+    with pytest.raises(InputError, match=r"policy: gives \(1, 1\) for observations \(1, 2\); must be"):
+        model.rollout(lambda obs: obs[:, :1], np.zeros((1, 2)), 3)
+    with pytest.raises(InputError, match="policy: JAX cannot trace it"):
+        model.rollout(lambda obs: np.tanh(np.asarray(obs)), np.zeros((1, 2)), 3)
+    for seed in (-1, 1.5, "x"):
+        with pytest.raises(InputError, match=r"seed: .* must be a whole number of at least 0"):
+            adm_jax.fit(linear_arrays(2, 10), seed=seed)
     with pytest.raises(InputError, match="depth: is no setting of the fit or of adm; one of backtrack"):
         adm_jax.fit(linear_arrays(2, 10), depth=3)
     with pytest.raises(InputError, match="no_such_model"):
@@ -228,7 +258,7 @@ def stopped_before_its_end(run, folder):
 
 def test_a_run_on_arrays_goes_on_with_them(run, arrays, tmp_path):
     folder = stopped_before_its_end(run, tmp_path / "run")
-    with pytest.raises(InputError, match=r"a run on arrays goes on with adm_jax.resume\(folder, arrays\)"):
+    with pytest.raises(InputError, match=r"a run on arrays goes on with adm_jax.resume\(folder, adm_"):
         adm_jax.resume(folder)
     others = {**arrays, "rewards": arrays["rewards"] + 1}
     with pytest.raises(InputError, match=r"not the data that the run in .* began with"):
@@ -240,10 +270,18 @@ def test_a_run_on_arrays_goes_on_with_them(run, arrays, tmp_path):
 
 
 def test_what_a_run_lacks_is_one_line(run, tmp_path):
-    with pytest.raises(InputError, match=r"seed: 0 members of .* are of seed 7; it has seed0, seed1"):
+    with pytest.raises(InputError, match=r"seed: 0 members of .* are of seed=7; it has seed0, seed1"):
         run.policy(7)
-    with pytest.raises(InputError, match=r"seed: 2 members of .* are of seed None"):
+    with pytest.raises(InputError, match=r"penalty_coef: 0 members of .* are of seed=0, penalty_coef=5"):
+        run.policy(0, penalty_coef=5)
+    with pytest.raises(InputError, match=r"seed: 2 members of .* are of any seed"):
         run.model()
+    with pytest.raises(InputError, match="folder: None is no path"):
+        adm_jax.load_run(None)
+    with pytest.raises(InputError, match="env: 3 is no text"):
+        adm_jax.train_online(3)
+    with pytest.raises(InputError, match=r"policy: gives \(2, 11\) for observations \(2, 11\); must be"):
+        adm_jax.evaluate(lambda obs: obs, "Hopper-v4")
     with pytest.raises(InputError, match="holds no run"):
         adm_jax.load_run(tmp_path)
 

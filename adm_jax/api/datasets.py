@@ -1,5 +1,6 @@
 """Datasets from wherever users have them."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,30 +39,43 @@ def load_dataset(
     Raises:
       InputError: there is no such dataset, or it is damaged or invalid; the message names what and where.
     """
-    if isinstance(source, EpisodeData):
-        return source
+    if not isinstance(env_id, str | None):
+        raise InputError(f"env_id: {env_id!r} is no text; give the id of a Gymnasium environment")
     if isinstance(source, Mapping):
         return _from_arrays(source, env_id)
+    known = isinstance(source, EpisodeData)
+    if not known and not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"dataset: {type(source).__name__} is none; give a Minari id, a file, or arrays by name"
+        )
+    readers = {".hdf5": d4rl.read, ".h5": d4rl.read, ".npz": neorl.read}
+    if known or Path(source).suffix not in readers:
+        if env_id is not None:
+            raise InputError(f"env_id: {env_id} goes with arrays or a file; a dataset has its own")
+        return source if isinstance(source, EpisodeData) else minari_io.load(str(source))
     path = Path(source)
-    readers = {".hdf5": d4rl.read, ".npz": neorl.read}
-    if path.suffix in readers:
-        data, _ = readers[path.suffix](path, env_id=env_id)
-        validation.validate(data, *_action_bounds(data))
-        return data
-    return minari_io.load(str(source))
+    data, _ = readers[path.suffix](path, env_id=env_id)
+    validation.validate(data, *_action_bounds(data))
+    return data
 
 
 def _from_arrays(arrays: Mapping[str, Any], env_id: str | None) -> EpisodeData:
     fields = {_D4RL_NAMES.get(name, name): value for name, value in arrays.items()}
+    if len(fields) < len(arrays):
+        twice = next(name for name, field in _D4RL_NAMES.items() if name in arrays and field in arrays)
+        raise InputError(f"dataset: {twice} is there twice, as {_D4RL_NAMES[twice]} too")
     unknown = [name for name in arrays if _D4RL_NAMES.get(name, name) not in FIELDS]
     missing = [name for name in FIELDS if name not in fields and name != "truncated"]
     if unknown or missing:
-        wrong = f"{unknown[0]} is unknown" if unknown else f"{missing[0]} is missing"
+        names = {field: name for name, field in _D4RL_NAMES.items()}
+        wrong = f"{unknown[0]} is unknown" if unknown else f"{names[missing[0]]} is missing"
         raise InputError(f"dataset: {wrong}; give {', '.join(_D4RL_NAMES)} (the last is optional)")
-    read: dict[str, np.ndarray] = {
-        name: validation.as_float32(fields[name], f"dataset: {name}")
-        for name in ("obs", "action", "reward", "next_obs")
-    }
+    read: dict[str, np.ndarray] = {}
+    for name in ("obs", "action", "reward", "next_obs"):
+        try:
+            read[name] = validation.as_float32(np.asarray(fields[name]), f"dataset: {name}")
+        except ValueError as error:  # NumPy's, of rows of different lengths
+            raise InputError(f"dataset: {name} is no array of numbers: {error}") from error
     for name in ("terminated", "truncated"):
         if name in fields:
             read[name] = validation.as_flags(fields[name], f"dataset: {name}")
@@ -78,6 +92,7 @@ def _from_arrays(arrays: Mapping[str, Any], env_id: str | None) -> EpisodeData:
 def _action_bounds(data: EpisodeData) -> tuple[Any, Any]:
     """The environment's bounds [A] of actions, where it is known; else the data's own largest."""
     if environment.is_registered(data.metadata.get("env_id")):
-        return environment.action_bounds(environment.make_env(str(data.metadata["env_id"])))
+        with contextlib.closing(environment.make_env(str(data.metadata["env_id"]))) as made:
+            return environment.action_bounds(made)
     largest = float(np.abs(data.action).max(initial=1e-3))
     return -largest, largest

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adm_jax.agents.sac import make_sac
 from adm_jax.api.datasets import load_dataset
@@ -85,7 +86,7 @@ class Model:
         Returns:
           Predictions [B, K, ...]; [K, ...] of one state.
         """
-        obs, actions = jnp.asarray(obs, jnp.float32), jnp.asarray(actions, jnp.float32)
+        obs, actions = _floats("obs", obs), _floats("actions", actions)
         single = obs.ndim == 1
         if single:
             obs, actions = obs[None], actions[None]
@@ -93,6 +94,9 @@ class Model:
         dims = normalizer.obs_mean.shape[-1], normalizer.action_mean.shape[-1]
         self._require("obs", obs, (-1, dims[0]))
         self._require("actions", actions, (obs.shape[0], -1, dims[1]))
+        if not actions.shape[1]:
+            raise InputError(f"actions: has shape {actions.shape}; must be of at least one step")
+        require_whole("seed", seed)
         found = _predict(
             self.dynamics, self._uncertainty(uncertainty), self.params, obs, actions, jax.random.key(seed)
         )
@@ -110,8 +114,17 @@ class Model:
           uncertainty: as in ``predict``.
           seed: of the samples.
         """
-        start = jnp.asarray(start, jnp.float32)
-        self._require("start", start, (-1, self.params.normalizer.obs_mean.shape[-1]))
+        start, normalizer = _floats("start", start), self.params.normalizer
+        self._require("start", start, (-1, normalizer.obs_mean.shape[-1]))
+        require_whole("length", length, low=1)
+        require_whole("seed", seed)
+        wanted = (*start.shape[:1], normalizer.action_mean.shape[-1])
+        try:
+            shape = jax.eval_shape(policy, start).shape
+        except jax.errors.JAXTypeError as error:
+            raise InputError("policy: JAX cannot trace it; write it with jax.numpy") from error
+        if shape != wanted:
+            raise InputError(f"policy: gives {shape} for observations {start.shape}; must be {wanted}")
         return _roll_out(
             self.dynamics,
             self._uncertainty(uncertainty),
@@ -135,6 +148,19 @@ class Model:
         if not fits:
             wanted = ", ".join("any" if size == -1 else str(size) for size in shape)
             raise InputError(f"{name}: has shape {array.shape}; must be ({wanted})")
+
+
+def _floats(name: str, values: Any) -> Array:
+    try:
+        return jnp.asarray(values, jnp.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: is no array of numbers") from error
+
+
+def require_whole(name: str, value: Any, low: int = 0) -> None:
+    """Raises InputError: a number is not whole, or too small."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < low:
+        raise InputError(f"{name}: {value!r} must be a whole number of at least {low}")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -203,6 +229,7 @@ def fit(
       InputError: the dataset or a setting does not serve, or no held-out error was finite.
     """
     require_float32()
+    require_whole("seed", seed)
     data = load_dataset(dataset)
     parts = (type(OfflineConfig().fit), get_model(dynamics).config_class)
     known = {leaf.name for part in parts for leaf in leaves(part)}

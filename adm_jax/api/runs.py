@@ -1,5 +1,6 @@
 """Training, and what runs leave behind."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -41,7 +42,7 @@ def train_offline(dataset: Any, *, task: str = "auto", **settings: Any) -> "Run"
       task: a task's name; ``auto``: environment and termination are the dataset's.
       **settings: any of ``OfflineConfig``, such as ``dynamics``, ``preset``, ``seeds`` or ``workdir``.
     """
-    stored = isinstance(dataset, str) and Path(dataset).suffix not in (".hdf5", ".npz")
+    stored = isinstance(dataset, str) and Path(dataset).suffix not in (".hdf5", ".h5", ".npz")
     config = config_for_task(task, **({"dataset": dataset} if stored else {}), **settings)
     data = None if stored else load_dataset(dataset)
     folder, _ = driver.run_in(config, partial(offline.plan, data=data))
@@ -57,6 +58,8 @@ def train_online(env: str, *, termination: str | None = None, **settings: Any) -
         observations [..., D] to booleans [...]. SAC (``dynamics="none"``) needs none.
       **settings: any of ``OnlineConfig``.
     """
+    if not isinstance(env, str):
+        raise InputError(f"env: {env!r} is no text; give a task or the id of a Gymnasium environment")
     if termination is not None:
         settings["termination"] = termination
     known = env in TASKS or not environment.is_registered(env)
@@ -96,12 +99,7 @@ def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task
             f"termination: what terminates {env_id} is not known; give a name or module:function, or "
             "dynamics=none"
         )
-    made = environment.make_env(env_id)
-    try:
-        assert made.action_space.shape is not None
-        obs_dim, action_dim = environment.obs_dim(made), made.action_space.shape[0]
-    finally:
-        made.close()
+    obs_dim, action_dim = _dims(env_id)
     return register_task(
         name=env_id.replace("/", "-"),
         env_id=env_id,
@@ -114,6 +112,8 @@ def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task
 
 def load_run(folder: str | os.PathLike[str]) -> "Run":
     """A run by its folder. Raises InputError: there is none."""
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"folder: {folder!r} is no path; give a run's folder")
     return Run(RunFolder.open(folder, ["dynamics"], read_only=True))
 
 
@@ -168,7 +168,8 @@ class Run:
           deterministic: its mode, else samples, the same for the same observations.
           **swept: the settings of the member, where some were swept.
         """
-        low, high = environment.action_bounds(environment.make_env(self._env()))
+        with contextlib.closing(environment.make_env(self._env())) as made:
+            low, high = environment.action_bounds(made)
         scale = environment.action_scale(self._env())
         found = policies_of_run(self.path, scale)[self.members.index(self._member(seed, swept))]
         act = jax.jit(action_fn(found.kind, low, high, deterministic=deterministic))
@@ -205,7 +206,11 @@ class Run:
         ]
         if len(fitting) != 1:
             tags = ", ".join(member.tag for member in self.members)
-            raise InputError(f"seed: {len(fitting)} members of {self.path} are of seed {seed}; it has {tags}")
+            wanted = [*([] if seed is None else [f"seed={seed}"]), *(f"{k}={v}" for k, v in swept.items())]
+            raise InputError(
+                f"{next(iter(swept), 'seed')}: {len(fitting)} members of {self.path} are of "
+                f"{', '.join(wanted) or 'any seed'}; it has {tags}"
+            )
         return fitting[0]
 
 
@@ -251,10 +256,20 @@ def evaluate(
     Returns:
       ``returns`` and ``lengths`` [E], ``discounted`` [E, 1], ``after`` [E, 0].
     """
+    if not isinstance(env, str):
+        raise InputError(f"env: {env!r} is no text; give a task or the id of a Gymnasium environment")
     spec = get_task(env).env if env in TASKS or not environment.is_registered(env) else env
-    evaluator = Evaluator(spec, [seed], episodes)
-    try:
+    dims = _dims(spec)
+    shape = np.shape(policy(jnp.zeros((2, dims[0]))))
+    if shape != (2, dims[1]):
+        raise InputError(f"policy: gives {shape} for observations (2, {dims[0]}); must be (2, {dims[1]})")
+    with contextlib.closing(Evaluator(spec, [seed], episodes)) as evaluator:
         found = evaluator.evaluate(lambda obs: np.asarray(policy(obs[0]))[None], evaluation, (gamma,))
-    finally:
-        evaluator.close()
     return EvaluationResult(*(x[0] for x in found))
+
+
+def _dims(env: EnvSpec | str) -> tuple[int, int]:
+    """Dimensions of observation and action."""
+    with contextlib.closing(environment.make_env(env)) as made:
+        assert made.action_space.shape is not None
+        return environment.obs_dim(made), made.action_space.shape[0]

@@ -1,5 +1,6 @@
 """What the commands that learn policies have in common: their flags, and a run or a resume."""
 
+import sys
 from typing import Any
 
 from absl import flags as absl_flags
@@ -17,9 +18,8 @@ def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) ->
     for name, value in defaults.items():
         FLAGS.set_default(name, value)
     flags.define_compilation_cache()
-    absl_flags.DEFINE_string(
-        "resume", None, "folder of a run to continue from its newest checkpoint; excludes other flags"
-    )
+    text = "folder of a run to continue from its newest checkpoint; excludes other flags"
+    absl_flags.DEFINE_string("resume", None, text, module_name=sys.argv[0])
 
 
 def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> None:

@@ -4,6 +4,7 @@
 """
 
 import importlib
+import os
 import sys
 
 import adm_jax
@@ -29,6 +30,7 @@ def main() -> None:
         print(adm_jax.__version__)
     elif command in COMMANDS:
         sys.argv = [f"adm-jax {command}", *arguments]
+        sys.path.append(os.getcwd())  # as with ``python -m``: modules of one's own lie there
         run(COMMANDS[command][0])
     else:
         print(f"error: {command!r} is no command; one of {', '.join(COMMANDS)}", file=sys.stderr)

@@ -157,7 +157,7 @@ def get_termination(name: str, obs_dim: int | None = None) -> TerminationFn:
         )
     if obs_dim is not None:
         try:  # on an array of NumPy's: JAX reads the last entry for one that is not there
-            TERMINATIONS[name](np.zeros((2, obs_dim), np.float32))
+            TERMINATIONS[name](np.zeros((2, obs_dim), np.float32))  # pyright: ignore[reportArgumentType]
         except (IndexError, TypeError, ValueError) as error:
             raise InputError(
                 f"termination: {name} reads entries that observations of {obs_dim} dimensions lack"

@@ -71,7 +71,8 @@ def member_hyper(config: OfflineConfig | OnlineConfig, members: Sequence[Member]
 def resolve_mapping(members: str) -> str:
     """How programs run the members, ``vmap`` or ``map``; ``auto`` is map on CPU and vmap elsewhere.
 
-    On CPU vmap gains nothing (benchmarks/members), and under map a member that has stopped costs nothing.
+    On CPU vmap gains nothing (benchmarks/speed/members.py), and under map a member that has stopped costs
+    nothing.
     """
     if members != "auto":
         return members

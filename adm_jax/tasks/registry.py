@@ -50,7 +50,7 @@ def register_task(task: Task | None = None, *, overwrite: bool = False, **fields
         )
 
     In ``my_robot.py`` on the path or in the current folder, it is ``--task=my_robot:my-robot`` to every
-    experiment. Registering the same task again, as a module imported under two names does, changes nothing.
+    command. Registering the same task again, as a module imported under two names does, changes nothing.
 
     ``fields`` are Task's; with a ``task``, what of it is replaced. A preset can be given in parts:
     ``settings``, ``source`` and ``paper_settings`` are ADMPO-OFF's, ``mopo_settings`` and ``mopo_source``

@@ -27,7 +27,7 @@ def load_data(config: OfflineConfig, data: EpisodeData | None = None) -> tuple[T
             raise InputError(
                 "dataset: task auto is made from a dataset; give its Minari id, as "
                 "--dataset=mujoco/hopper/medium-v0; a run on arrays goes on with "
-                "adm_jax.resume(folder, arrays)"
+                "adm_jax.resume(folder, adm_jax.load_dataset(arrays, env_id=...))"
             )
         raise InputError(
             f"dataset: task {config.task} has none of its own; give --dataset=<minari id>, e.g. one made by "

@@ -284,7 +284,8 @@ def test_a_run_loads_its_task_from_the_dataset():
         load_data(config_for_task("auto"))
     assert str(caught.value) == (
         "dataset: task auto is made from a dataset; give its Minari id, as "
-        "--dataset=mujoco/hopper/medium-v0; a run on arrays goes on with adm_jax.resume(folder, arrays)"
+        "--dataset=mujoco/hopper/medium-v0; a run on arrays goes on with "
+        "adm_jax.resume(folder, adm_jax.load_dataset(arrays, env_id=...))"
     )
     with pytest.raises(InputError, match=r"task halfcheetah needs 17 and 6$"):
         load_data(config_for_task("halfcheetah", dataset="mujoco/hopper/simple-v0"))
