@@ -300,7 +300,7 @@ def test_dataset_of_another_environment_is_refused(tiny_config: OfflineConfig) -
 
 
 def test_task_without_dataset_says_how_to_get_one(tiny_config: OfflineConfig) -> None:
-    with pytest.raises(InputError, match="import_dataset"):
+    with pytest.raises(InputError, match="adm-jax import --source=d4rl"):
         offline.run(replace_flat(tiny_config, {"task": "hopper-medium", "dataset": None}))
 
 
