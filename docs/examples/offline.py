@@ -9,7 +9,7 @@ ENV = "InvertedPendulum-v5"
 
 
 def record(num_steps: int) -> dict[str, list]:
-    """Transitions of a clumsy controller, as a robot's log would have them."""
+    """Transitions of a shaky controller, as a robot's log would have them."""
     rows: dict[str, list] = {
         name: []
         for name in ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
@@ -17,7 +17,7 @@ def record(num_steps: int) -> dict[str, list]:
     env, rng = gymnasium.make(ENV, max_episode_steps=200), np.random.default_rng(0)
     obs, _ = env.reset(seed=0)
     for _ in range(num_steps):
-        action = np.clip([5.0 * obs[1] + obs[3] + rng.normal(scale=0.8)], -3, 3)
+        action = np.clip([[0.3, 8.0, 0.5, 1.5] @ obs + rng.normal(scale=1.6)], -3, 3)
         next_obs, reward, terminated, truncated, _ = env.step(action)
         values = (obs, action, reward, next_obs, terminated, truncated)
         for name, value in zip(rows, values, strict=True):
