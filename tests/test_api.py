@@ -282,6 +282,8 @@ def test_what_a_run_lacks_is_one_line(run, tmp_path):
         adm_jax.train_online(3)
     with pytest.raises(InputError, match=r"policy: gives \(2, 11\) for observations \(2, 11\); must be"):
         adm_jax.evaluate(lambda obs: obs, "Hopper-v4")
+    with pytest.raises(InputError, match="episodes: 0 must be a whole number of at least 1"):
+        adm_jax.evaluate(lambda obs: obs[:, :3], "Hopper-v4", episodes=0)
     with pytest.raises(InputError, match="holds no run"):
         adm_jax.load_run(tmp_path)
 

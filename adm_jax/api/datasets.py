@@ -22,6 +22,7 @@ _D4RL_NAMES = {
     "terminals": "terminated",
     "timeouts": "truncated",
 }
+READERS = {".hdf5": d4rl.read, ".h5": d4rl.read, ".npz": neorl.read}  # of files, by suffix
 
 
 def load_dataset(
@@ -30,8 +31,8 @@ def load_dataset(
     """Reads and checks a dataset.
 
     Args:
-      source: a Minari id, a file of D4RL's (``.hdf5``) or NeoRL's (``.npz``) layout, or arrays by name:
-        ``observations`` [N, D], ``actions`` [N, A], ``rewards`` [N], ``next_observations`` [N, D],
+      source: a Minari id, a file of D4RL's (``.hdf5``, ``.h5``) or NeoRL's (``.npz``) layout, or arrays by
+        name: ``observations`` [N, D], ``actions`` [N, A], ``rewards`` [N], ``next_observations`` [N, D],
         ``terminals`` [N] and, where time limits end episodes, ``timeouts`` [N]; rows in order of time. The
         fields' names of ``EpisodeData`` will do too.
       env_id: Gymnasium's environment that the data are of, to evaluate in; files may name it themselves.
@@ -48,13 +49,12 @@ def load_dataset(
         raise InputError(
             f"dataset: {type(source).__name__} is none; give a Minari id, a file, or arrays by name"
         )
-    readers = {".hdf5": d4rl.read, ".h5": d4rl.read, ".npz": neorl.read}
-    if known or Path(source).suffix not in readers:
+    if known or Path(source).suffix not in READERS:
         if env_id is not None:
             raise InputError(f"env_id: {env_id} goes with arrays or a file; a dataset has its own")
         return source if isinstance(source, EpisodeData) else minari_io.load(str(source))
     path = Path(source)
-    data, _ = readers[path.suffix](path, env_id=env_id)
+    data, _ = READERS[path.suffix](path, env_id=env_id)
     validation.validate(data, *_action_bounds(data))
     return data
 

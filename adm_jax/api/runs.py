@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adm_jax.api.datasets import load_dataset
-from adm_jax.api.models import Model, Policy
+from adm_jax.api.datasets import READERS, load_dataset
+from adm_jax.api.models import Model, Policy, require_whole
 from adm_jax.config import (
     OfflineConfig,
     OnlineConfig,
@@ -22,6 +22,7 @@ from adm_jax.config import (
     online_from_flat,
 )
 from adm_jax.config.online import MODEL_FREE
+from adm_jax.config.references import is_reference
 from adm_jax.dynamics.interface import make_dynamics
 from adm_jax.envs import environment
 from adm_jax.envs.evaluator import EvaluationResult, Evaluator
@@ -42,7 +43,7 @@ def train_offline(dataset: Any, *, task: str = "auto", **settings: Any) -> "Run"
       task: a task's name; ``auto``: environment and termination are the dataset's.
       **settings: any of ``OfflineConfig``, such as ``dynamics``, ``preset``, ``seeds`` or ``workdir``.
     """
-    stored = isinstance(dataset, str) and Path(dataset).suffix not in (".hdf5", ".h5", ".npz")
+    stored = isinstance(dataset, str) and Path(dataset).suffix not in READERS
     config = config_for_task(task, **({"dataset": dataset} if stored else {}), **settings)
     data = None if stored else load_dataset(dataset)
     folder, _ = driver.run_in(config, partial(offline.plan, data=data))
@@ -86,10 +87,15 @@ def resume(folder: str | os.PathLike[str], dataset: Any = None) -> "Run":
         return run
     if dataset is not None:
         raise InputError(f"dataset: {folder} is an online run, which learns from none")
-    if config.task not in TASKS and ":" not in config.task:  # of an environment by its id
+    if not _is_task(config.task):
         _task_of(run.env_id, config.rollout.termination, config.dynamics)
     online.resume(str(folder))
     return run
+
+
+def _is_task(name: str) -> bool:
+    """Whether a run's task is one by name, not made from a dataset or from an environment by its id."""
+    return name in TASKS or is_reference(name)
 
 
 def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task:
@@ -99,7 +105,7 @@ def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task
             f"termination: what terminates {env_id} is not known; give a name or module:function, or "
             "dynamics=none"
         )
-    obs_dim, action_dim = _dims(env_id)
+    obs_dim, action_dim = environment.dims(env_id)
     return register_task(
         name=env_id.replace("/", "-"),
         env_id=env_id,
@@ -196,7 +202,7 @@ class Run:
 
     def _env(self) -> EnvSpec | str:
         task = self._folder.config["config"]["task"]
-        return get_task(task).env if task in TASKS or ":" in task else self.env_id
+        return get_task(task).env if _is_task(task) else self.env_id
 
     def _member(self, seed: int | None, swept: Mapping[str, float]) -> Member:
         fitting = [
@@ -259,17 +265,12 @@ def evaluate(
     if not isinstance(env, str):
         raise InputError(f"env: {env!r} is no text; give a task or the id of a Gymnasium environment")
     spec = get_task(env).env if env in TASKS or not environment.is_registered(env) else env
-    dims = _dims(spec)
+    for name, value, low in (("episodes", episodes, 1), ("seed", seed, 0), ("evaluation", evaluation, 0)):
+        require_whole(name, value, low)
+    dims = environment.dims(spec)
     shape = np.shape(policy(jnp.zeros((2, dims[0]))))
     if shape != (2, dims[1]):
         raise InputError(f"policy: gives {shape} for observations (2, {dims[0]}); must be (2, {dims[1]})")
     with contextlib.closing(Evaluator(spec, [seed], episodes)) as evaluator:
         found = evaluator.evaluate(lambda obs: np.asarray(policy(obs[0]))[None], evaluation, (gamma,))
     return EvaluationResult(*(x[0] for x in found))
-
-
-def _dims(env: EnvSpec | str) -> tuple[int, int]:
-    """Dimensions of observation and action."""
-    with contextlib.closing(environment.make_env(env)) as made:
-        assert made.action_space.shape is not None
-        return environment.obs_dim(made), made.action_space.shape[0]

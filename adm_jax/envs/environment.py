@@ -1,5 +1,6 @@
 """Real environments as evaluation and collection use them: made, seeded and described in one way."""
 
+import contextlib
 import importlib
 import logging
 import warnings
@@ -108,6 +109,13 @@ def obs_dim(env: gymnasium.Env) -> int:
     """Dimension D of an environment's observations."""
     assert env.observation_space.shape is not None
     return env.observation_space.shape[0]
+
+
+def dims(env: EnvSpec | str) -> tuple[int, int]:
+    """Dimensions D of an environment's observations and A of its actions."""
+    with contextlib.closing(make_env(env)) as made:
+        assert made.action_space.shape is not None
+        return obs_dim(made), made.action_space.shape[0]
 
 
 def require_dims(env: EnvSpec | str, obs_dim: int, action_dim: int, wanted_by: str) -> None:

@@ -107,12 +107,7 @@ def task_from_dataset(data: EpisodeData, termination: str | None = None) -> Deri
     are not the data's; its termination is unknown and not given.
     """
     spec = recover_env(data.metadata, data.source)
-    made = environment.make_env(spec)
-    try:
-        assert made.action_space.shape is not None
-        dims = (environment.obs_dim(made), made.action_space.shape[0])
-    finally:
-        made.close()
+    dims = environment.dims(spec)
     have = (data.obs.shape[1], data.action.shape[1])
     if dims != have:
         raise InputError(

@@ -19,4 +19,4 @@ def main(penalties: tuple[float, ...] = (0.5, 5.0), **settings) -> None:
 
 
 if __name__ == "__main__":
-    main(seeds=(0, 1), num_epochs=4, fit_max_epochs=6, pretrain_steps=5_000, bc_steps=10_000, eval_every=4)
+    main(seeds=(0, 1), num_epochs=3, fit_max_epochs=4, pretrain_steps=5_000, bc_steps=10_000, eval_every=3)
