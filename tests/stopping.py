@@ -1,5 +1,8 @@
 """Stops a run where a test wants it to, as an error would."""
 
+import os
+import signal
+
 import pytest
 
 from adm_jax.training.driver import Run, Step
@@ -19,3 +22,17 @@ def stop_behind(patch: pytest.MonkeyPatch, phase: str, epoch: int, batch: str | 
             raise Stop
 
     patch.setattr(Run, "_record", record_and_stop)
+
+
+def signal_in(
+    patch: pytest.MonkeyPatch, phase: str, epoch: int, number: signal.Signals = signal.SIGTERM
+) -> None:
+    """Runs get a signal while an epoch's step is under way."""
+    done = Run._done
+
+    def signalled(run: Run, step: Step, *rest: object) -> None:
+        if step[:2] == (phase, epoch):
+            os.kill(os.getpid(), number)
+        done(run, step, *rest)  # type: ignore[arg-type]
+
+    patch.setattr(Run, "_done", signalled)

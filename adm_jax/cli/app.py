@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from adm_jax.runs import signals
 from adm_jax.types import InputError
 
 Main = Callable[[list[str]], None]
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; more than 128: that of a signal
 _DEVICE_FAILURES = ("CUDA_ERROR_", "cudaError", "hipError", "UNAVAILABLE:", "DATA_LOSS:")  # in XLA's messages
 
 
@@ -18,10 +19,12 @@ def run(main: Main, argv: Sequence[str] | None = None, flag_values: flags.FlagVa
     """Parses the flags, calls ``main(argv)`` and exits.
 
     What a user can get wrong (flags, input, folders, disk, memory) ends in one line ``error: ...`` on
-    stderr and exit code 2; anything else is a bug and shows its traceback.
+    stderr and exit code 2, a signal in one and code 130 (SIGINT) or 143 (SIGTERM); anything else is a bug and
+    shows its traceback.
     """
-    code = call(main, list(sys.argv if argv is None else argv), flag_values)
-    if code == INTERRUPTED:
+    with signals.heard():
+        code = call(main, list(sys.argv if argv is None else argv), flag_values)
+    if code > 128:
         # XLA may still be compiling and orbax saving in threads of their own: an interpreter taken down under
         # them crashes or prints tracebacks. A half-written checkpoint is recognised as such on resume.
         sys.stdout.flush()
@@ -38,9 +41,9 @@ def call(main: Main, argv: list[str], flag_values: flags.FlagValues = flags.FLAG
         return BAD_INPUT
     except (InputError, OSError) as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        return error.exit_code if isinstance(error, signals.Interrupted) else INTERRUPTED
     except MemoryError as error:
         return _out_of_memory(str(error))
     except RuntimeError as error:

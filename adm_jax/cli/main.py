@@ -5,10 +5,10 @@
 
 import importlib
 import os
+import signal
 import sys
 
 import adm_jax
-from adm_jax.cli import app
 
 COMMANDS = {  # name -> module of this package, what it does
     "offline": ("admpo_off", "learn policies from a dataset: ADMPO-OFF, MOPO"),
@@ -23,6 +23,7 @@ COMMANDS = {  # name -> module of this package, what it does
 
 def main() -> None:
     """``adm-jax COMMAND --flag=value ...``; exits as ``app.run`` does."""
+    _end_without_a_word()
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("--help", "-h", "help"):
         print(_usage())
@@ -33,15 +34,25 @@ def main() -> None:
         sys.path.append(os.getcwd())  # as with ``python -m``: modules of one's own lie there
         run(COMMANDS[command][0])
     else:
+        from adm_jax.cli import app
+
         print(f"error: {command!r} is no command; one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(app.BAD_INPUT)
 
 
 def run(module: str) -> None:
     """Runs one of this package's commands with the flags of ``sys.argv``, and exits."""
+    _end_without_a_word()
+    from adm_jax.cli import app  # takes a second
+
     command = importlib.import_module(f"adm_jax.cli.{module}")
     command.define()
     app.run(command.main)
+
+
+def _end_without_a_word() -> None:
+    """An interruption of the imports, which take seconds, shall show no traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _usage() -> str:

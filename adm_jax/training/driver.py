@@ -24,6 +24,7 @@ from adm_jax.envs.evaluator import Evaluator
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.population.devices import choose_devices, devices_left
 from adm_jax.population.members import Member, all_members, with_chunk
+from adm_jax.runs import signals
 from adm_jax.runs.background import Background
 from adm_jax.runs.batches import batch_sizes, first_that_fits, run_batches
 from adm_jax.runs.checkpoint import Checkpointer, Restored
@@ -44,6 +45,7 @@ class Stage(NamedTuple):
     name: str
     total: int  # epochs, or environment steps
     done: int
+    saves: bool = True  # whether a checkpoint can be taken behind the next step
 
 
 class Step(NamedTuple):
@@ -79,6 +81,10 @@ class Loop(Protocol):
 
     def to_save(self) -> Any:
         """What a checkpoint must hold, behind any step of a phase that has checkpoints."""
+        ...
+
+    def to_note(self) -> dict[str, Any]:
+        """What else a checkpoint must hold, as JSON can."""
         ...
 
     def abstract_states(self) -> Mapping[str, Callable[[int], Any]]:
@@ -119,6 +125,7 @@ class Plan:
     data: EpisodeData | None = None  # what is learned from, if that is there already
     notes: Sequence[str] = ()  # lines about it
     warmup_steps: int = 0
+    command: str = "adm-jax offline"  # that resumes the run
 
     @property
     def record(self) -> dict[str, Any]:
@@ -185,10 +192,14 @@ class Run:
             while (stage := self.loop.stage()) is not None:
                 if stage.name != shown:
                     self.progress.end()
-                    self.progress.begin(*stage)
+                    self.progress.begin(stage.name, stage.total, stage.done)
                     shown = stage.name
                 self.background.poll()
-                self._done(self.loop.advance())
+                if stage.saves:
+                    with signals.held() as stopped:
+                        self._done(self.loop.advance(), stopped)
+                else:
+                    self._done(self.loop.advance())
             self.progress.end()
         return self._finish()
 
@@ -206,8 +217,11 @@ class Run:
         if step.policies is not None and not done:
             self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.unaveraged)
 
-    def _done(self, step: Step) -> None:
-        """A step is done: the one place where it is recorded, evaluated, and a checkpoint may be taken."""
+    def _done(self, step: Step, stopped: Callable[[], bool] = lambda: False) -> None:
+        """A step is done: the one place where it is recorded, evaluated, and a checkpoint may be taken.
+
+        One is taken also where a signal has ``stopped`` the run.
+        """
         if step.metrics is not None:
             self._record(step)
         if step.info is not None:
@@ -216,7 +230,7 @@ class Run:
             self.progress.advance(count, info=step.info, **rates)
         if step.policies is not None:
             self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.unaveraged)
-        if step.save:
+        if step.save or stopped():
             self._save(step)
 
     def _record(self, step: Step) -> None:
@@ -231,7 +245,7 @@ class Run:
     def _save(self, step: Step) -> None:
         # An earlier step's policies are not in this checkpoint, so their evaluation could not be done again.
         self.evaluations.wait_for_earlier(step.phase, step.epoch)
-        extra = {"clock": self.clock.to_dict()}
+        extra = {"clock": self.clock.to_dict(), "loop": self.loop.to_note()}
         self.checkpointer.save(step.phase, step.epoch, self.loop.to_save(), extra=extra)
 
     def _finish(self) -> dict[str, Any]:
@@ -281,13 +295,14 @@ def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder,
             **plan.record,
         },
     )
-    with folder.lock():
+    with signals.heard(), folder.lock():
         try:
             opened = _open(plan, folder)
         except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
             folder.discard()
             raise
-        return folder, _start(opened)
+        with signals.advising(_how_to_go_on(plan, folder)):
+            return folder, _start(opened)
 
 
 def resume(
@@ -304,20 +319,25 @@ def resume(
     folder.require(stored_settings(from_flat({"dynamics": stored["dynamics"]})))
     config = from_flat(stored)
     config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
-    with folder.lock():
+    with signals.heard(), folder.lock():
         plan = make_plan(config)
         if any(folder.config.get(name) != value for name, value in plan.record.items()):
             source = plan.data and plan.data.source
             raise InputError(f"{source}: not the data that the run in {folder.path} began with")
-        if folder.batch_size is not None:
-            return _run_batches(plan, folder, folder.batch_size)
-        checkpointer = Checkpointer(folder.checkpoints)
-        checkpointer.recover()
-        if checkpointer.latest() is None:
-            print("there is no checkpoint yet: the run begins anew")
-            folder.truncate()
-            return _start(_open(plan, folder))
-        return _go_on(plan, folder)
+        with signals.advising(_how_to_go_on(plan, folder)):
+            if folder.batch_size is not None:
+                return _run_batches(plan, folder, folder.batch_size)
+            checkpointer = Checkpointer(folder.checkpoints)
+            checkpointer.recover()
+            if checkpointer.latest() is None:
+                print("there is no checkpoint yet: the run begins anew")
+                folder.truncate()
+                return _start(_open(plan, folder))
+            return _go_on(plan, folder)
+
+
+def _how_to_go_on(plan: Plan, folder: RunFolder) -> str:
+    return f"{plan.command} --resume={folder.path} goes on"
 
 
 def _open(plan: Plan, folder: RunFolder) -> Run:

@@ -125,7 +125,7 @@ class OfflineLoop:
         """See Loop."""
         config, epoch = self._config, self._epoch
         if self._phase != "train":
-            return Stage("fit", config.fit.fit_max_epochs, epoch)
+            return Stage("fit", config.fit.fit_max_epochs, epoch, saves=self._phase == "fit")
         return Stage("train", config.num_epochs, epoch) if epoch < config.num_epochs else None
 
     def advance(self) -> Step:
@@ -141,6 +141,10 @@ class OfflineLoop:
     def to_save(self) -> FitState | TrainState | None:
         """See Loop."""
         return self._train or self._fit
+
+    def to_note(self) -> dict[str, Any]:
+        """Nothing: all is in the state."""
+        return {}
 
     def restore(self, restored: Restored) -> Step:
         """See Loop."""

@@ -75,6 +75,7 @@ def plan(config: OnlineConfig) -> Plan:
         open=partial(OnlineLoop, config, task),
         sizes=[len(all_members(config))],
         warmup_steps=config.warmup_steps,
+        command="adm-jax online",
     )
 
 
@@ -139,6 +140,11 @@ class OnlineLoop:
         """See Loop."""
         return Saved(self.state, self.experience.recorded)
 
+    def to_note(self) -> dict[str, Any]:
+        """Metrics since the last line of them, from which the next one is made."""
+        pending = {"updates": self._metrics, "model": self._model_metrics}
+        return {name: [_to_json(row) for row in jax.device_get(rows)] for name, rows in pending.items()}
+
     def abstract_states(self) -> Mapping[str, Callable[[int], Any]]:
         """See Loop."""
         return {"train": self.abstract_saved}
@@ -160,6 +166,9 @@ class OnlineLoop:
         self.state = saved.state
         self.experience.restore(saved.recorded, num_steps)
         self._lanes = self._recorded_lanes()
+        pending = restored.extra["loop"]
+        self._metrics = [_from_json(row) for row in pending["updates"]]
+        self._model_metrics = [_from_json(row) for row in pending["model"]]
         for _ in range(min(num_steps, self.config.warmup_steps) // self.config.num_envs):
             self.experience.random_action(self._warmup_rngs)
         return self._step()
@@ -357,3 +366,13 @@ class OnlineLoop:
                     f"warmup_steps: after {num_steps} steps {member.tag} has no segment of {depth} to "
                     f"{purpose}; take more, or change max_backtrack {m}, holdout_fraction or split_seed"
                 )
+
+
+def _to_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of metrics in full precision, with its types."""
+    arrays = {name: np.asarray(values) for name, values in row.items()}
+    return {name: [str(values.dtype), values.tolist()] for name, values in arrays.items()}
+
+
+def _from_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(values, dtype) for name, (dtype, values) in row.items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import threading
@@ -21,11 +22,12 @@ from adm_jax.data.formats import minari_io
 from adm_jax.envs.evaluator import Evaluator
 from adm_jax.population.compiling import MemberProgram
 from adm_jax.runs.folder import RunFolder
+from adm_jax.runs.signals import Interrupted
 from adm_jax.training import offline
 from adm_jax.training.driver import Run
 from adm_jax.types import InputError
 from tests.runs.event_records import points
-from tests.stopping import Stop, stop_behind
+from tests.stopping import Stop, signal_in, stop_behind
 from tests.tiny import TINY
 from tests.training.run_files import kill, lines, run_folder
 
@@ -132,6 +134,24 @@ def test_stopped_and_resumed_equals_never_stopped(
     config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
     stop_and_resume(config, (phase, epoch), monkeypatch)
     assert_same_run(run_folder(config), uninterrupted[1])
+
+
+@pytest.mark.parametrize(("phase", "epoch"), [("fit", 1), ("bc", 0), ("train", 3)])
+def test_a_signal_saves_the_step_it_comes_in(
+    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int
+) -> None:
+    """What cannot be saved, as cloning, is done again."""
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    with monkeypatch.context() as patch:
+        signal_in(patch, phase, epoch)
+        with pytest.raises(Interrupted) as stop:
+            offline.run(config)
+    folder = run_folder(config)
+    assert str(stop.value) == f"stopped by SIGTERM; adm-jax offline --resume={folder} goes on"
+    newest = "fit-000004" if phase == "bc" else f"{phase}-{epoch:06}"
+    assert newest in os.listdir(folder / "checkpoints")
+    offline.resume(str(folder))
+    assert_same_run(folder, uninterrupted[1])
 
 
 def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) -> None:

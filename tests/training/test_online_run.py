@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +16,12 @@ from adm_jax.config import OnlineConfig, online_config_for_task
 from adm_jax.envs.experience import Experience
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.population.compiling import MemberProgram
+from adm_jax.runs.signals import Interrupted
 from adm_jax.training import online
 from adm_jax.types import InputError
 from benchmarks.runs import draw_runs, summarize_run
 from tests.runs.event_records import points
-from tests.stopping import Stop, stop_behind
+from tests.stopping import Stop, signal_in, stop_behind
 from tests.training.run_files import kill, lines
 from tests.training.tiny_online import tiny
 
@@ -102,6 +105,21 @@ def test_stopped_and_resumed_equals_never_stopped(
             online.run(config)
     assert len(closed) == 1
     folder = run_folder(config)
+    online.resume(str(folder))
+    assert_same_run(folder, uninterrupted[1])
+
+
+@pytest.mark.parametrize("steps", [50, 93])  # of the warm-up, and between two lines of metrics
+def test_a_signal_saves_the_step_it_comes_in(
+    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    with monkeypatch.context() as patch:
+        signal_in(patch, "train", steps, signal.SIGINT)
+        with pytest.raises(Interrupted, match="stopped by SIGINT; adm-jax online --resume="):
+            online.run(config)
+    folder = run_folder(config)
+    assert f"train-{steps:06}" in os.listdir(folder / "checkpoints")
     online.resume(str(folder))
     assert_same_run(folder, uninterrupted[1])
 

@@ -1,0 +1,131 @@
+"""Signals that end a process: what took hours is saved first, and the last line says how to go on.
+
+Python runs a signal's handler between two of its own instructions, so not while compiled code runs, which may
+be for minutes. A thread therefore watches as well.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C; schedulers; SLURM's --signal=USR1
+_PATIENCE = 10.0  # seconds after which compiled code that cannot be saved is left
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ends what is under way; says how it goes on."""
+
+    def __init__(self, number: int):
+        advice = "" if _heard is None or _heard.advice is None else f"; {_heard.advice}"
+        super().__init__(f"stopped by {signal.Signals(number).name}{advice}")
+        self.exit_code = 128 + number
+
+
+class _Heard:
+    """What has been heard within ``heard``."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.holds = 0
+        self.advice: str | None = None
+        self.left = threading.Event()
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """Python's handler, in the main thread; a second signal is the watching thread's."""
+        if self.number is None:
+            self.number = number
+            if not self.holds:
+                raise Interrupted(number)
+
+    def raise_if_heard(self) -> None:
+        """For where an exception that the handler raised has been swallowed, as destructors do."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+    def watch(self, pipe: int) -> None:
+        """Reads the numbers of the signals, as they come, until the pipe is closed."""
+        count = 0
+        while number := os.read(pipe, 1):
+            if number[0] not in ENDING:
+                continue
+            count += 1
+            if count > 1:
+                os._exit(128 + number[0])
+            if self.holds:
+                name = signal.Signals(number[0]).name
+                _say(f"{name}: saving after this step; a second signal ends the process at once")
+            elif not self.left.wait(_PATIENCE):
+                _say(str(Interrupted(number[0])))
+                os._exit(128 + number[0])
+        os.close(pipe)
+
+
+_heard: _Heard | None = None
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """Within it the first signal of ENDING raises Interrupted, the second ends the process at once.
+
+    Only the main thread can hear signals: elsewhere, and within another ``heard``, this changes nothing.
+    """
+    global _heard
+    if _heard is not None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    state = _heard = _Heard()
+    threading.Thread(target=state.watch, args=(reading,), daemon=True).start()
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, state.handle) for number in ENDING}
+    try:
+        yield
+    finally:
+        state.left.set()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        os.close(writing)
+        _heard = None
+
+
+@contextlib.contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Within it Interrupted says how to go on."""
+    if (state := _heard) is None:
+        yield
+        return
+    before, state.advice = state.advice, advice
+    try:
+        yield
+    finally:
+        state.advice = before
+
+
+@contextlib.contextmanager
+def held() -> Iterator[Callable[[], bool]]:
+    """Within it a signal raises nothing: the function it gives says whether one has come.
+
+    Raises:
+      Interrupted: at its beginning or its end, if one has come.
+    """
+    if (state := _heard) is None:
+        yield lambda: False
+        return
+    state.raise_if_heard()
+    state.holds += 1
+    try:
+        yield lambda: state.number is not None
+    finally:
+        state.holds -= 1
+    state.raise_if_heard()
+
+
+def _say(line: str) -> None:
+    """Writes past Python's buffers, which the main thread may hold."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
