@@ -15,6 +15,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
+from adm_jax.runs import files
+
 
 class EventLog:
     """The event file of one run. Lines may be added from several threads; a failure raises where it happens.
@@ -37,7 +39,8 @@ class EventLog:
         Raises:
           OSError: the file cannot be written.
         """
-        self._write(row).flush()
+        with files.naming(self._folder, len(str(row))):
+            self._write(row).flush()
 
     def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replaces everything written so far by these lines.

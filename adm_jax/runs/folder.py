@@ -371,8 +371,9 @@ def _line(row: Mapping[str, Any]) -> str:
 def _append(path: Path, row: Mapping[str, Any]) -> None:
     if row["phase"] not in PHASES or not isinstance(row["epoch"], int):
         raise ValueError(f"a line needs a phase of {PHASES} and an epoch: {row['phase']!r}, {row['epoch']!r}")
-    with path.open("a") as file:
-        file.write(_line(row))
+    line = _line(row)
+    with files.naming(path, len(line)), path.open("a") as file:
+        file.write(line)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

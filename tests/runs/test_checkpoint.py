@@ -16,6 +16,7 @@ import pytest
 
 from adm_jax.runs.checkpoint import Checkpointer, DamagedCheckpoint
 from adm_jax.types import InputError
+from tests.runs.full_disk import full_disk
 
 
 class State(NamedTuple):
@@ -192,6 +193,22 @@ def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="does not fit"):
         checkpointer.save("train", 2, {"x": jnp.ones(2)})
     assert checkpointer.latest() == ("train", 1)
+
+
+@pytest.mark.parametrize("limit", [50_000, 150_000])
+def test_a_disk_that_fills_up_meanwhile_is_told_in_one_line(tmp_path, capfd, limit):
+    """In orbax's threads, for an array, and for a larger one behind it."""
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save("train", 1, make_state())
+    noise = np.random.default_rng(0)
+    state = {"x": noise.random(12_500), "y": noise.random(50_000)}
+    wanted = r"File too large: 0\.477 MiB to write, the disk has"
+    with pytest.raises(OSError, match=wanted) as error, full_disk(limit):
+        checkpointer.save("train", 2, state)
+    assert error.value.filename == str(tmp_path / "train-000002")
+    assert [path.name for path in tmp_path.iterdir()] == ["train-000001"]
+    assert_equal(checkpointer.restore("train", 1, abstract()).state, make_state())
+    assert capfd.readouterr().err == ""
 
 
 def test_a_disk_too_small_for_a_whole_run_is_named_before_it_begins(tmp_path, monkeypatch):

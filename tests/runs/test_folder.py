@@ -15,6 +15,7 @@ from adm_jax.population.members import Member, all_members
 from adm_jax.runs import curves
 from adm_jax.runs.folder import RunFolder, require_writable, to_json
 from adm_jax.types import InputError
+from tests.runs.full_disk import full_disk
 
 
 def create(config: OfflineConfig) -> RunFolder:
@@ -139,6 +140,19 @@ def test_a_resumed_run_writes_the_same_bytes_as_one_never_stopped(folder):
         file.write('{"phase": "train", "epoch": 4, "upda')  # killed here
     folder.truncate("train", 3)
     assert (folder.path / "metrics.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard", "result.json"])
+def test_a_full_disk_is_named_with_the_file(folder, name):
+    log_run(folder)
+    folder.write_result({"a": 1})
+    row = {"phase": "train", "epoch": 9, "updates": 9, "critic/loss": [0.0] * 1000}
+    limit = {"metrics.jsonl": 0, "tensorboard": 20_000, "result.json": 0}[name]
+    with pytest.raises(OSError, match="MiB to write, the disk has") as error, full_disk(limit):
+        folder.write_result({"a": 2}) if name == "result.json" else folder.log_metrics(row)
+    assert error.value.filename == str(folder.path / name)
+    assert folder.read_result() == {"a": 1}
+    assert not list(folder.path.glob(".result*"))
 
 
 def test_the_result_replaces_the_one_before_it(folder):
