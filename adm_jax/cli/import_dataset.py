@@ -25,13 +25,14 @@ def define() -> None:
     flags.DEFINE_string(
         "env_id",
         None,
-        "Gymnasium id of the environment; when empty a D4RL file's attribute, a NeoRL file's dimensions tell",
+        "Gymnasium id of the environment; when empty a D4RL file's attribute tells, or a NeoRL file's name "
+        "where its data agree",
     )
     flags.DEFINE_integer(
         "max_episode_steps",
         None,
         "step limit of the episodes; needed for D4RL files without timeouts and next_observations, and for "
-        "NeoRL files not of MuJoCo; where known, a longer episode is refused",
+        "NeoRL files not of MuJoCo that have no truncated; where known, a longer episode is refused",
         1,
     )
     flags.DEFINE_float("action_low", -1.0, "lower bound of the actions")

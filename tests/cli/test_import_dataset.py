@@ -96,7 +96,9 @@ def test_neorl(store, tmp_path):
     assert data.metadata["env_kwargs"] == {"exclude_current_positions_from_observation": False}
     assert '"exclude_current_positions_from_observation": false' in data.metadata["env_spec"]
     wrong = failure("--source=d4rl", f"--path={path}", "--dataset=neorl/other-v0")
-    assert wrong.startswith(f"error: {path}: cannot be read as HDF5, damaged or cut short (")
+    assert wrong == (
+        f"error: {path}: is an npz archive; must be HDF5: adm-jax import --source=neorl reads it"
+    )
 
 
 def test_user_errors_are_one_line_and_leave_nothing(path, store, tmp_path):

@@ -19,6 +19,7 @@ class Names:
     obs: str
     next_obs: str
     terminals: str
+    timeouts: str
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def shown(indices: tuple[int, ...]) -> str:
 
 def what_was_read(data: EpisodeData, num_rows: int) -> str:
     """A report's first line."""
+    env_id = data.metadata.get("env_id") or "no environment"
     return (
-        f"read {num_rows} rows of {data.source} ({data.metadata['env_id']}): {len(data.obs)} transitions, "
+        f"read {num_rows} rows of {data.source} ({env_id}): {len(data.obs)} transitions, "
         f"{len(data.episode_ends)} episodes, {data.terminated.sum()} terminated, "
         f"{data.truncated.sum()} truncated"
     )
@@ -97,6 +99,22 @@ def find_breaks(rows: Columns, ends: np.ndarray) -> tuple[tuple[int, ...], tuple
             f"rows inside episodes, first at t = {splits[0]}; rows must be in order of time"
         )
     return tuple(splits.tolist()), tuple(np.flatnonzero(ends[:-1] & follows).tolist())
+
+
+def refuse_shifted(
+    rows: Columns, timeouts: np.ndarray, splits: tuple[int, ...], continued: tuple[int, ...]
+) -> None:
+    """Refuses timeouts [N] one row off the ends of episodes, if most of them are off to the same side."""
+    names = rows.names
+    for offset, side in ((1, "after"), (-1, "before")):
+        shifted = sorted(set(continued) & {t + offset for t in splits})
+        if shifted and 2 * len(shifted) >= timeouts.sum():
+            t = shifted[0]
+            raise InputError(
+                f"{rows.source}: {names.timeouts}[{t}] is set one row {side} an episode's end: "
+                f"{names.next_obs}[{t - offset}] is not {names.obs}[{t - offset + 1}] ({len(shifted)} such "
+                f"in all); {names.timeouts} must be set at the last row of an episode"
+            )
 
 
 def check_lengths(ends: np.ndarray, max_episode_steps: int | None, source: str) -> None:

@@ -27,14 +27,14 @@ import numpy as np
 
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.data.formats import columns
-from adm_jax.data.formats.minari_files import one_line
+from adm_jax.data.formats import columns, containers
 from adm_jax.types import InputError
 
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("next_observations", "timeouts")
 _NUMBERS = ("observations", "actions", "rewards", "next_observations")
-_NAMES = columns.Names("observations", "next_observations", "terminals")
+_LONGEST_SHOWN = 80
+_NAMES = columns.Names("observations", "next_observations", "terminals", "timeouts")
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ def _read_file(
         with h5py.File(path, "r") as file:
             raw = {name: _read_array(file, name, source) for name in (*_REQUIRED, *_OPTIONAL)}
             env_id = env_id or _read_env_id(file, source)
-    except (OSError, RuntimeError, KeyError, MemoryError) as error:  # a damaged size may ask for any memory
-        raise InputError(
-            f"{source}: cannot be read as HDF5, damaged or cut short ({one_line(error)})"
-        ) from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of h5py; of memory, a size may ask for any
+        raise containers.unreadable(path, source, "HDF5", error) from error
     read: dict[str, Any] = {}  # None where the file lacks it; _read_array refuses that of what is required
     for name, values in raw.items():
         convert = validation.as_float32 if name in _NUMBERS else validation.as_flags
@@ -161,37 +161,42 @@ def _read_file(
 
 def _read_env_id(file: h5py.File, source: str) -> str:
     env_id = file.attrs.get("env_id")
-    if env_id is None or env_id == "":
+    if env_id is None or (isinstance(env_id, str) and not env_id):
         raise InputError(
             f"{source}: names no environment (attribute env_id); say which, as in --env_id=Hopper-v4"
         )
     try:  # h5py gives what is not UTF-8 as bytes or surrogates, depending on how the attribute was declared
         return bytes(env_id).decode() if isinstance(env_id, bytes) else env_id.encode().decode()
     except (AttributeError, UnicodeError):
+        shown = " ".join(repr(env_id).split())[:_LONGEST_SHOWN]
         raise InputError(
-            f"{source}: attribute env_id is no UTF-8 text ({env_id!r}); give the environment, as in "
+            f"{source}: attribute env_id is no UTF-8 text ({shown}); give the environment, as in "
             f"--env_id=Hopper-v4"
         ) from None
 
 
 def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
-    """One array of the file, of the right rank and row count; None where it may be missing."""
+    """One array of the file, of the right rank and row count; None where it may be missing.
+
+    What should be [N] may be a column, [N, 1].
+    """
+    where = f"{source}: {name}"
+    containers.check_link(file.id, name, where)
     item = file.get(name)
     if item is None and name in _OPTIONAL:
         return None
     if not isinstance(item, h5py.Dataset):
-        raise InputError(f"{source}: {name} is missing; a D4RL file holds {', '.join(_REQUIRED)}")
+        raise InputError(f"{where} is missing; a D4RL file holds {', '.join(_REQUIRED)}")
     first = file["observations"]
     assert isinstance(first, h5py.Dataset)  # it was read before this one
+    shape: tuple[int, ...] = tuple(item.shape or ())
     rank = 2 if name in ("observations", "actions", "next_observations") else 1
-    columns.check_shape(
-        item.shape, rank, first.shape[0] if first.shape else 0, f"{source}: {name}", "observations"
-    )
-    if name == "next_observations" and item.shape != first.shape:
-        raise InputError(
-            f"{source}: {name} has {item.shape[1]} dimensions; observations have {first.shape[1]}"
-        )
-    return item[()]
+    if rank == 1 and shape[1:] == (1,):
+        shape = shape[:1]
+    columns.check_shape(shape, rank, first.shape[0] if first.shape else 0, where, "observations")
+    if name == "next_observations" and shape != first.shape:
+        raise InputError(f"{where} has {shape[1]} dimensions; observations have {first.shape[1]}")
+    return containers.read_values(item.id, file.id, where).reshape(shape)
 
 
 def _find_splits(
@@ -201,7 +206,7 @@ def _find_splits(
     if rows.next_obs is not None:
         splits, continued = columns.find_breaks(rows, flagged)
         if timeouts is not None:
-            _refuse_shifted(timeouts, splits, continued, rows.source)
+            columns.refuse_shifted(rows, timeouts, splits, continued)
         return splits, continued
     if timeouts is not None:
         _refuse_uneven(rows.terminals, timeouts, rows.source)
@@ -211,21 +216,6 @@ def _find_splits(
     lengths = np.diff(np.append(starts, len(flagged)))
     age = np.arange(1, len(flagged) + 1) - np.repeat(starts, lengths)
     return tuple(np.flatnonzero((age % max_episode_steps == 0) & ~flagged).tolist()), ()
-
-
-def _refuse_shifted(
-    timeouts: np.ndarray, splits: tuple[int, ...], continued: tuple[int, ...], source: str
-) -> None:
-    """Refuses timeouts one row off the ends of episodes, if most of them are off to the same side."""
-    for offset, side in ((1, "after"), (-1, "before")):
-        shifted = sorted(set(continued) & {t + offset for t in splits})
-        if shifted and 2 * len(shifted) >= timeouts.sum():
-            t = shifted[0]
-            raise InputError(
-                f"{source}: timeouts[{t}] is set one row {side} an episode's end: next_observations"
-                f"[{t - offset}] is not observations[{t - offset + 1}] ({len(shifted)} such in all); "
-                f"timeouts must be set at the last row of an episode"
-            )
 
 
 def _refuse_uneven(terminals: np.ndarray, timeouts: np.ndarray, source: str) -> None:

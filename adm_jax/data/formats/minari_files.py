@@ -2,7 +2,8 @@
 
 Reading goes to Minari's HDF5 layout directly with h5py's low-level calls rather than through
 ``iterate_episodes``: less than half of Minari's time per episode (0.35 ms against 0.8), a line for each
-thing that can be wrong instead of an assertion, and neither Minari nor gymnasium imported to load data.
+thing that can be wrong instead of an assertion, and neither Minari nor gymnasium imported to load data. Its
+Arrow and Parquet layouts are read likewise, see ``minari_arrow``.
 
 Dictionary observations (AntMaze, PointMaze) are flattened as Gymnasium's ``FlattenObservation`` does: the
 keys in alphabetical order, one after the other.
@@ -11,9 +12,10 @@ A dataset of ours keeps its own facts under ``adm_jax`` in Minari's ``metadata.j
 command, seed, versions, return statistics, and a SHA-256 of every field.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.formats import containers, minari_arrow
 from adm_jax.data.formats.minari_metadata import (
     action_bounds,
     check_observation_space,
@@ -35,6 +38,7 @@ ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 METADATA_KEY = "adm_jax"
 # Minari's pattern with the version required: Minari takes an id without one, then fails and leaves a folder.
 _ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v(?:0|[1-9]\d*)", re.ASCII)
+_ReadArray = Callable[[int, str, str], Any]  # episode, name, where -> array, or dictionary of arrays
 _ARRAYS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
@@ -97,31 +101,56 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
     InputError: one line for whatever is missing, unreadable or wrong.
     """
     folder = dataset_dir(dataset_id, root) / "data"
-    path = folder / "main_data.hdf5"
-    source = f"{dataset_id} ({path})"
     metadata = read_metadata(folder / "metadata.json", dataset_id)
+    data_format = metadata.get("data_format", "hdf5")
+    path = folder if data_format in minari_arrow.FORMATS else folder / "main_data.hdf5"
+    source = f"{dataset_id} ({path})"
     check_observation_space(metadata, source)
+    bounds = action_bounds(metadata, source)
     try:
-        with h5py.File(path, "r") as file:
-            episodes = _read_episodes(file, metadata, source)
-            layout = _common_layout(file, source)
+        with _opened(path, data_format, source) as (count, read_array):
+            episodes, layout = _read_episodes(count, read_array, metadata, source)
     except InputError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+    except Exception as error:  # whatever a damaged file makes of its reader; a size may ask for any memory
+        if path.is_file() and containers.kind_of(path)[0] not in ("", containers.HDF5):
+            raise containers.unreadable(path, source, "HDF5", error) from error
         raise InputError(f"{source}: cannot be read, damaged or cut short ({one_line(error)})") from error
     own = metadata.get(METADATA_KEY)
     own = dict(own) if isinstance(own, Mapping) else {}
     facts = foreign_facts(metadata) | ({"obs_layout": layout} if layout else {})
     data = _assemble(episodes, source, {**facts, **own})
-    validation.validate(data, *action_bounds(metadata, source))
+    validation.validate(data, *bounds)
     if own:
         validation.check_digests(data, own.get("sha256"))
     return data
 
 
-def _read_episodes(file: Any, metadata: Mapping[str, Any], source: str) -> list[dict[str, np.ndarray]]:
-    """All episodes' arrays by Minari's names, each checked in itself and against the first."""
-    count = len(file)
+@contextlib.contextmanager
+def _opened(path: Path, data_format: str, source: str) -> Iterator[tuple[int, _ReadArray]]:
+    """How many episodes a dataset holds, and what reads an array of one."""
+    if data_format in minari_arrow.FORMATS:
+        minari_arrow.require_pyarrow(data_format, source)
+        episodes: dict[int, dict[str, Any]] = {}
+
+        def read_array(i: int, name: str, where: str) -> Any:
+            if i not in episodes:
+                episodes.clear()
+                episodes[i] = minari_arrow.read_episode(path / str(i), data_format, _ARRAYS)
+            if name not in episodes[i]:
+                raise InputError(f"{where}: {name} is missing; must hold {', '.join(_ARRAYS)}")
+            return episodes[i][name]
+
+        yield sum(folder.name.isdecimal() for folder in path.iterdir() if folder.is_dir()), read_array
+        return
+    with h5py.File(path, "r") as file:
+        yield len(file), lambda i, name, where: _read_hdf5(file, i, name, where)
+
+
+def _read_episodes(
+    count: int, read_array: _ReadArray, metadata: Mapping[str, Any], source: str
+) -> tuple[list[dict[str, np.ndarray]], dict[str, int]]:
+    """All episodes' arrays by Minari's names, each checked in itself and against the first; the layout."""
     if count == 0:
         raise InputError(f"{source}: empty, holds no episode; at least one is needed")
     if metadata.get("total_episodes") != count:
@@ -129,11 +158,22 @@ def _read_episodes(file: Any, metadata: Mapping[str, Any], source: str) -> list[
             f"{source}: holds {count} episodes, its metadata say "
             f"total_episodes={metadata.get('total_episodes')}; both must agree"
         )
-    episodes = []
+    episodes, layouts = [], []
     for i in range(count):
         where = f"{source}: episode {i}"
-        episode = {name: _read_array(file, i, name, where) for name in _ARRAYS}
+        episode = {name: read_array(i, name, where) for name in _ARRAYS}
+        layouts.append(_obs_layout(episode["observations"]))
+        for name, values in episode.items():
+            if isinstance(values, Mapping):
+                if name != "observations":
+                    raise InputError(f"{where}: {name} is a group of arrays; must be one array of numbers")
+                episode[name] = _flatten(values, f"{where}: {name}")
         _check_episode(episode, episodes[0] if episodes else episode, where)
+        if layouts[i] != layouts[0]:  # equal widths alone could hide keys that differ
+            raise InputError(
+                f"{where}: observations hold {layouts[i] or 'one array'}; must hold episode 0's keys and "
+                f"sizes, {layouts[0] or 'one array'}"
+            )
         episodes.append(episode)
     steps = sum(len(episode["rewards"]) for episode in episodes)
     if metadata.get("total_steps") != steps:
@@ -141,38 +181,53 @@ def _read_episodes(file: Any, metadata: Mapping[str, Any], source: str) -> list[
             f"{source}: holds {steps} steps, its metadata say total_steps={metadata.get('total_steps')}; "
             f"both must agree"
         )
-    return episodes
+    return episodes, layouts[0]
 
 
-def _read_array(file: Any, i: int, name: str, where: str) -> np.ndarray:
+def _read_hdf5(file: h5py.File, i: int, name: str, where: str) -> np.ndarray | dict[str, Any]:
+    """An array of an episode, or a dictionary of arrays as its group holds them."""
     path = f"episode_{i}/{name}"
+    containers.check_link(file.id, f"episode_{i}", where)
+    containers.check_link(file.id, path, f"{where}: {name}")
     try:
         dataset = h5py.h5d.open(file.id, path.encode())
     except (KeyError, ValueError, TypeError) as error:
         item = file.get(path)
         if isinstance(item, h5py.Group):
-            if name == "observations":
-                return _flatten(item, f"{where}: {name}")
-            raise InputError(f"{where}: {name} is a group of arrays; must be one array of numbers") from error
+            return _read_group(item, f"{where}: {name}")
         if item is None:
             raise InputError(f"{where}: {name} is missing; must hold {', '.join(_ARRAYS)}") from error
         raise
-    values = np.empty(dataset.shape, dataset.dtype)
-    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-    return values
+    return containers.read_values(dataset, file.id, f"{where}: {name}")
 
 
-def _flatten(group: h5py.Group, where: str) -> np.ndarray:
+def _read_group(group: h5py.Group, where: str) -> dict[str, Any]:
+    """What a group holds: arrays, and groups of them as dictionaries."""
+    arrays = {}
+    for key in map(str, group):
+        inside = f"{where}[{key!r}]"
+        containers.check_link(group.id, key, inside)
+        item = group.get(key)
+        if isinstance(item, h5py.Group):
+            arrays[key] = _read_group(item, inside)
+        elif isinstance(item, h5py.Dataset):
+            arrays[key] = containers.read_values(item.id, group.file.id, inside)
+        else:
+            raise InputError(f"{inside} is no array; must be one of [T + 1, ...]")
+    return arrays
+
+
+def _flatten(arrays: Mapping[str, Any], where: str) -> np.ndarray:
     """A dictionary's arrays [T + 1, ...] side by side [T + 1, D], in Gymnasium's order."""
     parts = []
-    for key in sorted(group):
-        item, inside = group[key], f"{where}[{key!r}]"
-        if isinstance(item, h5py.Group):
+    for key in sorted(arrays):
+        item, inside = arrays[key], f"{where}[{key!r}]"
+        if isinstance(item, Mapping):
             parts.append(_flatten(item, inside))
             continue
-        if not isinstance(item, h5py.Dataset) or item.ndim == 0:
+        if item.ndim == 0:
             raise InputError(f"{inside} is no array; must be one of [T + 1, ...]")
-        parts.append(validation.as_float32(item[()], inside).reshape(len(item), -1))
+        parts.append(validation.as_float32(item, inside).reshape(len(item), -1))
         if len(parts[-1]) != len(parts[0]):
             raise InputError(
                 f"{inside} has {len(parts[-1])} rows; must have {len(parts[0])}, as the keys before"
@@ -182,28 +237,14 @@ def _flatten(group: h5py.Group, where: str) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def _common_layout(file: h5py.File, source: str) -> dict[str, int]:
-    """The layout of all episodes' observations; equal widths alone could hide keys that differ."""
-    first = _obs_layout(file["episode_0/observations"])
-    for i in range(1, len(file)):
-        layout = _obs_layout(file[f"episode_{i}/observations"])
-        if layout != first:
-            raise InputError(
-                f"{source}: episode {i}: observations hold {layout or 'one array'}; must hold episode 0's "
-                f"keys and sizes, {first or 'one array'}"
-            )
-    return first
-
-
 def _obs_layout(item: Any) -> dict[str, int]:
     """Keys of dictionary observations in the order of flattening, and how many entries each has."""
-    if not isinstance(item, h5py.Group):
+    if not isinstance(item, Mapping):
         return {}
     layout: dict[str, int] = {}
     for key in sorted(item):
-        part: Any = item[key]
-        inner = {f"{key}/{name}": size for name, size in _obs_layout(part).items()}
-        layout |= inner or {key: int(np.prod(part.shape[1:]))}
+        inner = {f"{key}/{name}": size for name, size in _obs_layout(item[key]).items()}
+        layout |= inner or {key: int(np.prod(np.shape(item[key])[1:]))}
     return layout
 
 
@@ -227,8 +268,9 @@ def _check_episode(episode: dict[str, np.ndarray], first: dict[str, np.ndarray],
         else:
             wanted = (num_steps,)
         if array.shape != wanted:
+            shown = f"({wanted[0]}, dimension)" if array.ndim == 1 < len(wanted) else wanted
             raise InputError(
-                f"{where}: {name} has shape {array.shape}; for {num_steps} rewards must be {wanted}"
+                f"{where}: {name} has shape {array.shape}; for {num_steps} rewards must be {shown}"
             )
         if array.dtype == bool and array[:-1].any():
             raise InputError(

@@ -1,6 +1,7 @@
 """What a Minari dataset's ``metadata.json`` says: bounds, spaces, environment, reference scores."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 import numpy as np
 
 from adm_jax.types import InputError
+
+_LONGEST_SHOWN = 80
+_FORMATS = ("hdf5", "arrow", "parquet")
+_UNREADABLE = (KeyError, TypeError, ValueError, RecursionError)  # what JSON of another form ends in
 
 
 def one_line(error: BaseException) -> str:
@@ -19,7 +24,7 @@ def read_metadata(path: Path, dataset_id: str) -> dict[str, Any]:
     """The file's table.
 
     Raises InputError: one line: it cannot be read, is no UTF-8 text, no JSON table, has a key twice, or tells
-    of another format than HDF5.
+    of another format than HDF5, Arrow and Parquet.
     """
     where = f"{dataset_id} ({path})"
 
@@ -39,12 +44,14 @@ def read_metadata(path: Path, dataset_id: str) -> dict[str, Any]:
         raise InputError(
             f"{where}: is no UTF-8 text (byte {error.object[error.start]:#x} at {error.start}); write it anew"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: cannot be read ({one_line(error)})") from error
     if not isinstance(metadata, dict):
         raise InputError(f"{where}: holds no table of metadata")
-    if metadata.get("data_format", "hdf5") != "hdf5":
-        raise InputError(f"{where}: data_format is {metadata['data_format']}; only hdf5 can be read")
+    if metadata.get("data_format", "hdf5") not in _FORMATS:
+        raise InputError(
+            f"{where}: data_format is {metadata['data_format']}; only {', '.join(_FORMATS)} can be read"
+        )
     return metadata
 
 
@@ -58,13 +65,13 @@ def foreign_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("eval_env_spec", "env_spec"):
         try:
             env_id = json.loads(metadata[name])["id"]
-        except (KeyError, TypeError, ValueError):
+        except _UNREADABLE:
             continue
         facts = {"env_id": env_id, "env_spec": metadata[name]}
         break
     for ours, theirs in {"reference_min": "ref_min_score", "reference_max": "ref_max_score"}.items():
         score = metadata.get(theirs)
-        if isinstance(score, (int, float)) and np.isfinite(score):
+        if isinstance(score, (int, float)) and abs(score) <= sys.float_info.max:  # nor NaN, which is not
             facts[ours] = float(score)
     return facts
 
@@ -78,13 +85,17 @@ def action_bounds(metadata: Mapping[str, Any], source: str) -> tuple[np.ndarray 
     if space is None:
         return -np.inf, np.inf
     if space["type"] != "Box":
-        raise InputError(
-            f"{source}: metadata: action_space is {space['type']}; must be Box, a vector of numbers"
-        )
+        raise InputError(f"{source}: actions are {_described(space)}; only Box, a vector of numbers, will do")
     try:
-        return np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
+        bounds = np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)
+    except (*_UNREADABLE, OverflowError) as error:
         raise InputError(f"{source}: metadata: action_space cannot be read ({one_line(error)})") from error
+    if bounds[0].shape != bounds[1].shape or bounds[0].ndim > 1:
+        raise InputError(
+            f"{source}: metadata: action_space has bounds of shapes {bounds[0].shape} and {bounds[1].shape}; "
+            f"must be a vector of numbers"
+        )
+    return bounds
 
 
 def check_observation_space(metadata: Mapping[str, Any], source: str) -> None:
@@ -94,19 +105,33 @@ def check_observation_space(metadata: Mapping[str, Any], source: str) -> None:
     Raises InputError: one line naming the kind of space and its key.
     """
 
-    def check(space: Mapping[str, Any], key: str) -> None:
+    def check(space: Any, key: str) -> None:
+        if not isinstance(space, Mapping):
+            raise InputError(f"{source}: metadata: observation_space{key} is no space ({_shown(space)})")
         kind = space.get("type")
         if kind == "Dict" and isinstance(space.get("subspaces"), dict):
             for name, subspace in space["subspaces"].items():
                 check(subspace, f"{key}[{name!r}]")
         elif kind != "Box":
             raise InputError(
-                f"{source}: metadata: {key} is {kind}; must be Box, or a Dict of nothing but Box"
+                f"{source}: observations{key} are {_described(space)}; only Box, or a Dict of nothing but "
+                "Box, will do"
             )
 
     space = _space(metadata, "observation_space", source)
     if space is not None:
-        check(space, "observation_space")
+        check(space, "")
+
+
+def _described(space: Mapping[str, Any]) -> str:
+    """A space in Gymnasium's words, as Discrete(2)."""
+    size = next((space[name] for name in ("n", "nvec", "shape") if name in space), None)
+    return f"{_shown(space.get('type'))}{'' if size is None else f'({_shown(size)})'}"
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value's text."""
+    return str(value)[:_LONGEST_SHOWN]
 
 
 def _space(metadata: Mapping[str, Any], name: str, source: str) -> dict[str, Any] | None:
@@ -116,6 +141,6 @@ def _space(metadata: Mapping[str, Any], name: str, source: str) -> dict[str, Any
     try:
         space = json.loads(metadata[name])
         space["type"]
-    except (KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{source}: metadata: {name} cannot be read ({one_line(error)})") from error
     return space

@@ -38,7 +38,7 @@ def save(
     data: EpisodeData,
     dataset_id: str,
     *,
-    env_id: str,
+    env_id: str | None,
     action_low: float | np.ndarray = -1.0,
     action_high: float | np.ndarray = 1.0,
     command: str | None = None,
@@ -49,7 +49,8 @@ def save(
     """Writes ``data`` as a Minari HDF5 dataset from which every transition is read back bit for bit.
 
     The environment's specification (see ``env_spec``), where one is registered, is stored with the arguments
-    ``env_kwargs`` of ``data.metadata``; one that the data bring along for the same ``env_id`` is kept.
+    ``env_kwargs`` of ``data.metadata``; one that the data bring along for the same ``env_id`` is kept. With
+    ``env_id`` None the dataset has no environment.
     ``data.metadata`` is kept too, ``env_kwargs`` as ``storable_kwargs`` has them; ``env_id``, the ``command``
     and ``seed`` that made the data, the versions installed now (unless it already names versions: a copy
     keeps its maker's), return statistics and digests are added. Bounds of the actions are numbers or [A].
@@ -167,7 +168,7 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def _without_other_environment(metadata: Mapping[str, Any], env_id: str) -> dict[str, Any]:
+def _without_other_environment(metadata: Mapping[str, Any], env_id: str | None) -> dict[str, Any]:
     """The metadata less a specification that tells of another environment."""
     same = metadata.get("env_id") == env_id
     return {name: value for name, value in metadata.items() if same or name != "env_spec"}
@@ -206,7 +207,9 @@ def _write(
     from minari.dataset.minari_storage import MinariStorage
 
     folder.mkdir(parents=True)
-    spec = facts.get("env_spec") or env_spec(facts["env_id"], facts.get("env_kwargs", {}), dataset_id)
+    spec = facts.get("env_spec")
+    if not spec and "env_id" in facts:
+        spec = env_spec(facts["env_id"], facts.get("env_kwargs", {}), dataset_id)
     if "env_kwargs" in facts:
         facts = {**facts, "env_kwargs": storable_kwargs(facts["env_kwargs"])}
     obs_shape, action_shape = data.obs.shape[1:], data.action.shape[1:]

@@ -1,20 +1,22 @@
-"""Files in NeoRL's layout: one ``.npz`` archive with ``obs, next_obs, action, reward, done, index``.
+"""Files in NeoRL's layouts: ``.npz`` archives of ``obs, next_obs, action, reward, done`` and what cuts them.
 
-``index`` cuts the rows into episodes. NeoRL's documentation calls it the beginnings of trajectories. That is
-what its ``get_dataset`` returns, having put a 0 in front of what the file holds: the file itself lists the
-row behind each trajectory's last. Both are the same cuts, but for the outermost ones, and both are read.
-The last rows of trajectories, a third convention, show by rows that go on across a cut, and are refused.
+NeoRL's files have ``index``, which cuts the rows into episodes. Its documentation calls it the beginnings of
+trajectories. That is what its ``get_dataset`` returns, having put a 0 in front of what the file holds: the
+file itself lists the row behind each trajectory's last. Both are the same cuts, but for the outermost ones,
+and both are read. The last rows of trajectories, a third convention, show by rows that go on across a cut,
+and are refused. ``done`` is Gym's of that time: true at a termination and at the step limit alike. At the
+limit it is taken for the time limit, so the episode is *truncated*; a robot that falls in that very step is
+the price.
 
-``done`` is Gym's of that time: true at a termination and at the step limit alike. At the limit it is taken
-for the time limit, so the episode is *truncated*; a robot that falls in that very step is the price.
+NeoRL2's files have ``truncated`` instead: ``done`` is Gymnasium's ``terminated``, and either ends an episode.
 
-NeoRL's MuJoCo environments are Gym's ``-v3`` with the x position kept in front of the observation.
-Gymnasium's ``-v4`` have the same observations, rewards and terminations, and stand for them here.
+A file does not say what environment it is of, but by its name. NeoRL's MuJoCo environments are Gym's ``-v3``
+with the x position kept in front of the observation; Gymnasium's ``-v4`` have the same observations, rewards
+and terminations, and stand for them here, where the data look like them. Other names are not trusted.
 """
 
 import re
 import zipfile
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +26,18 @@ import numpy as np
 
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.data.formats import columns
-from adm_jax.data.formats.minari_files import one_line
+from adm_jax.data.formats import columns, containers
 from adm_jax.types import InputError
 
 MAX_EPISODE_STEPS = 1000  # of the MuJoCo environments
 
-_REQUIRED = ("obs", "next_obs", "action", "reward", "done", "index")
+_REQUIRED = ("obs", "next_obs", "action", "reward", "done")
+_CUTS = ("index", "truncated")  # one of them, or both
 _NUMBERS = ("obs", "next_obs", "action", "reward")
-_DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
-_NAMES = columns.Names("obs", "next_obs", "done")
-# name -> dimensions of observation and action, height at a reset (to 0.2), by which the last two differ
+_NAMES = columns.Names("obs", "next_obs", "done", "truncated")
+# name -> dimensions of observation and action, height at a reset, by which the last two differ
 _ENVIRONMENTS = {"Hopper": (12, 3, 1.25), "HalfCheetah": (18, 6, 0.0), "Walker2d": (18, 6, 1.25)}
+_HEIGHT_RANGE = 0.2
 _KWARGS: dict[str, Any] = {"exclude_current_positions_from_observation": False}
 
 
@@ -44,79 +46,107 @@ class Report:
     """What reading a file found and did; indices are rows of the file."""
 
     data: EpisodeData
-    env_id: str
-    leading_zero: bool  # index begins with 0, as get_dataset returns it
-    max_episode_steps: int
-    done_at_limit: int  # episodes whose done was taken for the time limit
-    splits: tuple[int, ...]  # rows that do not lead to the next, where index has no cut
+    env_id: str | None
+    no_environment: str  # why none is known; empty where one is
+    index: str | None  # what the file's index holds, where it has one
+    has_truncated: bool  # else done may be a time limit
+    max_episode_steps: int | None
+    done_at_limit: int  # episodes whose done was taken for a time limit
+    splits: tuple[int, ...]  # rows that do not lead to the next, where no end is said to be
+    continued: tuple[int, ...]  # truncated rows after which the next goes on from the same state
+    last_row_open: bool  # the file ends in mid-episode
     converted: tuple[str, ...]  # "reward from float64"
 
     def lines(self) -> list[str]:
         """One line per fact."""
-        lines = [
-            columns.what_was_read(self.data, len(self.data.obs)),
-            "index begins with 0: the first rows of episodes, as NeoRL's get_dataset returns it"
-            if self.leading_zero
-            else "index does not begin with 0: the rows behind episodes' last, as NeoRL's files hold it",
-        ]
+        lines = [columns.what_was_read(self.data, len(self.data.obs))]
+        if self.no_environment:
+            lines.append(
+                f"stored without an environment: {self.no_environment}; where one is registered with "
+                f"Gymnasium, --env_id names it"
+            )
+        if self.index:
+            lines.append(self.index)
         if self.converted:
             lines.append(f"converted to float32: {', '.join(self.converted)}")
         if self.done_at_limit:
-            lines.append(
-                f"done is set at the step limit, {self.max_episode_steps}, of {self.done_at_limit} episodes: "
-                f"stored as truncated, not terminated"
-            )
+            where = f"at the step limit, {self.max_episode_steps}, of {self.done_at_limit} episodes"
+            if self.has_truncated:
+                where = f"at each of the {self.done_at_limit} truncated rows, as Gym's was"
+            lines.append(f"done is set {where}: stored as truncated, not terminated")
         if self.splits:
-            lines.append(
+            line = (
                 f"split at {len(self.splits)} rows where next_obs[t] is not obs[t+1], truncated there: "
-                f"t = {columns.shown(self.splits)}; a done behind a split may be a "
-                f"time limit and is stored as truncated"
+                f"t = {columns.shown(self.splits)}"
             )
+            doubt = "; a done behind a split may be a time limit and is stored as truncated"
+            lines.append(line if self.has_truncated else line + doubt)
+        if self.continued:
+            lines.append(
+                f"{len(self.continued)} truncated rows after which the next goes on from the same state, "
+                f"kept as truncations: t = {columns.shown(self.continued)}"
+            )
+        if self.last_row_open:
+            lines.append("the file ends in mid-episode: its last episode is truncated there")
         return lines
 
 
 def read(
     path: Path, *, env_id: str | None = None, max_episode_steps: int | None = None
 ) -> tuple[EpisodeData, Report]:
-    """Reads a file in NeoRL's layout; the values are checked by ``validation.validate``.
+    """Reads a file in NeoRL's or NeoRL2's layout; the values are checked by ``validation.validate``.
 
-    Without ``env_id`` the environment is found by the dimensions, and HalfCheetah from Walker2d by the height
-    at which episodes start; the MuJoCo environments' step limit is 1000 without ``max_episode_steps``.
-    Returns the episodes (``metadata`` holds ``env_id``, ``env_kwargs`` of the MuJoCo environments, and
-    ``imported_from``) and what was done to get them. Raises InputError: one line: the file is missing or
-    damaged, lacks an array, holds one twice or of a wrong shape; index is no list of cuts; done is set in
-    mid-episode; an episode is longer than the limit; its environment is not clear.
+    Without ``env_id`` the environment is the one that the file is named after, where its dimensions, actions
+    and first heights agree with it, else none; the MuJoCo environments' step limit is 1000 without
+    ``max_episode_steps``. Returns the episodes (``metadata`` holds ``imported_from`` and, where known,
+    ``env_id``, and ``env_kwargs`` of the MuJoCo environments) and what was done to get them. Raises
+    InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong shape;
+    index is no list of cuts; done or truncated is set in mid-episode; an episode is longer than the limit, or
+    that is unknown where only it tells whether done is a termination.
     """
     source = str(path)
     raw = _read_arrays(path, source)
     obs, next_obs, action, reward = (validation.as_float32(raw[n], f"{source}: {n}") for n in _NUMBERS)
     done = validation.as_flags(raw["done"], f"{source}: done")
-    ends, leading_zero = _ends(raw["index"], len(obs), source)
+    truncated = validation.as_flags(raw["truncated"], f"{source}: truncated") if "truncated" in raw else None
+    rows = columns.Columns(obs, action, reward, next_obs, done, source, _NAMES)
+    ends, index = _episode_ends(raw.get("index"), truncated, rows)
     starts = np.flatnonzero(np.concatenate([[True], ends[:-1]]))
-    env_id, kwargs = _environment(env_id, obs, action, starts, source)
+    env_id, kwargs, unknown = _environment(env_id, obs, action, starts, source)
     limit = max_episode_steps or (MAX_EPISODE_STEPS if kwargs else None)
-    if limit is None:
-        raise InputError(
-            f"{source}: the step limit of {env_id} is unknown; give it, as in --max_episode_steps=1000"
-        )
+    if truncated is None and limit is None:
+        wanted = f"the step limit of {env_id or 'its environment'} is unknown; give it, as in "
+        wanted = f"{unknown}; {wanted}" if unknown else wanted
+        raise InputError(f"{source}: {wanted}--max_episode_steps=1000")
     columns.check_lengths(ends, limit, source)
-    splits = _find_splits(columns.Columns(obs, action, reward, next_obs, done, source, _NAMES), ends)
-    at_limit, doubtful = _time_limits(ends, splits, limit)
+    splits, continued = columns.find_breaks(rows, ends)
+    if truncated is None:
+        assert limit is not None
+        at_limit, doubtful = _time_limits(ends, splits, limit)
+    else:
+        columns.refuse_shifted(rows, truncated, splits, continued)
+        is_gyms = done[truncated].all()  # Gym's done is set at time limits too
+        at_limit, doubtful = truncated & is_gyms, np.zeros_like(done)
     ends[list(splits)] = True
     terminated = done & ~at_limit & ~doubtful
+    cut_off = (ends & ~terminated) | (False if truncated is None else truncated)
     metadata = {
-        "env_id": env_id,
+        **({"env_id": env_id} if env_id else {}),
         "imported_from": Path(source).name,
         **({"env_kwargs": kwargs} if kwargs else {}),
     }
-    data = EpisodeData(obs, action, reward, next_obs, terminated, ends & ~terminated, source, metadata)
+    data = EpisodeData(obs, action, reward, next_obs, terminated, cut_off, source, metadata)
     report = Report(
         data=data,
         env_id=env_id,
-        leading_zero=leading_zero,
+        no_environment=unknown,
+        index=index,
+        has_truncated=truncated is not None,
         max_episode_steps=limit,
         done_at_limit=int((done & at_limit).sum()),
         splits=splits,
+        continued=continued,
+        last_row_open=index is None and truncated is not None and not (done[-1] or truncated[-1]),
         converted=columns.converted({name: raw[name] for name in _NUMBERS}),
     )
     return data, report
@@ -133,19 +163,23 @@ def _read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
         if twice:
             raise InputError(f"{source}: holds {twice[0]} twice; each array must be there once")
         missing = [name for name in _REQUIRED if name not in names]
-        if missing:
-            raise InputError(f"{source}: {missing[0]} is missing; a NeoRL file holds {', '.join(_REQUIRED)}")
+        cuts = [name for name in _CUTS if name in names]
+        if missing or not cuts:
+            raise InputError(
+                f"{source}: {missing[0] if missing else ' or '.join(_CUTS)} is missing; a NeoRL file holds "
+                f"{', '.join(_REQUIRED)}, and index or truncated"
+            )
         with np.load(path, allow_pickle=False) as archive:
-            raw: dict[str, np.ndarray] = {name: archive[name] for name in _REQUIRED}
+            raw: dict[str, np.ndarray] = {name: archive[name] for name in (*_REQUIRED, *cuts)}
     except InputError:
         raise
-    except (*_DAMAGE, MemoryError) as error:  # a damaged size may ask for any memory
-        raise InputError(
-            f"{source}: cannot be read as npz, damaged or cut short ({one_line(error)})"
-        ) from error
+    except Exception as error:  # whatever a damaged file makes of NumPy; of memory, a size may ask for any
+        raise containers.unreadable(path, source, "npz", error) from error
     num_rows = len(raw["obs"]) if raw["obs"].ndim else 0
-    for name in _REQUIRED[:-1]:
-        if name in ("reward", "done") and raw[name].ndim == 2 and raw[name].shape[1] == 1:
+    for name in raw:
+        if name == "index":
+            continue
+        if name not in _NUMBERS[:3] and raw[name].shape[1:] == (1,):
             raw[name] = raw[name][:, 0]
         columns.check_shape(raw[name].shape, 1 + (name in _NUMBERS[:3]), num_rows, f"{source}: {name}", "obs")
     if raw["next_obs"].shape != raw["obs"].shape:
@@ -153,6 +187,30 @@ def _read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
             f"{source}: next_obs has {raw['next_obs'].shape[1]} dimensions; obs have {raw['obs'].shape[1]}"
         )
     return raw
+
+
+def _episode_ends(
+    index: np.ndarray | None, truncated: np.ndarray | None, rows: columns.Columns
+) -> tuple[np.ndarray, str | None]:
+    """Which rows [N] are said to be the last of an episode, and what index holds, where there is one."""
+    if index is None:
+        assert truncated is not None
+        ends = rows.terminals | truncated
+        ends[-1] = True
+        return ends, None
+    ends, leading_zero = _ends(index, len(rows.obs), rows.source)
+    for name, flags in (("done", rows.terminals), ("truncated", truncated)):
+        loose = np.flatnonzero(flags & ~ends) if flags is not None else np.zeros(0)
+        if loose.size:
+            t = int(loose[0])
+            raise InputError(
+                f"{rows.source}: episode {int(ends[:t].sum())}: {name}[{t}] is set in mid-episode, where "
+                f"index ends no episode ({loose.size} such in all); only an episode's last row may be {name}"
+            )
+    _refuse_continued_cuts(rows, ends)
+    if leading_zero:
+        return ends, "index begins with 0: the first rows of episodes, as NeoRL's get_dataset returns it"
+    return ends, "index does not begin with 0: the rows behind episodes' last, as NeoRL's files hold it"
 
 
 def _ends(index: np.ndarray, num_rows: int, source: str) -> tuple[np.ndarray, bool]:
@@ -176,25 +234,15 @@ def _ends(index: np.ndarray, num_rows: int, source: str) -> tuple[np.ndarray, bo
     return ends, bool(cuts[0] == 0)
 
 
-def _find_splits(rows: columns.Columns, ends: np.ndarray) -> tuple[int, ...]:
-    """Rows that don't lead to the next where index has no cut; refuses wrong cuts and a wrong done."""
-    source = rows.source
-    loose = np.flatnonzero(rows.terminals & ~ends)
-    if loose.size:
-        t = int(loose[0])
-        raise InputError(
-            f"{source}: episode {int(ends[:t].sum())}: done[{t}] is set in mid-episode, where index ends no "
-            f"episode ({loose.size} such in all); only an episode's last row may be done"
-        )
+def _refuse_continued_cuts(rows: columns.Columns, ends: np.ndarray) -> None:
     assert rows.next_obs is not None
     wrong = np.flatnonzero(validation.follows(rows.obs, rows.next_obs) & ends[:-1])
     if wrong.size:
         t = int(wrong[0])
         raise InputError(
-            f"{source}: index cuts at row {t + 1}, but obs[{t + 1}] goes on from next_obs[{t}] ({wrong.size} "
-            f"such in all); must hold the first rows of episodes"
+            f"{rows.source}: index cuts at row {t + 1}, but obs[{t + 1}] goes on from next_obs[{t}] "
+            f"({wrong.size} such in all); must hold the first rows of episodes"
         )
-    return columns.find_breaks(rows, ends)[0]
 
 
 def _time_limits(ends: np.ndarray, splits: tuple[int, ...], limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -208,31 +256,35 @@ def _time_limits(ends: np.ndarray, splits: tuple[int, ...], limit: int) -> tuple
 
 def _environment(
     env_id: str | None, obs: np.ndarray, action: np.ndarray, starts: np.ndarray, source: str
-) -> tuple[str, dict[str, Any]]:
-    """Gymnasium id and arguments of the file's environment."""
+) -> tuple[str | None, dict[str, Any], str]:
+    """Gymnasium id and arguments of the file's environment, and why it has none."""
     dims = (obs.shape[1], action.shape[1])
     if env_id is not None:
         name, _, version = env_id.rpartition("-v")
         if name not in _ENVIRONMENTS:
-            return env_id, {}
+            return env_id, {}, ""
         if dims != _ENVIRONMENTS[name][:2]:
             raise InputError(
                 f"{source}: obs has {dims[0]} and action {dims[1]} dimensions; NeoRL's {name}, with the x "
                 f"position, has {_ENVIRONMENTS[name][0]} and {_ENVIRONMENTS[name][1]}"
             )
-        return f"{name}-v{4 if version in ('2', '3') else version}", _KWARGS
-    height = float(np.median(obs[starts, 1])) if dims[0] > 1 else 0.0
-    fitting = [name for name, (*d, h) in _ENVIRONMENTS.items() if dims == tuple(d) and abs(height - h) < 0.2]
-    if len(fitting) != 1:
-        raise InputError(
-            f"{source}: obs has {dims[0]} and action {dims[1]} dimensions, and episodes start at obs[1] = "
-            f"{height:.3g}: none of NeoRL's {', '.join(_ENVIRONMENTS)}; say which, as in --env_id=Hopper-v4"
-        )
-    named = re.search("|".join(_ENVIRONMENTS), Path(source).name)
-    if named and named.group() != fitting[0]:
-        raise InputError(
-            f"{source}: named after {named.group()}, but its rows are {fitting[0]}'s ({dims[0]} dimensions, "
-            f"episodes start at obs[1] = {height:.3g}); rename it, or say which, as in "
-            f"--env_id={fitting[0]}-v4"
-        )
-    return f"{fitting[0]}-v4", _KWARGS
+        return f"{name}-v{4 if version in ('2', '3') else version}", _KWARGS, ""
+    first = re.split(r"[^a-z0-9]", Path(source).stem.lower())[0]  # of Hopper-v3-low-1000-train-noise
+    name = next((name for name in _ENVIRONMENTS if name.lower() == first), None)
+    if name is None:
+        return None, {}, f"the file is not named after NeoRL's {', '.join(_ENVIRONMENTS)}"
+    obs_dim, action_dim, height = _ENVIRONMENTS[name]
+    if dims != (obs_dim, action_dim):
+        return None, {}, (
+            f"the file is named after {name}, but obs has {dims[0]} and action {dims[1]} dimensions, where "
+            f"NeoRL's {name} has {obs_dim} and {action_dim}"
+        )  # fmt: skip
+    start, largest = float(np.median(obs[starts, 1])), float(np.abs(action).max())
+    if not abs(start - height) < _HEIGHT_RANGE:
+        return None, {}, (
+            f"the file is named after {name}, but episodes start at obs[1] = {start:.3g}, where {name} is at "
+            f"{height:g}"
+        )  # fmt: skip
+    if not largest <= 1 + validation.ACTION_TOLERANCE:
+        return None, {}, f"the file is named after {name}, whose actions lie within +-1, not +-{largest:.3g}"
+    return f"{name}-v4", _KWARGS, ""

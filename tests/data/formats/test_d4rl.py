@@ -199,7 +199,8 @@ def test_environment_from_flag_or_file(path):
     ("name", "change", "expected"),
     [
         ("rewards", lambda x: x[:-1], "rewards has 13 rows; must have as many as observations, 14"),
-        ("rewards", lambda x: x[:, None], "rewards has shape (14, 1); must be [N]"),
+        ("rewards", lambda x: np.stack([x, x], 1), "rewards has shape (14, 2); must be [N]"),
+        ("terminals", lambda x: x[None], "terminals has shape (1, 14); must be [N]"),
         ("actions", lambda x: x[:, 0], "actions has shape (14,); must be [N, dimension]"),
         ("next_observations", lambda x: x[:, 1:], "next_observations has 2 dimensions; observations have 3"),
         ("terminals", lambda x: x + 1.5, "terminals[0] is 1.5; must be 0 or 1"),
@@ -228,8 +229,17 @@ def test_empty_missing_and_damaged_files(path, tmp_path):
     write(path, arrays(make_data((300,))))
     os.truncate(path, path.stat().st_size // 2)
     assert "cannot be read as HDF5, damaged or cut short" in error_line(d4rl.read, path)
-    path.write_text("not HDF5")
+    path.write_bytes(b"\x89HDF but no more")
     assert "cannot be read as HDF5, damaged or cut short" in error_line(d4rl.read, path)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [("rewards",), ("terminals", "timeouts"), ("rewards", "terminals", "timeouts")],
+)
+def test_columns_are_squeezed(path, columns):
+    contents = {name: x[:, None] if name in columns else x for name, x in arrays(DATA).items()}
+    assert_same_bits(d4rl.read(write(path, contents))[0], DATA)
 
 
 def test_non_finite_values_name_file_episode_and_field(path):

@@ -53,9 +53,9 @@ D4RL = {
         {"rewards": DATA.reward[:-1]},
         "rewards has 14 rows; must have as many as observations, 15",
     ),
-    "a column": (
-        {"rewards": DATA.reward[:, None]},
-        "rewards has shape (15, 1); must be [N]",
+    "two columns": (
+        {"rewards": np.stack([DATA.reward] * 2, 1)},
+        "rewards has shape (15, 2); must be [N]",
     ),
     "other dimensions in next_observations": (
         {"next_observations": DATA.next_obs[:, 1:]},
@@ -156,7 +156,8 @@ NEORL_ARRAYS = {
 NEORL = {
     "no index": (
         {"index": None},
-        "index is missing; a NeoRL file holds obs, next_obs, action, reward, done, index",
+        "index or truncated is missing; a NeoRL file holds obs, next_obs, action, reward, done, and index or "
+        "truncated",
     ),
     "index of fractions": (
         {"index": ENDS + 0.5},
@@ -219,20 +220,20 @@ def test_neorl_episodes_longer_than_the_step_limit(tmp_path):
 
 def test_neorl_environments_that_cannot_be(tmp_path):
     path = write_neorl(tmp_path / "file.npz", {})
+    limit = "the step limit of its environment is unknown; give it, as in --max_episode_steps=1000"
     assert error_line(neorl.read, path) == (
-        f"{path}: obs has 3 and action 2 dimensions, and episodes start at obs[1] = "
-        f"{np.median(DATA.obs[[0, 4, 7, 12], 1]):.3g}: none of NeoRL's Hopper, HalfCheetah, Walker2d; say "
-        f"which, as in --env_id=Hopper-v4"
+        f"{path}: the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d; {limit}"
     )
     obs = np.zeros((15, 18), np.float32)
     obs[:, 0] = np.arange(15)  # where it is; the height stays 0
-    as_cheetah = {"obs": obs, "next_obs": obs + np.eye(1, 18, dtype=np.float32), "action": obs[:, :6]}
+    as_cheetah = {"obs": obs, "next_obs": obs + np.eye(1, 18, dtype=np.float32), "action": obs[:, :6] / 20}
     changes = {**as_cheetah, "index": np.array([15]), "done": np.zeros(15)}
-    assert neorl.read(write_neorl(tmp_path / "file.npz", changes))[0].metadata["env_id"] == "HalfCheetah-v4"
+    cheetah = write_neorl(tmp_path / "HalfCheetah-v3-low-10-train.npz", changes)
+    assert neorl.read(cheetah)[0].metadata["env_id"] == "HalfCheetah-v4"
     path = write_neorl(tmp_path / "Walker2d-v3-low-10-train.npz", changes)
     assert error_line(neorl.read, path) == (
-        f"{path}: named after Walker2d, but its rows are HalfCheetah's (18 dimensions, episodes start at "
-        f"obs[1] = 0); rename it, or say which, as in --env_id=HalfCheetah-v4"
+        f"{path}: the file is named after Walker2d, but episodes start at obs[1] = 0, where Walker2d is at "
+        f"1.25; {limit}"
     )
 
 
@@ -337,21 +338,21 @@ def test_minari_metadata(kind, store):
     [
         (
             {"observation_space": space(a={"type": "Box"}, mode={"type": "Discrete", "n": 3})},
-            "observation_space['mode'] is Discrete; must be Box, or a Dict of nothing but Box",
+            "observations['mode'] are Discrete(3); only Box, or a Dict of nothing but Box, will do",
         ),
         (
             {"observation_space": '{"type": "Tuple"}'},
-            "observation_space is Tuple; must be Box, or a Dict of nothing but Box",
+            "observations are Tuple; only Box, or a Dict of nothing but Box, will do",
         ),
-        ({"observation_space": "[]"}, "observation_space cannot be read (list indices must be integers or "
-         "slices, not str)"),
-        ({"action_space": space()}, "action_space is Dict; must be Box, a vector of numbers"),
+        ({"observation_space": "[]"}, "metadata: observation_space cannot be read (list indices must be "
+         "integers or slices, not str)"),
+        ({"action_space": space()}, "actions are Dict; only Box, a vector of numbers, will do"),
     ],
 )  # fmt: skip
 def test_minari_spaces(spaces, line, store):
     path = store / "metadata.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **spaces}))
-    assert error_line(minari_io.load, ID) == f"{ID} ({store / 'main_data.hdf5'}): metadata: {line}"
+    assert error_line(minari_io.load, ID) == f"{ID} ({store / 'main_data.hdf5'}): {line}"
 
 
 # --- harmless ---

@@ -50,12 +50,13 @@ def write(path: Path, arrays: dict[str, np.ndarray], **changes: np.ndarray | Non
 
 @pytest.fixture
 def path(tmp_path) -> Path:
-    return tmp_path / "data.npz"
+    return tmp_path / "Hopper-v3-low-6-train.npz"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_real_environments_round_trip_bit_for_bit(name, path, tmp_path):
+def test_real_environments_round_trip_bit_for_bit(name, tmp_path):
     arrays = roll_out(name, 3)
+    path = tmp_path / f"{name}-v3-low-3-train-noise.npz"
     data, report = neorl.read(write(path, arrays))
     minari_io.save(data, "neorl/file-v0", env_id=report.env_id, root=tmp_path)
     loaded = minari_io.load("neorl/file-v0", root=tmp_path)
@@ -133,13 +134,112 @@ def test_the_environment_can_be_given(path, hopper):
         assert data.metadata["env_id"] == kept
     write(path, hopper)
     data, _ = neorl.read(path, env_id="Mine-v0", max_episode_steps=500)
-    assert data.metadata == {"env_id": "Mine-v0", "imported_from": "data.npz"}
+    assert data.metadata == {"env_id": "Mine-v0", "imported_from": path.name}
     assert error_line(neorl.read, path, env_id="Mine-v0") == (
         f"{path}: the step limit of Mine-v0 is unknown; give it, as in --max_episode_steps=1000"
     )
     assert error_line(neorl.read, path, env_id="Walker2d-v3") == (
         f"{path}: obs has 12 and action 3 dimensions; NeoRL's Walker2d, with the x position, has 18 and 6"
     )
+
+
+def as_neorl2(arrays: dict[str, np.ndarray], truncated: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
+    """The same rows as NeoRL2 stores them: flat columns, done is a termination, no index."""
+    ends = arrays["index"] - 1
+    cut_off = np.zeros(len(arrays["obs"]), np.float32)
+    cut_off[ends[list(truncated)]] = 1
+    done = np.zeros_like(cut_off)
+    done[ends] = 1
+    flat = {"reward": arrays["reward"][:, 0], "done": done * (1 - cut_off), "truncated": cut_off}
+    return {name: array for name, array in {**arrays, **flat}.items() if name != "index"}
+
+
+@pytest.mark.parametrize("truncated", [(), (1, 4), (0, 1, 2, 3, 4, 5)])
+def test_neorl2_is_cut_at_done_or_truncated(path, hopper, truncated):
+    data, report = neorl.read(write(path, as_neorl2(hopper, truncated)))
+    ends = hopper["index"] - 1
+    assert data.episode_ends.tolist() == ends.tolist()
+    assert data.truncated[ends].tolist() == [i in truncated for i in range(6)]
+    assert data.terminated[ends].tolist() == [i not in truncated for i in range(6)]
+    assert data.obs.tobytes() == hopper["obs"].tobytes()
+    validation.validate(data)
+    assert (report.env_id, len(report.lines())) == ("Hopper-v4", 1)
+
+
+def test_done_at_each_truncated_row_is_gyms(path, hopper):
+    arrays = as_neorl2(hopper, (1, 4))
+    data, report = neorl.read(write(path, arrays, done=arrays["done"] + arrays["truncated"]))
+    assert_same_bits(data, neorl.read(write(path, arrays))[0])
+    assert report.lines()[1:] == [
+        "done is set at each of the 2 truncated rows, as Gym's was: stored as truncated, not terminated"
+    ]
+
+
+def test_index_and_truncated_agree_or_are_refused(path, hopper):
+    arrays = {**as_neorl2(hopper, (1,)), "index": hopper["index"]}
+    assert_same_bits(neorl.read(write(path, arrays))[0], neorl.read(write(path, arrays, index=None))[0])
+    row = int(hopper["index"][0]) - 3
+    arrays["truncated"][row] = 1
+    assert error_line(neorl.read, path.with_name(write(path, arrays).name)) == (
+        f"{path}: episode 0: truncated[{row}] is set in mid-episode, where index ends no episode (1 such in "
+        f"all); only an episode's last row may be truncated"
+    )
+
+
+def test_truncated_rows_that_are_one_off_or_missing(path, hopper):
+    arrays = as_neorl2(hopper, (0, 1, 2, 3, 4, 5))
+    assert "is set one row before an episode's end: next_obs[" in error_line(
+        neorl.read, write(path, arrays, truncated=np.roll(arrays["truncated"], -1))
+    )
+    without = np.where(np.arange(len(arrays["truncated"])) == hopper["index"][-1] - 1, 0, arrays["truncated"])
+    data, report = neorl.read(write(path, arrays, truncated=without))
+    assert data.truncated[-1]
+    assert report.lines()[1:] == ["the file ends in mid-episode: its last episode is truncated there"]
+
+
+OTHERS = {  # file -> changes of NeoRL's Hopper, why it is not taken for one
+    "SafetyHalfCheetah-high-2-val.npz": (
+        {},
+        "the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d",
+    ),
+    "Safety_Hopper-high.npz": ({}, "the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d"),
+    "RandomFrictionHopper-high-2-val.npz": (
+        {},
+        "the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d",
+    ),
+    "Walker2d-v3-low.npz": (
+        {},
+        "the file is named after Walker2d, but obs has 12 and action 3 dimensions, where NeoRL's Walker2d "
+        "has 18 and 6",
+    ),
+    "Hopper-v3-flat.npz": (
+        {"obs": lambda x: x - 1, "next_obs": lambda x: x - 1},
+        "the file is named after Hopper, but episodes start at obs[1] = 0.25, where Hopper is at 1.25",
+    ),
+    "hopper-strong.npz": (
+        {"action": lambda x: 4 * x / np.abs(x).max()},
+        "the file is named after Hopper, whose actions lie within +-1, not +-4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_environments_are_stored_without_one(name, hopper, tmp_path):
+    changes, why = OTHERS[name]
+    arrays = as_neorl2(hopper)
+    path = write(tmp_path / name, {k: changes.get(k, lambda x: x)(v) for k, v in arrays.items()})
+    data, report = neorl.read(path)
+    assert data.metadata == {"imported_from": name}
+    assert report.env_id is None
+    assert report.lines()[0].startswith(f"read {len(data.obs)} rows of {path} (no environment): ")
+    line = report.lines()[1].replace("0.251", "0.25").replace("0.249", "0.25")
+    assert line == (
+        f"stored without an environment: {why}; where one is registered with Gymnasium, --env_id names it"
+    )
+    minari_io.save(data, "neorl/other-v0", env_id=None, action_low=-4, action_high=4, root=tmp_path)
+    loaded = minari_io.load("neorl/other-v0", root=tmp_path)
+    assert_same_bits(data, loaded)
+    assert not {"env_id", "env_spec", "env_kwargs"} & set(loaded.metadata)
 
 
 def test_archives_that_cannot_be_read(path, hopper, tmp_path):
