@@ -99,24 +99,34 @@ def test_a_swept_member_s_run_equals_its_own(side_by_side, tmp_path: Path) -> No
 def test_batches_give_what_all_at_once_gives(
     side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Batches that split a seed's members; at the end their results are shown and drawn as one."""
+    """Batches that split a seed's members, stopped before the first; their results are shown as one."""
     config, folder, result = side_by_side
     in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=1)
+
+    def stopped(*_):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "run_batches", stopped)
+        with pytest.raises(Stop):
+            offline.run(in_batches)
+    own = run_folder(in_batches)
+    capsys.readouterr()
     drawn: list[dict[str, float]] = []
     draw = curves.draw
     monkeypatch.setattr(curves, "draw", lambda *args: (drawn.append(args[5]), draw(*args))[1])
-    ours = offline.run(in_batches)
+    ours = offline.resume(str(own))
+    assert RunFolder.open(own).batch_size == 1
     table = capsys.readouterr().out.split("batch 3:")[1].split("return in the real environment")[2]
     assert table.count(" learned ") == 4 + 2  # the members, and each setting's mean
     assert drawn[-1].keys() == {"dataset mean", "behaviour cloning"}
     assert ours["wall_clock"]["total"] == pytest.approx(
-        sum(offline_part["wall_clock"]["total"] for offline_part in results_of_parts(run_folder(in_batches)))
+        sum(offline_part["wall_clock"]["total"] for offline_part in results_of_parts(own))
     )
-    times = [row["time"]["total"] for row in RunFolder.open(run_folder(in_batches)).read_metrics()]
+    times = [row["time"]["total"] for row in RunFolder.open(own).read_metrics()]
     assert times == sorted(times)
     assert ours["wall_clock"]["total"] >= times[-1] > 0.5 * ours["wall_clock"]["total"]  # of four batches
     assert without_clock(ours) == without_clock(result)
-    own = run_folder(in_batches)
     for name in ("metrics.jsonl", "eval.jsonl"):
         assert lines(own / name) == lines(folder / name)
     assert points(own / "tensorboard") == points(folder / "tensorboard")
@@ -131,53 +141,28 @@ def test_batches_give_what_all_at_once_gives(
 
 
 @pytest.mark.bitwise
-def test_a_stopped_batch_is_taken_up_again(
-    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, _, result = side_by_side
-    in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=2)
-    with monkeypatch.context() as patch:
-        stop_behind(patch, "train", 1, batch="1")
-        with pytest.raises(Stop):
-            offline.run(in_batches)
-    folder = run_folder(in_batches)
-    assert not (folder / "result.json").exists()
-    before = (folder / "batches" / "0" / "result.json").stat().st_mtime_ns
-    assert without_clock(offline.resume(str(folder))) == without_clock(result)
-    assert (folder / "batches" / "0" / "result.json").stat().st_mtime_ns == before
-
-
-@pytest.mark.bitwise
-def test_killed_before_its_first_batch_a_run_is_still_trained_in_batches(
-    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, _, result = side_by_side
-    in_batches = dataclasses.replace(config, workdir=str(tmp_path), members_per_batch=2)
-
-    def killed(*_):
-        raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(driver, "run_batches", killed)
-        with pytest.raises(Stop):
-            offline.run(in_batches)
-    folder = run_folder(in_batches)
-    assert without_clock(offline.resume(str(folder))) == without_clock(result)
-    assert RunFolder.open(folder).batch_size == 2
-
-
-@pytest.mark.bitwise
-def test_memory_chooses_the_batch(
-    side_by_side, needs: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_memory_chooses_the_batch_and_a_stopped_one_is_taken_up_again(
+    side_by_side,
+    needs: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Half of what all members need is enough for two of them at a time."""
     config, _, result = side_by_side
     limit = 0.75 * max(needs) / 2**30
-    small = dataclasses.replace(config, workdir=str(tmp_path / "some"), memory_limit_gib=limit)
-    ours = offline.run(small)
-    assert without_clock(ours) == without_clock(result)
+    small = dataclasses.replace(config, workdir=str(tmp_path), memory_limit_gib=limit)
+    with monkeypatch.context() as patch:
+        stop_behind(patch, "train", 1, batch="1")
+        with pytest.raises(Stop):
+            offline.run(small)
     assert "4 members at a time: memory: about" in capsys.readouterr().out
-    assert RunFolder.open(run_folder(small)).batch_size == 2
+    folder = run_folder(small)
+    assert RunFolder.open(folder).batch_size == 2
+    assert not (folder / "result.json").exists()
+    before = (folder / "batches" / "0" / "result.json").stat().st_mtime_ns
+    assert without_clock(offline.resume(str(folder))) == without_clock(result)
+    assert (folder / "batches" / "0" / "result.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

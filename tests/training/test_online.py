@@ -55,7 +55,8 @@ finished = functools.cache(run_to_its_end)
 
 
 def restore(loop: OnlineLoop, saved: Saved, num_steps: int) -> None:
-    loop.restore(Restored("train", num_steps, saved, {}))
+    nothing_pending = {"loop": {"updates": [], "model": []}}
+    loop.restore(Restored("train", num_steps, saved, nothing_pending))
 
 
 def assert_equal(ours: Any, theirs: Any, index: tuple = (...,), other: tuple = (...,)) -> None:
