@@ -163,7 +163,7 @@ def test_a_fit_learns_known_dynamics(fitted, linear):
     """Every k steps ahead the error is a small part of how far the state has moved."""
     model, epochs = fitted
     assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
-    assert (model.name, model.max_backtrack) == ("adm", 3)
+    assert (repr(model), model.max_backtrack) == ("Model(name='adm')", 3)
     starts = np.arange(0, 2_000, 50)
     found = model.predict(linear["observations"][starts], actions_from(linear, starts, 3))
     for k in range(3):
@@ -286,6 +286,12 @@ def test_what_a_run_lacks_is_one_line(run, tmp_path):
         adm_jax.evaluate(lambda obs: obs[:, :3], "Hopper-v4", episodes=0)
     with pytest.raises(InputError, match="holds no run"):
         adm_jax.load_run(tmp_path)
+    for function in (adm_jax.train_online, lambda env: adm_jax.evaluate(None, env)):
+        with pytest.raises(InputError, match=r"no environment 'Hoper-v4'; import .*; task: .*one of hopper"):
+            function("Hoper-v4")
+    with pytest.raises(InputError, match=r"obs: has shape \(2, 4\); must be \(\.\.\., 11\)"):
+        adm_jax.evaluate(run.policy(0), "InvertedPendulum-v4")
+    assert repr(run) == f"Run('{run.path}')"
 
 
 def test_an_environment_by_its_id_is_learned_in(tmp_path, monkeypatch):
@@ -293,7 +299,7 @@ def test_an_environment_by_its_id_is_learned_in(tmp_path, monkeypatch):
         "test/Slide-v0", entry_point="gymnasium.envs.mujoco.inverted_pendulum_v4:InvertedPendulumEnv",
         max_episode_steps=20,
     )  # fmt: skip
-    with pytest.raises(InputError, match="termination: what terminates test/Slide-v0 is not known"):
+    with pytest.raises(InputError, match="what terminates test/Slide-v0 is not known; give never, another"):
         adm_jax.train_online("test/Slide-v0")
     settings = {
         "num_steps": 60,
@@ -306,6 +312,10 @@ def test_an_environment_by_its_id_is_learned_in(tmp_path, monkeypatch):
     run = adm_jax.train_online("test/Slide-v0", dynamics="none", workdir=str(tmp_path), **settings)
     assert run.evaluations["train"]["eval/return"].shape[1:] == (1, 1)
     assert run.policy()(np.zeros(4)).shape == (1,)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.delitem(gymnasium.registry, "test/Slide-v0")
+        with pytest.raises(InputError, match=r"environment test/Slide-v0: .*; import the package that reg"):
+            run.policy()
     # in another process, which has registered the environment, nothing knows of the task
     folder = stopped_before_its_end(run, tmp_path / "run")
     monkeypatch.delitem(registry._TASKS, "test-Slide-v0")

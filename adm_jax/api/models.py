@@ -33,24 +33,41 @@ class KStepPrediction(NamedTuple):
     ``mean``, ``reward`` and ``uncertainty`` are over all units U that predict a state: of an any-step model
     they are its backtracking lengths, so that ``unit_means[:, k - 1, k - 1]`` is the prediction from ``obs``
     itself, of k actions at once, for k up to m; of an ensemble its networks.
+
+    Attributes:
+      mean: [B, K, D], the states.
+      sample: [B, K, D], what was fed back to the model.
+      reward: [B, K].
+      uncertainty: [B, K]; a spread of the units' means is 0 where one unit alone predicts, as it does an
+        any-step model's first state.
+      unit_means: [B, K, U, D + 1], of next observation and reward.
+      unit_stds: [B, K, U, D + 1].
+      valid: [B, K, U] bool, which units there are.
     """
 
-    mean: Array  # [B, K, D]
-    sample: Array  # [B, K, D], what was fed back to the model
-    reward: Array  # [B, K]
-    uncertainty: Array  # [B, K]
-    unit_means: Array  # [B, K, U, D + 1], of next observation and reward
-    unit_stds: Array  # [B, K, U, D + 1]
-    valid: Array  # [B, K, U] bool: which units there are
+    mean: Array
+    sample: Array
+    reward: Array
+    uncertainty: Array
+    unit_means: Array
+    unit_stds: Array
+    valid: Array
 
 
 class Trajectories(NamedTuple):
-    """Roll-outs of a policy in a model."""
+    """Roll-outs of a policy in a model.
 
-    obs: Array  # [B, L + 1, D]
-    action: Array  # [B, L, A]
-    reward: Array  # [B, L]
-    uncertainty: Array  # [B, L]
+    Attributes:
+      obs: [B, L + 1, D], with the start.
+      action: [B, L, A].
+      reward: [B, L].
+      uncertainty: [B, L].
+    """
+
+    obs: Array
+    action: Array
+    reward: Array
+    uncertainty: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +81,8 @@ class Model:
     """
 
     name: str
-    dynamics: Dynamics
-    params: ModelParams
+    dynamics: Dynamics = dataclasses.field(repr=False)
+    params: ModelParams = dataclasses.field(repr=False)
 
     @property
     def max_backtrack(self) -> int:
@@ -86,7 +103,7 @@ class Model:
         Returns:
           Predictions [B, K, ...]; [K, ...] of one state.
         """
-        obs, actions = _floats("obs", obs), _floats("actions", actions)
+        obs, actions = floats("obs", obs), floats("actions", actions)
         single = obs.ndim == 1
         if single:
             obs, actions = obs[None], actions[None]
@@ -114,7 +131,7 @@ class Model:
           uncertainty: as in ``predict``.
           seed: of the samples.
         """
-        start, normalizer = _floats("start", start), self.params.normalizer
+        start, normalizer = floats("start", start), self.params.normalizer
         self._require("start", start, (-1, normalizer.obs_mean.shape[-1]))
         require_whole("length", length, low=1)
         require_whole("seed", seed)
@@ -150,7 +167,8 @@ class Model:
             raise InputError(f"{name}: has shape {array.shape}; must be ({wanted})")
 
 
-def _floats(name: str, values: Any) -> Array:
+def floats(name: str, values: Any) -> Array:
+    """Numbers as float32. Raises InputError: they are none."""
     try:
         return jnp.asarray(values, jnp.float32)
     except (TypeError, ValueError) as error:
@@ -222,7 +240,7 @@ def fit(
       dataset: what ``load_dataset`` reads.
       dynamics: a registered model.
       seed: of parameters and minibatches.
-      on_epoch: sees every epoch's metrics.
+      on_epoch: called with every epoch, for its ``number`` and ``metrics``; a fit prints nothing itself.
       **settings: of the fit and of the model, such as ``fit_max_epochs`` or ``max_backtrack``.
 
     Raises:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.api.datasets import READERS, load_dataset
-from adm_jax.api.models import Model, Policy, require_whole
+from adm_jax.api.models import Model, Policy, floats, require_whole
 from adm_jax.config import (
     OfflineConfig,
     OnlineConfig,
@@ -59,12 +59,10 @@ def train_online(env: str, *, termination: str | None = None, **settings: Any) -
         observations [..., D] to booleans [...]. SAC (``dynamics="none"``) needs none.
       **settings: any of ``OnlineConfig``.
     """
-    if not isinstance(env, str):
-        raise InputError(f"env: {env!r} is no text; give a task or the id of a Gymnasium environment")
+    named = _names_task(env)
     if termination is not None:
         settings["termination"] = termination
-    known = env in TASKS or not environment.is_registered(env)
-    task = env if known else _task_of(env, termination, settings.get("dynamics")).name
+    task = env if named else _task_of(env, termination, settings.get("dynamics")).name
     folder, _ = driver.run_in(online_config_for_task(task, **settings), online.plan)
     return Run(folder)
 
@@ -98,12 +96,30 @@ def _is_task(name: str) -> bool:
     return name in TASKS or is_reference(name)
 
 
+def _names_task(env: str) -> bool:
+    """Whether ``env`` is a task's name, not an environment's id. Raises InputError: it is neither."""
+    if not isinstance(env, str):
+        raise InputError(f"env: {env!r} is no text; give a task or the id of a Gymnasium environment")
+    if _is_task(env):
+        return True
+    environment.register_robotics(env)
+    if not environment.is_registered(env):
+        try:
+            get_task(env)
+        except InputError as error:
+            raise InputError(
+                f"env: Gymnasium knows no environment {env!r}; import the package that registers it first; "
+                f"{error}"
+            ) from None
+    return False
+
+
 def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task:
     """A task of an environment that Gymnasium knows."""
     if termination is None and dynamics != MODEL_FREE:
         raise InputError(
-            f"termination: what terminates {env_id} is not known; give a name or module:function, or "
-            "dynamics=none"
+            f"termination: what terminates {env_id} is not known; give never, another name or "
+            "module:function, or dynamics=none"
         )
     obs_dim, action_dim = environment.dims(env_id)
     return register_task(
@@ -129,6 +145,9 @@ class Run:
     def __init__(self, folder: RunFolder):
         """Opens nothing yet."""
         self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
 
     @property
     def path(self) -> Path:
@@ -173,15 +192,22 @@ class Run:
           seed: whose; may be left out where there is one member.
           deterministic: its mode, else samples, the same for the same observations.
           **swept: the settings of the member, where some were swept.
+
+        Raises:
+          InputError: the run has no such member, or nobody has registered its environment, whose bounds the
+            actions keep to; of the policy: the observations are not the environment's.
         """
         with contextlib.closing(environment.make_env(self._env())) as made:
             low, high = environment.action_bounds(made)
+            obs_dim = environment.obs_dim(made)
         scale = environment.action_scale(self._env())
         found = policies_of_run(self.path, scale)[self.members.index(self._member(seed, swept))]
         act = jax.jit(action_fn(found.kind, low, high, deterministic=deterministic))
 
         def policy(obs: Any) -> Array:
-            obs = jnp.asarray(obs, jnp.float32)
+            obs = floats("obs", obs)
+            if obs.shape[-1:] != (obs_dim,):
+                raise InputError(f"obs: has shape {obs.shape}; must be (..., {obs_dim})")
             rows = obs.reshape(-1, obs.shape[-1])
             return act(found.params, rows, jax.random.key(0)).reshape(*obs.shape[:-1], -1)
 
@@ -262,9 +288,7 @@ def evaluate(
     Returns:
       ``returns`` and ``lengths`` [E], ``discounted`` [E, 1], ``after`` [E, 0].
     """
-    if not isinstance(env, str):
-        raise InputError(f"env: {env!r} is no text; give a task or the id of a Gymnasium environment")
-    spec = get_task(env).env if env in TASKS or not environment.is_registered(env) else env
+    spec = get_task(env).env if _names_task(env) else env
     for name, value, low in (("episodes", episodes, 1), ("seed", seed, 0), ("evaluation", evaluation, 0)):
         require_whole(name, value, low)
     dims = environment.dims(spec)

@@ -139,7 +139,7 @@ def check_leaf(name: str, annotation: Any, value: Any, metadata: Mapping[str, An
         return
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, tuple):
-            raise InputError(f"{name}: {value!r} is not a tuple")
+            raise InputError(f"{name}: {value!r} is not a tuple; write one value as (x,), two as (x, y)")
         for item in value:
             check_leaf(name, typing.get_args(kind)[0], item, metadata)
         return

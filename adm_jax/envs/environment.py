@@ -47,7 +47,10 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
     if not all(isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 for space in spaces):
         raise InputError(f"environment {spec.env_id}: observations and actions must be vectors, got {spaces}")
     if step_limit(made) is None:
-        raise InputError(f"environment {spec.env_id}: it has no step limit, so its episodes need never end")
+        raise InputError(
+            f"environment {spec.env_id}: it has no step limit, so its episodes need never end; register it "
+            "with max_episode_steps"
+        )
     return made if spec.obs_limit is None else FirstEntries(made, spec.obs_limit)
 
 
@@ -61,7 +64,10 @@ def _make(spec: EnvSpec) -> gymnasium.Env:
             return gymnasium.make(whole, disable_env_checker=True)
         return gymnasium.make(spec.env_id, **{"disable_env_checker": True, **spec.kwargs})
     except (gymnasium.error.Error, TypeError, ImportError) as error:
-        raise InputError(f"environment {spec.env_id}: {str(error).splitlines()[0]}") from error
+        text = str(error).splitlines()[0]
+        if not is_registered(spec.env_id):
+            text = f"{text.rstrip('.')}; import the package that registers it first"
+        raise InputError(f"environment {spec.env_id}: {text}") from error
 
 
 def register_robotics(env_id: str, maker: str = "", wanted_by: str = "") -> None:

@@ -66,7 +66,10 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
     limit = metadata.get("obs_limit")
     if metadata.get("env_spec") is None:
         if not metadata.get("env_id"):
-            raise InputError(f"{source}: names no environment; give --task=<name> of a registered one")
+            raise InputError(
+                f"{source}: names no environment; give --task=<name> of a registered one, or arrays to "
+                "load_dataset with env_id"
+            )
         if metadata.get("env_kwargs", {}) is None:
             raise InputError(
                 f"{source}: the arguments of its environment {metadata['env_id']} could not be stored with "

@@ -60,7 +60,7 @@ def test_lists_of_json_become_tuples():
         ({"seeds": (-1,)}, "seeds: -1 is out of range"),
         ({"seeds": (2**32,)}, "seeds: 4294967296 is out of range"),
         ({"seeds": (0.5,)}, "seeds: 0.5 is not of type int"),
-        ({"seeds": "01"}, "seeds: '01' is not a tuple"),
+        ({"seeds": "01"}, "seeds: '01' is not a tuple; write one value as (x,)"),
         ({"memory_limit_gib": 0.0}, "memory_limit_gib: 0.0 is out of range; above 0.0"),
         ({"target_entropy": -3.0}, "target_entropy: has no effect without auto_entropy"),
         ({"entropy_lr": 1e-3}, "entropy_lr: has no effect without auto_entropy"),

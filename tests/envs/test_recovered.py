@@ -218,7 +218,9 @@ def test_environments_that_cannot_be_recovered(goals):
     damaged = dataclasses.replace(goals, metadata={"env_spec": "{"})
     assert line(damaged).startswith("metadata: env_spec cannot be read (Expecting property name")
     unnamed = dataclasses.replace(goals, metadata={})
-    assert line(unnamed) == "names no environment; give --task=<name> of a registered one"
+    assert line(unnamed) == (
+        "names no environment; give --task=<name> of a registered one, or arrays to load_dataset with env_id"
+    )
 
 
 @pytest.mark.parametrize("env_id", ["PointMaze_UMaze-v3", "FetchReach-v4"])
