@@ -63,7 +63,7 @@ def run(chosen: Options) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    report.refuse_arguments(argv)
+    del argv
     chosen = options.from_flags()
     with matmul_precision(chosen.matmul_precision):
         run(chosen)

@@ -86,4 +86,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_integer("until", None, "environment steps, with warm-up, of the last evaluation that counts")
     flags.DEFINE_list("at", [], "environment steps, with warm-up, of the evaluations that have a column")
-    report.start(main)
+    report.start(main, takes_files=True)

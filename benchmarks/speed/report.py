@@ -96,7 +96,7 @@ def launch(run: Callable[[Options], dict[str, Any]]) -> None:
     """A benchmark's command line: flags to options, the result printed and, with ``--json``, written."""
 
     def main(argv: list[str]) -> None:
-        refuse_arguments(argv)
+        del argv
         chosen = options.from_flags()
         with matmul_precision(chosen.matmul_precision):
             environment = measure.environment()
@@ -110,17 +110,16 @@ def launch(run: Callable[[Options], dict[str, Any]]) -> None:
     start(main)
 
 
-def refuse_arguments(argv: list[str]) -> None:
-    """Raises InputError for what is no flag."""
-    if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; flags look like --name=value")
+def start(main: Callable[[list[str]], None], takes_files: bool = False) -> None:
+    """Runs ``main`` under absl; what a user got wrong is one line on stderr and exit code 2.
 
-
-def start(main: Callable[[list[str]], None]) -> None:
-    """Runs ``main`` under absl; what a user got wrong is one line on stderr and exit code 2."""
+    Words that are no flags are refused, unless ``takes_files``.
+    """
 
     def guarded(argv: list[str]) -> None:
         try:
+            if len(argv) > 1 and not takes_files:
+                raise InputError(f"{argv[1]!r} is not a flag; flags look like --name=value")
             main(argv)
         except (InputError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)

@@ -21,7 +21,10 @@ _SECONDS = 300  # that a script may take
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What ``python -m experiments.SCRIPT ARGUMENTS`` does in the current folder and environment."""
+    """What ``python -m experiments.SCRIPT ARGUMENTS`` does in the current folder and environment.
+
+    A script of another package is named with it, as ``benchmarks.run_all``.
+    """
     parent = _parent()
     assert parent.stdin
     assert parent.stdout
@@ -75,7 +78,8 @@ def _become(
     os.environ.update(environment)
     sys.path[:1] = [folder, str(ROOT)]
     sys.argv = [script, *arguments]
-    runpy.run_module(f"experiments.{script}", run_name="__main__", alter_sys=True)
+    module = script if "." in script else f"experiments.{script}"
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
     sys.exit()
 
 
