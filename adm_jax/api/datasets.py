@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from adm_jax.config.references import import_named
 from adm_jax.data import validation
 from adm_jax.data.episodes import FIELDS, EpisodeData
 from adm_jax.data.formats import d4rl, minari_io, neorl
@@ -35,13 +36,15 @@ def load_dataset(
         name: ``observations`` [N, D], ``actions`` [N, A], ``rewards`` [N], ``next_observations`` [N, D],
         ``terminals`` [N] and, where time limits end episodes, ``timeouts`` [N]; rows in order of time. The
         fields' names of ``EpisodeData`` will do too.
-      env_id: Gymnasium's environment that the data are of, to evaluate in; files may name it themselves.
+      env_id: Gymnasium's environment that the data are of, to evaluate in, or ``module:id`` of a module that
+        registers it; files may name it themselves.
 
     Raises:
       InputError: there is no such dataset, or it is damaged or invalid; the message names what and where.
     """
     if not isinstance(env_id, str | None):
         raise InputError(f"env_id: {env_id!r} is no text; give the id of a Gymnasium environment")
+    env_id = env_id and import_named(env_id, "env_id")
     if isinstance(source, Mapping):
         return _from_arrays(source, env_id)
     known = isinstance(source, EpisodeData)

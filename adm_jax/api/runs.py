@@ -17,15 +17,17 @@ from adm_jax.config import (
     OfflineConfig,
     OnlineConfig,
     config_for_task,
+    is_derived,
     offline_from_flat,
     online_config_for_task,
     online_from_flat,
 )
 from adm_jax.config.online import MODEL_FREE
-from adm_jax.config.references import is_reference
+from adm_jax.config.references import import_named, is_reference
 from adm_jax.dynamics.interface import make_dynamics
 from adm_jax.envs import environment
 from adm_jax.envs.evaluator import EvaluationResult, Evaluator
+from adm_jax.envs.recovered import recover_env
 from adm_jax.evaluation.policies import action_fn, policies_of_run
 from adm_jax.population.members import Member
 from adm_jax.runs.checkpoint import Checkpointer, restore_names
@@ -40,7 +42,8 @@ def train_offline(dataset: Any, *, task: str = "auto", **settings: Any) -> "Run"
 
     Args:
       dataset: what ``load_dataset`` reads; arrays need its ``env_id``, to be evaluated.
-      task: a task's name; ``auto``: environment and termination are the dataset's.
+      task: a task's name; ``auto``: environment and termination are the dataset's; ``module:auto``
+        imports the module that registers the environment, in a resume too.
       **settings: any of ``OfflineConfig``, such as ``dynamics``, ``preset``, ``seeds`` or ``workdir``.
     """
     stored = isinstance(dataset, str) and Path(dataset).suffix not in READERS
@@ -54,15 +57,16 @@ def train_online(env: str, *, termination: str | None = None, **settings: Any) -
     """Learns policies in the real environment.
 
     Args:
-      env: a task's name, or the id of an environment that Gymnasium knows.
+      env: a task's name, or the id of an environment that Gymnasium knows; ``module:`` in front of either
+        imports the module that registers it.
       termination: of such an environment, in the model's roll-outs: a name, or ``module:function`` of next
         observations [..., D] to booleans [...]. SAC (``dynamics="none"``) needs none.
       **settings: any of ``OnlineConfig``.
     """
-    named = _names_task(env)
+    name, is_task = _named(env)
     if termination is not None:
         settings["termination"] = termination
-    task = env if named else _task_of(env, termination, settings.get("dynamics")).name
+    task = env if is_task else _task_of(name, termination, settings.get("dynamics")).name
     folder, _ = driver.run_in(online_config_for_task(task, **settings), online.plan)
     return Run(folder)
 
@@ -93,17 +97,21 @@ def resume(folder: str | os.PathLike[str], dataset: Any = None) -> "Run":
 
 def _is_task(name: str) -> bool:
     """Whether a run's task is one by name, not made from a dataset or from an environment by its id."""
-    return name in TASKS or is_reference(name)
+    return name in TASKS or (is_reference(name) and not is_derived(name))
 
 
-def _names_task(env: str) -> bool:
-    """Whether ``env`` is a task's name, not an environment's id. Raises InputError: it is neither."""
+def _named(env: str) -> tuple[str, bool]:
+    """What ``env`` names, behind ``module:``, which is imported; and whether that is a task, not an environment.
+
+    Raises InputError: it is neither.
+    """
     if not isinstance(env, str):
         raise InputError(f"env: {env!r} is no text; give a task or the id of a Gymnasium environment")
-    if _is_task(env):
-        return True
-    environment.register_robotics(env)
-    if not environment.is_registered(env):
+    name = import_named(env, "env")
+    if name in TASKS:
+        return name, True
+    environment.register_robotics(name)
+    if not environment.is_registered(name):
         try:
             get_task(env)
         except InputError as error:
@@ -111,7 +119,7 @@ def _names_task(env: str) -> bool:
                 f"env: Gymnasium knows no environment {env!r}; import the package that registers it first; "
                 f"{error}"
             ) from None
-    return False
+    return name, False
 
 
 def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task:
@@ -228,7 +236,10 @@ class Run:
 
     def _env(self) -> EnvSpec | str:
         task = self._folder.config["config"]["task"]
-        return get_task(task).env if _is_task(task) else self.env_id
+        if _is_task(task):
+            return get_task(task).env
+        import_named(task, "task")
+        return recover_env({"env_id": self.env_id}, str(self.path))
 
     def _member(self, seed: int | None, swept: Mapping[str, float]) -> Member:
         fitting = [
@@ -279,7 +290,7 @@ def evaluate(
 
     Args:
       policy: obs [B, D] to actions [B, A].
-      env: a task's name, or the id of an environment that Gymnasium knows.
+      env: as ``train_online`` takes it.
       episodes: E, how many.
       seed: of the initial states, with ``evaluation``; a run's member has its own, and its epoch.
       evaluation: another number gives other initial states.
@@ -288,7 +299,8 @@ def evaluate(
     Returns:
       ``returns`` and ``lengths`` [E], ``discounted`` [E, 1], ``after`` [E, 0].
     """
-    spec = get_task(env).env if _names_task(env) else env
+    name, is_task = _named(env)
+    spec = get_task(env).env if is_task else name
     for name, value, low in (("episodes", episodes, 1), ("seed", seed, 0), ("evaluation", evaluation, 0)):
         require_whole(name, value, low)
     dims = environment.dims(spec)

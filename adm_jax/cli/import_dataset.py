@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
+from adm_jax.config.references import import_named
 from adm_jax.data.formats import d4rl, minari_files, minari_io, neorl
 from adm_jax.types import InputError
 
@@ -25,8 +26,8 @@ def define() -> None:
     flags.DEFINE_string(
         "env_id",
         None,
-        "Gymnasium id of the environment; when empty a D4RL file's attribute tells, or a NeoRL file's name "
-        "where its data agree",
+        "Gymnasium id of the environment; module:id first imports a module of your own, which registers it; "
+        "when empty a D4RL file's attribute tells, or a NeoRL file's name where its data agree",
     )
     flags.DEFINE_integer(
         "max_episode_steps",
@@ -48,8 +49,8 @@ def main(_: list[str]) -> None:
     minari_files.check_id(FLAGS.dataset)
     if not (FLAGS.overwrite and minari_files.exists(FLAGS.dataset)):
         minari_files.check_free(FLAGS.dataset, instead="give --overwrite")  # before the long reading
-    read = _READERS[FLAGS.source]
-    data, report = read(Path(FLAGS.path), env_id=FLAGS.env_id, max_episode_steps=FLAGS.max_episode_steps)
+    read, env_id = _READERS[FLAGS.source], FLAGS.env_id and import_named(FLAGS.env_id, "env_id")
+    data, report = read(Path(FLAGS.path), env_id=env_id, max_episode_steps=FLAGS.max_episode_steps)
     folder = minari_io.save(
         data,
         FLAGS.dataset,

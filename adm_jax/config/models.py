@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from adm_jax.config.references import import_module
+from adm_jax.config.references import import_named
 from adm_jax.config.settings import setting
 from adm_jax.types import InputError
 
@@ -170,9 +170,7 @@ def get_model(name: str) -> Model:
 
     Raises InputError: there is none; the message lists the known names and how to register one.
     """
-    module, _, short = name.rpartition(":")
-    if module:
-        import_module(module, "dynamics")
+    short = import_named(name, "dynamics")
     if short not in _MODELS:
         raise InputError(
             f"dynamics: {name!r} is unknown; one of {', '.join(_MODELS)}, or module:name of a module that "

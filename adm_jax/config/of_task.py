@@ -7,13 +7,14 @@ from adm_jax.config import presets
 from adm_jax.config.models import get_model, registered
 from adm_jax.config.offline import OfflineConfig
 from adm_jax.config.online import MODEL_FREE, OnlineConfig
+from adm_jax.config.presets import DERIVED_TASK
 from adm_jax.config.presets.offline import STEADY_SOURCE
 from adm_jax.config.presets.preset import Family, OfflineFamily, OnlineFamily, Presets
+from adm_jax.config.references import import_named
 from adm_jax.config.run import RunConfig
 from adm_jax.config.settings import Leaf, leaves, replace_flat, to_flat
 from adm_jax.types import InputError
 
-DERIVED_TASK = "auto"  # the name of a task that is made from the dataset and has no published settings
 C = TypeVar("C", OfflineConfig, OnlineConfig)
 
 # what published settings tune from one dataset to the next
@@ -33,6 +34,11 @@ _NOT_STORED = {  # whose defaults are what runs did before there were these sett
     *("bc_lr_schedule", "bc_weight_decay", "pretrain_steps", "pretrain_lr", "pretrain_tau", "expectile"),
     *("advantage_trace_decay", "advantage_temperature"),
 }
+
+
+def is_derived(task: str) -> bool:
+    """Whether a task is made from the dataset: ``auto``, or ``module:auto`` (see ``import_named``)."""
+    return task.rpartition(":")[2] == DERIVED_TASK
 
 
 class _Task(Protocol):
@@ -116,9 +122,10 @@ def config_for_task(
     Raises InputError: the task, the preset, the model or a field is unknown, or a value is out of its range.
     """
     model = get_model(dynamics)
-    own = {} if task == DERIVED_TASK else presets.presets_of(task)
+    name = import_named(task, "task")
+    own = {} if name == DERIVED_TASK else presets.presets_of(task)
     family = _offline_family(dynamics, overrides.get("persistent", False))
-    published = presets.settings_of(task.rpartition(":")[2], own, family, preset)
+    published = presets.settings_of(name, own, family, preset)
     default = OfflineConfig(dynamics=dynamics, model=model.config_class())
     chosen = {"task": task, "preset": preset, "dynamics": dynamics}
     return offline_from_flat({**_known(task, published, default), **model.settings, **overrides, **chosen})
@@ -196,6 +203,6 @@ def settings_source(config: OfflineConfig | OnlineConfig, task: _Task) -> str:
     parts = [source]
     if others:
         parts.append(f"given instead: {', '.join(others)}")
-    if config.task == DERIVED_TASK:
+    if is_derived(config.task):
         parts.append(", ".join(f"{name}={values[name]}" for name in _TUNED if name in values))
     return "; ".join(parts)

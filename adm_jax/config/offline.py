@@ -20,7 +20,9 @@ class OfflineConfig(RunConfig):
         "adm", "dynamics model: a registered name, or module:name to import the module that registers it"
     )
     task: str = setting(
-        "hopper-builtin", "task name, module:task of one registered there, or auto: made from --dataset"
+        "hopper-builtin",
+        "task name, or auto: made from --dataset; module:task and module:auto first import a module of your "
+        "own, which registers the task, or the dataset's environment",
     )
     dataset: str | None = setting(None, "Minari dataset id; the task's own when empty")
     preset: Literal["code", "paper", "steady"] = setting(

@@ -41,6 +41,17 @@ def import_module(name: str, field: str) -> ModuleType:
         raise InputError(f"{field}: importing {name!r} fails: {_one_line(error)}") from error
 
 
+def import_named(reference: str, field: str) -> str:
+    """The name in ``module:name``, once the module that makes it known is imported; a name alone is itself.
+
+    Raises InputError: see ``import_module``.
+    """
+    module, _, name = reference.rpartition(":")
+    if is_reference(reference):
+        import_module(module, field)
+    return name
+
+
 def source_digest(reference: str | None, field: str) -> str | None:
     """SHA-256 of the file that a reference's module is; None of a name that is known here, or of none.
 

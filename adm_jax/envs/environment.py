@@ -14,7 +14,8 @@ from adm_jax.types import EnvSpec, InputError
 
 _log = logging.getLogger("adm_jax.mujoco")
 
-_ROBOTICS = ("AdroitHand", "AntMaze", "PointMaze", "FrankaKitchen")  # beginnings of Gymnasium-Robotics' ids
+# beginnings of Gymnasium-Robotics' ids
+_ROBOTICS = ("AdroitHand", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandReach", "HandManipulate")
 
 
 def as_spec(env: EnvSpec | str) -> EnvSpec:

@@ -61,7 +61,7 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
     ``metadata`` has ``env_spec`` (JSON of a gymnasium EnvSpec), or ``env_id`` with ``env_kwargs``, and
     ``obs_limit`` where only first entries of the observation are kept; ``source`` is the dataset. The maker
     of the specification is the registered one. Raises InputError: no environment is named, its specification
-    is damaged, or nobody registers it; says what to install where a known package does.
+    is damaged, or nobody registers it; says what to install where a known package does, or how to import one.
     """
     limit = metadata.get("obs_limit")
     if metadata.get("env_spec") is None:
@@ -75,6 +75,7 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
                 f"{source}: the arguments of its environment {metadata['env_id']} could not be stored with "
                 "it; give --task=<name> of a registered task"
             )
+        _require_registered(metadata["env_id"], "", source)
         return EnvSpec(metadata["env_id"], metadata.get("env_kwargs", {}), obs_limit=limit)
     try:
         stored = json.loads(metadata["env_spec"])
@@ -89,17 +90,29 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
             f"{source}: environment {env_id} is wrapped in {foreign[0]}, which is not run on a dataset's "
             f"word; give --task=<name> of a registered task"
         )
-    environment.register_robotics(env_id, maker, source)
-    if env_id not in gymnasium.registry:
-        raise InputError(
-            f"{source}: environment {env_id} is not registered with Gymnasium {gymnasium.__version__}; "
-            "import the package that registers it first"
-        )
+    _require_registered(env_id, maker, source)
     registered = gymnasium.registry[env_id]
     known = {field.name for field in dataclasses.fields(registered) if field.init}
     spec = {name: value for name, value in stored.items() if name in known}  # older versions had others
     spec |= {"entry_point": None, "vector_entry_point": None}
     return EnvSpec(env_id, kwargs, json.dumps(spec), limit)
+
+
+def _require_registered(env_id: Any, maker: str, source: str) -> None:
+    """Raises InputError: nobody registers an environment that data name; see ``recover_env``."""
+    if not isinstance(env_id, str):
+        raise InputError(f"{source}: metadata: the id of its environment is {env_id!r}; must be a text")
+    if ":" in env_id:  # Gymnasium would import what stands before it
+        raise InputError(
+            f"{source}: environment {env_id} names a module, which is not imported on a dataset's word; must "
+            "be an id alone, as MyRobot-v0; give --task=<name> of a registered task"
+        )
+    environment.register_robotics(env_id, maker, source)
+    if not environment.is_registered(env_id):
+        raise InputError(
+            f"{source}: environment {env_id} is not registered with Gymnasium {gymnasium.__version__}; "
+            "import the package that registers it first, as --task=my_envs:auto imports my_envs"
+        )
 
 
 def task_from_dataset(data: EpisodeData, termination: str | None = None) -> DerivedTask:

@@ -1,6 +1,7 @@
 """The data of an offline run: loaded, checked against the task, and put on the device."""
 
-from adm_jax.config import DERIVED_TASK, OfflineConfig
+from adm_jax.config import OfflineConfig, is_derived
+from adm_jax.config.references import import_named
 from adm_jax.data.dataset import count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_io
@@ -20,7 +21,8 @@ def load_data(config: OfflineConfig, data: EpisodeData | None = None) -> tuple[T
     Raises:
       InputError: there is no such task or dataset, or they do not belong together.
     """
-    task = None if config.task == DERIVED_TASK else get_task(config.task)
+    import_named(config.task, "task")  # a resumed run's
+    task = None if is_derived(config.task) else get_task(config.task)
     dataset_id = config.dataset or (task and task.dataset)
     if data is None and dataset_id is None:
         if task is None:

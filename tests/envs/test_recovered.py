@@ -4,6 +4,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import jax.numpy as jnp
@@ -207,7 +208,7 @@ def test_the_maker_is_the_registered_one(goals):
 def test_environments_that_cannot_be_recovered(goals):
     assert line(changed(goals, id="Nobodys-v0")) == (
         f"environment Nobodys-v0 is not registered with Gymnasium {gymnasium.__version__}; import the "
-        f"package that registers it first"
+        f"package that registers it first, as --task=my_envs:auto imports my_envs"
     )
     assert line(changed(goals, id="Hopper-v5", kwargs={})) == (
         "obs has 13 and action 3 dimensions; its environment Hopper-v5 has 11 and 3"
@@ -221,6 +222,34 @@ def test_environments_that_cannot_be_recovered(goals):
     assert line(unnamed) == (
         "names no environment; give --task=<name> of a registered one, or arrays to load_dataset with env_id"
     )
+
+
+def by_id(env_id: Any) -> dict[str, Any]:
+    """Metadata without a specification, as an import of an environment that nobody has registered leaves."""
+    return {"env_id": env_id}
+
+
+@pytest.mark.parametrize("metadata", [by_id, lambda env_id: {"env_spec": json.dumps({"id": env_id})}])
+@pytest.mark.parametrize("env_id", ["intruder:Hopper-v4", "intruder.deep:lab/Hopper-v4", "intruder:"])
+def test_no_module_is_imported_on_a_datasets_word(metadata, env_id, monkeypatch):
+    Path("intruder.py").write_text("raise SystemExit('this was run')")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    with pytest.raises(InputError) as caught:
+        recovered.recover_env(metadata(env_id), "data")
+    assert str(caught.value) == (
+        f"data: environment {env_id} names a module, which is not imported on a dataset's word; must be an "
+        "id alone, as MyRobot-v0; give --task=<name> of a registered task"
+    )
+
+
+@pytest.mark.parametrize("env_id", ["Hopper", "lab/Nobodys-v0", "Hopper-v999"])
+def test_an_id_alone_must_be_registered_too(env_id):
+    with pytest.raises(InputError, match=f"data: environment {env_id} is not registered with Gymnasium"):
+        recovered.recover_env(by_id(env_id), "data")
+    with pytest.raises(
+        InputError, match=r"data: metadata: the id of its environment is \['x'\]; must be a text"
+    ):
+        recovered.recover_env(by_id(["x"]), "data")
 
 
 @pytest.mark.parametrize("env_id", ["PointMaze_UMaze-v3", "FetchReach-v4"])

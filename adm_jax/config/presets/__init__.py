@@ -12,9 +12,10 @@ from adm_jax.config.presets import full_horizon, offline, online
 from adm_jax.config.presets.full_horizon import adm2po
 from adm_jax.config.presets.offline import admpo, mopo
 from adm_jax.config.presets.preset import Family, OfflineFamily, Preset, Presets
-from adm_jax.config.references import import_module, is_reference
+from adm_jax.config.references import import_named
 from adm_jax.types import InputError
 
+DERIVED_TASK = "auto"  # the name of a task that is made from the dataset and has no published settings
 _CODE = "the authors' code (HxLyn3/ADMPO, 2025-02-13)"
 _PAPER = "arXiv 2405.17031, Tables 3 and 5, Eq. 4"
 _CODE_OR_PAPER = f"{_CODE}; with preset=paper where they differ {_PAPER}"
@@ -78,9 +79,12 @@ def named(reference: str, known: Mapping[str, Any]) -> Any:
 
     Raises InputError: there is none; the message lists the known names and says how to register one.
     """
-    module, _, own = reference.rpartition(":")
-    if is_reference(reference):
-        import_module(module, "task")
+    own = import_named(reference, "task")
+    if own == DERIVED_TASK:
+        raise InputError(
+            f"task: {own} is made from a dataset, which offline, adm2po, ope and compounding-error take; "
+            "here a task has a name, or module:task of a module that calls adm_jax.tasks.register_task"
+        )
     if own not in known:
         close = difflib.get_close_matches(own, known, n=1, cutoff=0.8)
         guess = f" (did you mean {close[0]}?)" if close else ""

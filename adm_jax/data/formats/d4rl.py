@@ -166,13 +166,19 @@ def _read_env_id(file: h5py.File, source: str) -> str:
             f"{source}: names no environment (attribute env_id); say which, as in --env_id=Hopper-v4"
         )
     try:  # h5py gives what is not UTF-8 as bytes or surrogates, depending on how the attribute was declared
-        return bytes(env_id).decode() if isinstance(env_id, bytes) else env_id.encode().decode()
+        text = bytes(env_id).decode() if isinstance(env_id, bytes) else env_id.encode().decode()
     except (AttributeError, UnicodeError):
         shown = " ".join(repr(env_id).split())[:_LONGEST_SHOWN]
         raise InputError(
             f"{source}: attribute env_id is no UTF-8 text ({shown}); give the environment, as in "
             f"--env_id=Hopper-v4"
         ) from None
+    if ":" in text:  # to Gymnasium a module that it would import
+        raise InputError(
+            f"{source}: attribute env_id, {text!r}, names a module, which is not imported on a file's word; "
+            f"give the environment, as in --env_id=Hopper-v4"
+        )
+    return text
 
 
 def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:

@@ -143,6 +143,15 @@ def test_d4rl_attributes_that_are_no_text(written, tmp_path):
     assert d4rl.read(path, env_id="Hopper-v4")[0].metadata["env_id"] == "Hopper-v4"
 
 
+def test_a_d4rl_file_that_names_a_module(tmp_path):
+    """Gymnasium would import it."""
+    path = write_d4rl(tmp_path / "file.hdf5", {}, env_id="os:Hopper-v4")
+    assert error_line(d4rl.read, path) == (
+        f"{path}: attribute env_id, 'os:Hopper-v4', names a module, which is not imported on a file's word; "
+        "give the environment, as in --env_id=Hopper-v4"
+    )
+
+
 # --- NeoRL ---
 
 NEORL_ARRAYS = {
