@@ -37,7 +37,8 @@ def load_dataset(
         ``terminals`` [N] and, where time limits end episodes, ``timeouts`` [N]; rows in order of time. The
         fields' names of ``EpisodeData`` will do too.
       env_id: Gymnasium's environment that the data are of, to evaluate in, or ``module:id`` of a module that
-        registers it; files may name it themselves.
+        registers it; files may name it themselves. Without one, or one that is not registered, policies are
+        learned and not evaluated.
 
     Raises:
       InputError: there is no such dataset, or it is damaged or invalid; the message names what and where.
@@ -73,7 +74,7 @@ def _from_arrays(arrays: Mapping[str, Any], env_id: str | None) -> EpisodeData:
         names = {field: name for name, field in _D4RL_NAMES.items()}
         wrong = f"{unknown[0]} is unknown" if unknown else f"{names[missing[0]]} is missing"
         raise InputError(f"dataset: {wrong}; give {', '.join(_D4RL_NAMES)} (the last is optional)")
-    read: dict[str, np.ndarray] = {}
+    read: dict[str, Any] = {}
     for name in ("obs", "action", "reward", "next_obs"):
         try:
             read[name] = validation.as_float32(np.asarray(fields[name]), f"dataset: {name}")
@@ -94,8 +95,11 @@ def _from_arrays(arrays: Mapping[str, Any], env_id: str | None) -> EpisodeData:
 
 def _action_bounds(data: EpisodeData) -> tuple[Any, Any]:
     """The environment's bounds [A] of actions, where it is known; else the data's own largest."""
-    if environment.is_registered(data.metadata.get("env_id")):
-        with contextlib.closing(environment.make_env(str(data.metadata["env_id"]))) as made:
+    if environment.is_registered(env_id := data.metadata.get("env_id")):
+        with (
+            contextlib.suppress(environment.EnvUnavailable),  # registered, and what it needs is missing
+            contextlib.closing(environment.make_env(str(env_id))) as made,
+        ):
             return environment.action_bounds(made)
-    largest = float(np.abs(data.action).max(initial=1e-3))
-    return -largest, largest
+    low, high, _ = data.action_bounds()
+    return low, high

@@ -14,6 +14,7 @@ import numpy as np
 from adm_jax.api.datasets import READERS, load_dataset
 from adm_jax.api.models import Model, Policy, floats, require_whole
 from adm_jax.config import (
+    DERIVED_TASK,
     OfflineConfig,
     OnlineConfig,
     config_for_task,
@@ -41,7 +42,7 @@ def train_offline(dataset: Any, *, task: str = "auto", **settings: Any) -> "Run"
     """Learns policies from a dataset, and evaluates them in its environment.
 
     Args:
-      dataset: what ``load_dataset`` reads; arrays need its ``env_id``, to be evaluated.
+      dataset: what ``load_dataset`` reads; arrays need its ``env_id`` for policies to be evaluated.
       task: a task's name; ``auto``: environment and termination are the dataset's; ``module:auto``
         imports the module that registers the environment, in a resume too.
       **settings: any of ``OfflineConfig``, such as ``dynamics``, ``preset``, ``seeds`` or ``workdir``.
@@ -90,6 +91,7 @@ def resume(folder: str | os.PathLike[str], dataset: Any = None) -> "Run":
     if dataset is not None:
         raise InputError(f"dataset: {folder} is an online run, which learns from none")
     if not _is_task(config.task):
+        assert run.env_id is not None
         _task_of(run.env_id, config.rollout.termination, config.dynamics)
     online.resume(str(folder))
     return run
@@ -101,7 +103,7 @@ def _is_task(name: str) -> bool:
 
 
 def _named(env: str) -> tuple[str, bool]:
-    """What ``env`` names, behind ``module:``, which is imported; and whether that is a task, not an environment.
+    """What ``env`` names, behind ``module:``, which is imported; whether that is a task, not an environment.
 
     Raises InputError: it is neither.
     """
@@ -163,8 +165,8 @@ class Run:
         return self._folder.path
 
     @property
-    def env_id(self) -> str:
-        """Gymnasium's environment that it was evaluated in."""
+    def env_id(self) -> str | None:
+        """Gymnasium's environment that it was evaluated in; None where nothing was evaluated for real."""
         return self._folder.config["env_id"]
 
     @property
@@ -190,7 +192,7 @@ class Run:
 
     @property
     def evaluations(self) -> dict[str, dict[str, np.ndarray]]:
-        """The same of the evaluations; ``eval/return`` is [lines, P, episodes]."""
+        """The same of the evaluations; ``eval/return`` is [lines, P, episodes]. Empty where none was done."""
         return _columns(self._folder.read_eval())
 
     def policy(self, seed: int | None = None, *, deterministic: bool = True, **swept: float) -> Policy:
@@ -205,11 +207,10 @@ class Run:
           InputError: the run has no such member, or nobody has registered its environment, whose bounds the
             actions keep to; of the policy: the observations are not the environment's.
         """
-        with contextlib.closing(environment.make_env(self._env())) as made:
-            low, high = environment.action_bounds(made)
-            obs_dim = environment.obs_dim(made)
-        scale = environment.action_scale(self._env())
+        low, high = self._action_bounds()
+        scale = float(high[0])  # a run's actions are within one +-b
         found = policies_of_run(self.path, scale)[self.members.index(self._member(seed, swept))]
+        obs_dim = found.kind.details[0]
         act = jax.jit(action_fn(found.kind, low, high, deterministic=deterministic))
 
         def policy(obs: Any) -> Array:
@@ -233,6 +234,15 @@ class Run:
         normalizer = {name.partition("/")[2]: own[name] for name in own if name.startswith("normalizer/")}
         abstract = jax.eval_shape(lambda: dynamics.init(jax.random.key(0), Normalizer(**normalizer)))
         return Model(config.dynamics, dynamics, restore_names(own, abstract))
+
+    def _action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest action [A]: the environment's, or what the run took from its data."""
+        config = self._folder.config
+        if self.env_id is None:
+            low, high = config["action_bounds"]
+            return np.asarray(low, np.float32), np.asarray(high, np.float32)
+        with contextlib.closing(environment.make_env(self._env())) as made:
+            return environment.action_bounds(made)
 
     def _env(self) -> EnvSpec | str:
         task = self._folder.config["config"]["task"]
@@ -299,6 +309,10 @@ def evaluate(
     Returns:
       ``returns`` and ``lengths`` [E], ``discounted`` [E, 1], ``after`` [E, 0].
     """
+    if env == DERIVED_TASK:
+        raise InputError(
+            f"env: {env} is made from a dataset; give another task or the id of a Gymnasium environment"
+        )
     name, is_task = _named(env)
     spec = get_task(env).env if is_task else name
     for name, value, low in (("episodes", episodes, 1), ("seed", seed, 0), ("evaluation", evaluation, 0)):

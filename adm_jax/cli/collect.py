@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     policy_dir = resolve_path("policy_dir", FLAGS.policy_dir or f"policies/{task.name}-seed{config.seed}")
     _check_targets(ids, policy_dir, wanted.kinds)
     compilation_cache.enable(FLAGS.compilation_cache)
-    scale = environment.action_scale(task.env)
+    scale = environment.scale_of_task(task)
     minari_write.env_spec(task.env_id, task.env_kwargs, f"task {task.name}")  # its warnings come now
     with Progress() as progress:
         collected = collect.collect(config, wanted, progress)

@@ -27,7 +27,8 @@ def define() -> None:
         "env_id",
         None,
         "Gymnasium id of the environment; module:id first imports a module of your own, which registers it; "
-        "when empty a D4RL file's attribute tells, or a NeoRL file's name where its data agree",
+        "when empty a D4RL file's attribute tells, or a NeoRL file's name where its data agree; else there "
+        "is none",
     )
     flags.DEFINE_integer(
         "max_episode_steps",
@@ -36,8 +37,9 @@ def define() -> None:
         "NeoRL files not of MuJoCo that have no truncated; where known, a longer episode is refused",
         1,
     )
-    flags.DEFINE_float("action_low", -1.0, "lower bound of the actions")
-    flags.DEFINE_float("action_high", 1.0, "upper bound of the actions")
+    bounds = "bound of the actions; when empty {}1, or what the data have where there is no environment"
+    flags.DEFINE_float("action_low", None, f"lower {bounds.format('-')}")
+    flags.DEFINE_float("action_high", None, f"upper {bounds.format('')}")
     flags.DEFINE_bool("overwrite", False, "replace a dataset of this id")
 
 
@@ -51,16 +53,26 @@ def main(_: list[str]) -> None:
         minari_files.check_free(FLAGS.dataset, instead="give --overwrite")  # before the long reading
     read, env_id = _READERS[FLAGS.source], FLAGS.env_id and import_named(FLAGS.env_id, "env_id")
     data, report = read(Path(FLAGS.path), env_id=env_id, max_episode_steps=FLAGS.max_episode_steps)
+    low, high, bounds_from = -1.0, 1.0, None
+    if report.env_id is None:
+        low, high, bounds_from = data.action_bounds()
     folder = minari_io.save(
         data,
         FLAGS.dataset,
         env_id=report.env_id,
-        action_low=FLAGS.action_low,
-        action_high=FLAGS.action_high,
+        action_low=low if FLAGS.action_low is None else FLAGS.action_low,
+        action_high=high if FLAGS.action_high is None else FLAGS.action_high,
         command=shlex.join(["adm-jax", "import", *sys.argv[1:]]),
         overwrite=FLAGS.overwrite,
     )
     for line in report.lines():
         print(line)
+    if bounds_from is not None:
+        print(
+            "no environment is named, so that policies of these data are not evaluated for real; --env_id "
+            "names one here, --task=<name> in a run"
+        )
+        if FLAGS.action_low is None or FLAGS.action_high is None:
+            print(f"actions are bounded by {bounds_from}; --action_low and --action_high give others")
     print(data.describe_returns())
     print(f"saved as {FLAGS.dataset} in {folder}")

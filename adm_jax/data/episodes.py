@@ -25,6 +25,8 @@ class EpisodeData:
     truncated: np.ndarray  # [N] bool
     source: str = ""  # file or Minari id, for messages
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    # lowest and highest action [A] of the action space stored with the data, where there is one
+    action_space: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def episode_ends(self) -> np.ndarray:
@@ -55,6 +57,17 @@ class EpisodeData:
         """Them in words."""
         mean, weighted, best = self.return_statistics().values()
         return f"returns: mean {mean:.1f}, best {best:.1f}, weighted by length {weighted:.1f}"
+
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray, str]:
+        """Lowest and highest action [A] float32 as the data have them, and where they come from, in words.
+
+        They are those of the stored action space; without a finite one, of the largest action on both sides.
+        """
+        if self.action_space is not None and np.isfinite(self.action_space).all():
+            low, high = (np.asarray(bound, np.float32) for bound in self.action_space)
+            return low, high, "the dataset's action space"
+        largest = np.full(self.action.shape[1:], np.abs(self.action).max(initial=1e-3), np.float32)
+        return -largest, largest, "the largest action in the data, which have no action space"
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every field's bytes, stored with the data to notice a bit that flipped on disk."""

@@ -10,12 +10,18 @@ import mujoco
 import numpy as np
 from gymnasium.envs import registration
 
+from adm_jax.tasks import EnvlessTask, Task
 from adm_jax.types import EnvSpec, InputError
 
 _log = logging.getLogger("adm_jax.mujoco")
 
 # beginnings of Gymnasium-Robotics' ids
 _ROBOTICS = ("AdroitHand", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandReach", "HandManipulate")
+_MISSING = (gymnasium.error.UnregisteredEnv, gymnasium.error.DependencyNotInstalled, ImportError)
+
+
+class EnvUnavailable(InputError):
+    """No environment is named, or whoever registers it, or what it needs, is not installed or imported."""
 
 
 def as_spec(env: EnvSpec | str) -> EnvSpec:
@@ -35,7 +41,7 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
 
     ``*-v4`` ids are meant: Gymnasium's advice to move to v5, whose scores don't compare with D4RL, is
     silenced. Gymnasium's own checks of every step (a tenth of the stepping time) are left out. Raises
-    InputError: there is no such environment, or it has other spaces or no step limit.
+    InputError: there is no such environment (EnvUnavailable), or it has other spaces or no step limit.
     """
     spec = as_spec(env)
     _route_mujoco_warnings()
@@ -68,13 +74,14 @@ def _make(spec: EnvSpec) -> gymnasium.Env:
         text = str(error).splitlines()[0]
         if not is_registered(spec.env_id):
             text = f"{text.rstrip('.')}; import the package that registers it first"
-        raise InputError(f"environment {spec.env_id}: {text}") from error
+        kind = EnvUnavailable if isinstance(error, _MISSING) else InputError
+        raise kind(f"environment {spec.env_id}: {text}") from error
 
 
 def register_robotics(env_id: str, maker: str = "", wanted_by: str = "") -> None:
     """Imports Gymnasium-Robotics where an environment is one of its, by id or ``maker``: that registers them.
 
-    Raises InputError: it is not installed; ``wanted_by`` is the dataset.
+    Raises EnvUnavailable: it is not installed; ``wanted_by`` is the dataset.
     """
     known = env_id.startswith(_ROBOTICS) or maker.startswith("gymnasium_robotics.")
     if known and env_id not in gymnasium.registry:
@@ -82,7 +89,7 @@ def register_robotics(env_id: str, maker: str = "", wanted_by: str = "") -> None
             importlib.import_module("gymnasium_robotics")
         except ImportError as error:
             where = f"{wanted_by}: environment" if wanted_by else "environment"
-            raise InputError(
+            raise EnvUnavailable(
                 f"{where} {env_id} needs gymnasium-robotics ({error}); pip install 'adm_jax[robotics]'"
             ) from error
 
@@ -154,15 +161,28 @@ def action_scale(env: EnvSpec | str) -> float:
 
     Raises InputError: the bounds aren't symmetric, or differ between dimensions.
     """
-    made = make_env(env)
-    low, high = action_bounds(made)
-    made.close()
+    with contextlib.closing(make_env(env)) as made:
+        return _one_scale(*action_bounds(made), f"environment {as_spec(env).env_id}")
+
+
+def bounds_of_task(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest action [A] float32: its environment's; the data's where it has none."""
+    if isinstance(task, EnvlessTask):
+        return np.asarray(task.action_low, np.float32), np.asarray(task.action_high, np.float32)
+    with contextlib.closing(make_env(task.env)) as made:
+        return action_bounds(made)
+
+
+def scale_of_task(task: Task) -> float:
+    """As ``action_scale``, of a task's actions."""
+    of = f"dataset {task.name}" if isinstance(task, EnvlessTask) else f"environment {task.env_id}"
+    return _one_scale(*bounds_of_task(task), of)
+
+
+def _one_scale(low: np.ndarray, high: np.ndarray, of: str) -> float:
     scale = float(high[0])
     if not (np.all(high == scale) and np.all(low == -scale)):
-        raise InputError(
-            f"environment {as_spec(env).env_id}: action bounds {low} to {high} aren't one +-b for all "
-            "dimensions"
-        )
+        raise InputError(f"{of}: action bounds {low} to {high} aren't one +-b for all dimensions")
     return scale
 
 

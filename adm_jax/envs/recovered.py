@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,8 +19,9 @@ import numpy as np
 
 from adm_jax.data.episodes import EpisodeData, end_at
 from adm_jax.envs import environment
+from adm_jax.envs.environment import EnvUnavailable
 from adm_jax.envs.termination import TERMINATIONS, TerminationFn
-from adm_jax.tasks import Task
+from adm_jax.tasks import EnvlessTask, Task
 from adm_jax.types import EnvSpec, InputError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ _TERMINATES_LIKE = {  # by name and dimension, which tells whether positions are
 _NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
 _EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
 _HEALTH = ("healthy", "terminate")  # parts of arguments that move or switch off termination
+_FILES = (".hdf5", ".h5", ".npz")  # sources that are a file and no id of a dataset
 _MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disagree: refused, warned of
 
 
@@ -60,18 +63,19 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
 
     ``metadata`` has ``env_spec`` (JSON of a gymnasium EnvSpec), or ``env_id`` with ``env_kwargs``, and
     ``obs_limit`` where only first entries of the observation are kept; ``source`` is the dataset. The maker
-    of the specification is the registered one. Raises InputError: no environment is named, its specification
-    is damaged, or nobody registers it; says what to install where a known package does, or how to import one.
+    of the specification is the registered one. Raises InputError: its specification is damaged;
+    EnvUnavailable: no environment is named, or nobody registers it; says what to install where a known
+    package does, or how to import one.
     """
     limit = metadata.get("obs_limit")
     if metadata.get("env_spec") is None:
         if not metadata.get("env_id"):
-            raise InputError(
+            raise EnvUnavailable(
                 f"{source}: names no environment; give --task=<name> of a registered one, or arrays to "
                 "load_dataset with env_id"
             )
         if metadata.get("env_kwargs", {}) is None:
-            raise InputError(
+            raise EnvUnavailable(
                 f"{source}: the arguments of its environment {metadata['env_id']} could not be stored with "
                 "it; give --task=<name> of a registered task"
             )
@@ -99,7 +103,7 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
 
 
 def _require_registered(env_id: Any, maker: str, source: str) -> None:
-    """Raises InputError: nobody registers an environment that data name; see ``recover_env``."""
+    """Raises what ``recover_env`` does, where nobody registers an environment that data name."""
     if not isinstance(env_id, str):
         raise InputError(f"{source}: metadata: the id of its environment is {env_id!r}; must be a text")
     if ":" in env_id:  # Gymnasium would import what stands before it
@@ -109,40 +113,78 @@ def _require_registered(env_id: Any, maker: str, source: str) -> None:
         )
     environment.register_robotics(env_id, maker, source)
     if not environment.is_registered(env_id):
-        raise InputError(
+        raise EnvUnavailable(
             f"{source}: environment {env_id} is not registered with Gymnasium {gymnasium.__version__}; "
             "import the package that registers it first, as --task=my_envs:auto imports my_envs"
         )
 
 
-def task_from_dataset(data: EpisodeData, termination: str | None = None) -> DerivedTask:
+def task_from_dataset(
+    data: EpisodeData, termination: str | None = None, *, without_env: str | None = None
+) -> DerivedTask | EnvlessTask:
     """A task on the environment a dataset was made for, with no published settings.
 
     Reference scores are the dataset's, where it has some; the termination is the environment's, where it is
-    known and none is given. Raises InputError: the environment cannot be recovered or made; its dimensions
-    are not the data's; its termination is unknown and not given.
+    known and none is given. Where no environment is available (unnamed, not installed or not registered), or
+    it is to be done ``without_env`` for a reason, the task is one of the data alone. Raises InputError: the
+    environment cannot be recovered or made; its dimensions are not the data's; its termination is unknown and
+    not given.
     """
-    spec = recover_env(data.metadata, data.source)
-    dims = environment.dims(spec)
+    if without_env is not None:
+        return _task_of_data(data, termination, without_env)
+    try:
+        spec = recover_env(data.metadata, data.source)
+        dims = environment.dims(spec)
+    except EnvUnavailable as error:
+        return _task_of_data(data, termination, str(error))
     have = (data.obs.shape[1], data.action.shape[1])
     if dims != have:
         raise InputError(
             f"{data.source}: obs has {have[0]} and action {have[1]} dimensions; its environment "
             f"{spec.env_id} has {dims[0]} and {dims[1]}"
         )
-    return DerivedTask(
-        name=data.source.partition(" ")[0],
-        env_id=spec.env_id,
-        obs_dim=dims[0],
-        action_dim=dims[1],
-        termination=termination or _termination_of(spec, data),
-        reference_min=data.metadata.get("reference_min"),
-        reference_max=data.metadata.get("reference_max"),
-        dataset=data.source.partition(" ")[0],
-        presets={},
-        env_kwargs=spec.kwargs,
-        spec=spec,
+    termination = termination or _termination_of(spec, data)
+    return DerivedTask(**_fields(data, spec, termination), spec=spec)
+
+
+def _task_of_data(data: EpisodeData, termination: str | None, reason: str) -> EnvlessTask:
+    """A task of what was recorded: dimensions and bounds of actions are the data's."""
+    low, high, bounds_from = data.action_bounds()
+    termination = termination or _termination_of(_named_env(data.metadata), data)
+    return EnvlessTask(
+        **_fields(data, EnvSpec(""), termination),
+        reason=reason,
+        action_low=tuple(low.tolist()),
+        action_high=tuple(high.tolist()),
+        bounds_from=bounds_from,
+        longest_episode=int(data.episode_lengths.max()),
     )
+
+
+def _named_env(metadata: Mapping[str, Any]) -> EnvSpec:
+    """The environment that a dataset names, available or not; none where its arguments are not known."""
+    kwargs = metadata.get("env_kwargs", {})
+    if metadata.get("env_spec") is not None:
+        kwargs = json.loads(metadata["env_spec"]).get("kwargs") or {}
+    return EnvSpec("") if kwargs is None else EnvSpec(metadata.get("env_id") or "", kwargs)
+
+
+def _fields(data: EpisodeData, spec: EnvSpec, termination: str) -> dict[str, Any]:
+    """What tasks that are made from a dataset have in common."""
+    path = Path(data.source)
+    name = path.stem if path.suffix in _FILES else data.source.partition(" ")[0]
+    return {
+        "name": name,
+        "env_id": spec.env_id,
+        "obs_dim": data.obs.shape[1],
+        "action_dim": data.action.shape[1],
+        "termination": termination,
+        "reference_min": data.metadata.get("reference_min"),
+        "reference_max": data.metadata.get("reference_max"),
+        "dataset": name,
+        "presets": {},
+        "env_kwargs": spec.kwargs,
+    }
 
 
 def _termination_of(spec: EnvSpec, data: EpisodeData) -> str:
@@ -150,6 +192,7 @@ def _termination_of(spec: EnvSpec, data: EpisodeData) -> str:
 
     An environment is known by name; one that is not, never terminates where none of the data's episodes does.
     """
+    of = spec.env_id or "an episode"
     name = spec.env_id.rpartition("-v")[0].lower().replace("_", "")
     changed = [key for key, value in spec.kwargs.items() if _EPISODIC.get(key) == value]
     if name.startswith(_NEVER_TERMINATING) and not changed:
@@ -165,12 +208,12 @@ def _termination_of(spec: EnvSpec, data: EpisodeData) -> str:
         logger.warning(
             "%s: no episode terminates in the data, so that none does in the model; --termination=<name> or "
             "module:function says where %s does",
-            data.source, spec.env_id,
+            data.source, of,
         )  # fmt: skip
         return "never"
     why = f" with {changed[0]}={spec.kwargs[changed[0]]}" if changed else ""
     raise InputError(
-        f"{data.source}: what terminates {spec.env_id}{why} is not known; give --termination=module:function "
+        f"{data.source}: what terminates {of}{why} is not known; give --termination=module:function "
         f"(next observations [..., D] to booleans [...]), or a name, one of {', '.join(TERMINATIONS)}"
     )
 

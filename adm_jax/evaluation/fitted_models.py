@@ -102,7 +102,7 @@ def create_folder(
         {**to_flat(fits[0]), **to_flat(config)},
         [Member(seed, {}) for seed in fits[0].seeds],
         {
-            "env_id": task.env_id,
+            "env_id": task.env_id or None,
             "dataset_sha256": data.digests(),
             "fits": {fit.dynamics: to_flat(fit) for fit in fits},
         },

@@ -1,5 +1,6 @@
 """Off-policy evaluation from beginning to end: fit, roll out, compare with true returns and with FQE."""
 
+import contextlib
 import functools
 import json
 import zlib
@@ -33,7 +34,7 @@ from adm_jax.population.members import resolve_mapping
 from adm_jax.runs.folder import resolve_path
 from adm_jax.runs.progress import Progress, print_table
 from adm_jax.statistics import mean_interval
-from adm_jax.tasks import Task
+from adm_jax.tasks import EnvlessTask, Task
 from adm_jax.training.components import make_simulation
 from adm_jax.training.data import load_data
 from adm_jax.types import InputError, Key, Params
@@ -52,15 +53,18 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     if config.policies is None:
         raise InputError("policies: give --policies=<folder or glob> of the policies to evaluate")
     task, data = load_data(fits[0])
-    action_scale = environment.action_scale(task.env)
+    if config.real_episodes and isinstance(task, EnvlessTask):
+        raise InputError(f"real_episodes: there is no environment for true returns: {task.reason}")
+    action_scale = environment.scale_of_task(task)
     policies = read_policies(config.policies, task.obs_dim, task.action_dim, action_scale)
     names = [policy.name for policy in policies]
     starts = model_episodes.episode_starts(data)
-    low, high, limit = _env_limits(task)
-    horizon = config.horizon or limit
-    if horizon > limit:
+    low, high = environment.bounds_of_task(task)
+    limit = _step_limit(task)
+    horizon = config.horizon or limit or int(data.episode_lengths.max())
+    if limit is not None and horizon > limit:
         raise InputError(f"horizon: {horizon} is more than {task.env_id}'s time limit of {limit} steps")
-    conditions, truth = Conditions(task.env_id, horizon, config.deterministic), None
+    conditions, truth = Conditions(task.env_id or None, horizon, config.deterministic), None
     if config.truth is not None:
         truth = read_truth(config.truth, conditions, names, config.gammas)
     store = None if config.models is None else resolve_path("models", config.models)
@@ -73,10 +77,13 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
             f"run folder: {folder.path}\n{len(policies)} policies; {len(data.reward)} transitions, "
             f"{len(starts)} initial states"
         )
-        if truth is not None and horizon < limit:
+        if isinstance(task, EnvlessTask):
+            for line in task.lines(config.horizon):
+                progress.note(line)
+        if truth is not None and limit is not None and horizon < limit:
             progress.note(f"warning: true returns may be of {limit} steps, the estimates are of {horizon}")
         for policy in policies:
-            if policy.env_id not in (None, task.env_id):
+            if task.has_env and policy.env_id not in (None, task.env_id):
                 progress.note(f"warning: {policy.name} is of {policy.env_id}, the dataset of {task.env_id}")
         if task.relabel_terminations:
             progress.note(
@@ -126,14 +133,12 @@ def _group(
     ]
 
 
-def _env_limits(task: Task) -> tuple[np.ndarray, np.ndarray, int]:
-    """Bounds of the actions [A], and of an episode's steps."""
-    env = environment.make_env(task.env)
-    low, high = environment.action_bounds(env)
-    limit = environment.step_limit(env)
-    env.close()
-    assert limit is not None  # make_env refuses those without
-    return low, high, limit
+def _step_limit(task: Task) -> int | None:
+    """The environment's limit of an episode's steps; None without an environment."""
+    if not task.has_env:
+        return None
+    with contextlib.closing(environment.make_env(task.env)) as env:
+        return environment.step_limit(env)
 
 
 def _measure_truth(

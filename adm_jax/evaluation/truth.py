@@ -36,7 +36,7 @@ class RealEpisodes(NamedTuple):
 class Conditions(NamedTuple):
     """The episodes whose returns they are."""
 
-    env_id: str
+    env_id: str | None  # None: there is no environment, and the file's is not compared
     max_steps: int  # of an episode
     deterministic: bool  # the policies' modes instead of their samples
 
@@ -57,7 +57,7 @@ def read_truth(
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'truth: {path}: must be JSON {{"policies": {{name: {{...}}}}}}') from error
     for name, wanted in conditions._asdict().items():
-        if content.get(name, wanted) != wanted:
+        if wanted is not None and content.get(name, wanted) != wanted:
             raise InputError(
                 f"truth: {path}: is of {name} {content[name]}, this evaluation of {wanted}; the two must be "
                 "the same"

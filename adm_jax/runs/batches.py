@@ -90,6 +90,7 @@ def run_batches(
 def merge_results(members: Sequence[Member], results: Lines) -> dict[str, Any]:
     """The result of a population from those of its batches, in order."""
     rows = [row for result in results for row in result["members"]]
+    estimates = [row for result in results for row in result.get("estimates", ())]
 
     def per_seed(name: str) -> list[Any]:
         of_seed: dict[int, Any] = {}
@@ -102,6 +103,7 @@ def merge_results(members: Sequence[Member], results: Lines) -> dict[str, Any]:
         **results[0],
         "members": rows,
         "settings": setting_results(members, rows),
+        "estimates": estimates,
         "bc": per_seed("bc"),
         "model": per_seed("model"),
         "wall_clock": sum_clocks([result["wall_clock"] for result in results]),

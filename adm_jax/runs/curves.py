@@ -34,6 +34,8 @@ def draw(
     members: Sequence[Member],
     references: Mapping[str, float],
     warmup_steps: int = 0,
+    *,
+    evaluated: bool = True,
 ) -> None:
     """Writes a PNG with the returns, the held-out errors and the learners' curves.
 
@@ -45,6 +47,7 @@ def draw(
       members: the population, in the order of its axis.
       references: label -> return, drawn as horizontal lines.
       warmup_steps: environment steps of random actions before anything is learned, shaded.
+      evaluated: whether there is a real environment; without one, returns are those in the model.
     """
     figure = Figure(figsize=(13, 7), layout="constrained", dpi=110)
     figure.suptitle(title, fontsize=13, fontweight="bold")
@@ -59,8 +62,13 @@ def draw(
     returns = figure.add_subplot(grid[:2])
     if warmup_steps:
         returns.axvspan(0, warmup_steps, color="#DDDDDD", alpha=0.6, label="warm-up", linewidth=0)
-    _draw_estimates(returns, train, evals, x_key)
-    _draw_returns(returns, evals, members, references, x_key)
+    if evaluated:
+        _draw_estimates(returns, train, evals, x_key)
+        _draw_returns(returns, evals, members, references, x_key)
+    else:
+        in_model = [{**row, "eval/return": row["model/return"]} for row in train if "model/return" in row]
+        heading = "return in the model: nothing is evaluated for real"
+        _draw_returns(returns, in_model, members, references, x_key, heading)
     _draw_members(figure.add_subplot(grid[2]), fit, fit_key, "model/holdout_nll", "held-out NLL per seed", ())
     _draw_backtracks(figure.add_subplot(grid[3]), fit, fit_key)
     panels = _PANELS if any("critic/q_excess" in row for row in train) else _PANELS[:-1]
@@ -78,7 +86,12 @@ def finite_mean(values: Any) -> float:
 
 
 def _draw_returns(
-    axes: Axes, evals: Lines, members: Sequence[Member], references: Mapping[str, float], x_key: str
+    axes: Axes,
+    evals: Lines,
+    members: Sequence[Member],
+    references: Mapping[str, float],
+    x_key: str,
+    title: str = "return in the real environment",
 ) -> None:
     rows = [row for row in evals if row["phase"] == "train"]
     x = [row[x_key] for row in rows]
@@ -100,7 +113,7 @@ def _draw_returns(
     for number, (label, value) in enumerate(references.items()):
         style = ("--", ":", "-.")[number % 3]
         axes.axhline(value, color="#555555", linestyle=style, linewidth=1.5, label=f"{label} ({value:,.0f})")
-    _finish(axes, "return in the real environment", _LABELS[x_key], bool(rows))
+    _finish(axes, title, _LABELS[x_key], bool(rows))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="best", framealpha=0.8)
 

@@ -14,7 +14,7 @@ from adm_jax.population.members import Member
 from adm_jax.runs.background import Background
 from adm_jax.runs.folder import RunFolder
 from adm_jax.runs.progress import Progress
-from adm_jax.tasks import Task
+from adm_jax.tasks import EnvlessTask, Task
 from adm_jax.types import Array, Params
 
 
@@ -49,15 +49,15 @@ def compile_policies(
 
 @dataclass(frozen=True)
 class Evaluations:
-    """What evaluating a population's policies takes."""
+    """What evaluating a population's policies takes; without an environment the lines and curves say so."""
 
     members: tuple[Member, ...]
     task: Task
-    evaluator: Evaluator
+    evaluator: Evaluator | None  # None: there is no environment
     background: Background
     folder: RunFolder
     progress: Progress
-    act: Callable[[Params, np.ndarray], Array]  # on policy_sharding: (params [P], obs [P, E, D]) -> [P, E, A]
+    act: Callable[[Params, np.ndarray], Array] | None  # of compile_policies, with an evaluator
     draw: Callable[[], None]  # the run's curves
 
     def begin(
@@ -77,15 +77,34 @@ class Evaluations:
           actor_params: [P]; copied, as the next update reuses their memory.
           unaveraged: the actors [P] that they are averages of, evaluated from the same initial states.
         """
+        if self.evaluator is None:
+            self.background.start((phase, epoch), partial(self._say, self.folder.read_metrics()[-1]))
+            return
         own = jax.tree.map(jnp.copy, (actor_params, unaveraged))
         policies = jax.block_until_ready(jax.device_put(own, policy_sharding()))
         line = {"phase": phase, "epoch": epoch, **position}
         self.background.start((phase, epoch), partial(self._run, line, *policies))
 
+    def describe(self) -> dict[str, Any]:
+        """What scores depend on, or why there are none."""
+        if self.evaluator is not None:
+            return self.evaluator.describe()
+        assert isinstance(self.task, EnvlessTask)
+        return {"env_id": None, "num_episodes": 0, "reason": self.task.reason}
+
     def wait_for_earlier(self, phase: str, epoch: int) -> None:
         """Returns when no other evaluation than this one is under way: what a checkpoint may leave out."""
         if self.background.name != (phase, epoch):
             self.background.wait()
+
+    def _say(self, row: Mapping[str, Any]) -> None:
+        """What the model says of the policies in a line of metrics.jsonl, in place of an environment."""
+        texts = [f"{row['phase']} epoch {row['epoch']}: not evaluated for real"]
+        if "model/return" in row:
+            means = zip(self.members, row["model/return"], strict=True)
+            texts.append(f"returns in the model {', '.join(_mean_text(*mean) for mean in means)}")
+        self.progress.note("; ".join(texts))
+        self.draw()
 
     def _run(self, line: Mapping[str, Any], policies: Params, unaveraged: Params | None) -> None:
         """Real episodes of every member's policy, and of the actor that it is an average of."""
@@ -100,26 +119,34 @@ class Evaluations:
                 "eval/length": outcome.lengths,
                 "eval/normalized_score": [self.task.normalized_score(x) for x in returns.mean(axis=1)],
                 **further,
-                **self.evaluator.describe(),
+                **self.describe(),
             }
         )
         self.draw()
         means = zip(self.members, returns.mean(axis=1), strict=True)
-        text = ", ".join(f"{member.tag} {mean:.1f}" for member, mean in means)
+        text = ", ".join(_mean_text(*mean) for mean in means)
         where = f"step {line['steps']}" if "steps" in line else f"{line['phase']} epoch {line['epoch']}"
         self.progress.note(f"{where}: mean returns {text}")
 
     def _episodes(self, policies: Params, evaluation: int) -> EvaluationResult:
         """One that gives an action that is not finite takes no other down: it acts zero, and scores NaN."""
+        assert self.evaluator is not None
+        assert self.act is not None
+        evaluate, act_on = self.evaluator.evaluate, self.act
         sound = np.ones(len(self.members), bool)
 
         def act(obs: np.ndarray) -> np.ndarray:
             self.background.raise_if_stopped()
-            action = np.array(self.act(policies, obs))
+            action = np.array(act_on(policies, obs))
             broken = ~np.isfinite(action).all(axis=-1)
             action[broken] = 0.0
             sound[broken.any(axis=-1)] = False
             return action
 
-        outcome = self.evaluator.evaluate(act, evaluation=evaluation)
+        outcome = evaluate(act, evaluation=evaluation)
         return outcome._replace(returns=np.where(sound[:, None], outcome.returns, np.nan))
+
+
+def _mean_text(member: Member, mean: float | None) -> str:
+    """A member's mean return; None, as JSON has what is not finite."""
+    return f"{member.tag} {'nan' if mean is None else format(mean, '.1f')}"

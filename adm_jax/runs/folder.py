@@ -227,7 +227,8 @@ class RunFolder:
         for row in evals:
             if row["phase"] == "bc":
                 lines["behaviour cloning"] = float(np.mean(np.asarray(row["eval/return"], np.float64)))
-        curves.draw(temporary, metrics, trained, title, self.members, lines, warmup_steps)
+        shown = temporary, metrics, trained, title, self.members, lines, warmup_steps
+        curves.draw(*shown, evaluated="not_evaluated" not in self.config)
         os.replace(temporary, self.path / "curves.png")
 
 

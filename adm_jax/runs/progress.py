@@ -158,10 +158,13 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
     Args:
       result: result.json's content: ``members`` and ``bc`` (lists of ``seed``, swept settings,
         ``return_mean``, ``return_std``, ``num_episodes``, ``normalized_score``), ``settings``,
-        ``dataset`` and ``wall_clock``.
+        ``dataset`` and ``wall_clock``; without an environment ``evaluation`` has the ``reason``, and
+        ``estimates`` are shown.
       console: where to print; stdout by default.
     """
     console = console or Console(highlight=False)
+    if "reason" in result.get("evaluation", {}):
+        console.print(f"nothing was evaluated for real: {result['evaluation']['reason']}", soft_wrap=True)
     console.print(result_table(result))
     returns = {name: value for name, value in result.get("dataset", {}).items() if "return" in name}
     if returns:
@@ -176,8 +179,11 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
 def result_table(result: Mapping[str, Any]) -> Table:
     """The rows of ``print_result`` as a rich table; ``last 10`` is the mean of the last ten evaluations.
 
-    Where settings are swept, each has a column, and a row of its seeds' means.
+    Where settings are swept, each has a column, and a row of its seeds' means. Where nothing was evaluated,
+    the rows are what the model and the critics say.
     """
+    if "reason" in result.get("evaluation", {}):
+        return _estimates_table(result["estimates"])
     settings = result.get("settings", [])
     swept = [name for name in (settings[0] if settings else ()) if name not in _OF_A_SETTING]
     table = Table(title="return in the real environment")
@@ -192,6 +198,16 @@ def result_table(result: Mapping[str, Any]) -> Table:
             values = [_number(mean.get(setting)) for setting in swept]
             table.add_row(name, "all", *values, *_cells(mean), style="bold")
         table.add_section()
+    return table
+
+
+def _estimates_table(estimates: Sequence[Mapping[str, Any]]) -> Table:
+    """A row of what model and critics say of each policy."""
+    table = Table(title="estimates from the data's initial states, no returns")
+    for index, name in enumerate(estimates[0] if estimates else ()):
+        table.add_column(name.replace("_", " "), justify="right" if index else "left")
+    for row in estimates:
+        table.add_row(*(_number(value) for value in row.values()))
     return table
 
 

@@ -20,6 +20,12 @@ _MEASURED = (
     "model/holdout_mse_per_k",
     "model/open_loop_mse_per_step",
 )
+_ESTIMATED = {
+    "model/return": "model_return",
+    "model/discounted_return": "model_discounted_return",
+    "critic/q_initial": "q_initial",
+    "critic/q_excess": "q_excess",
+}
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -34,6 +40,8 @@ def summarize(
     evals: Lines,
 ) -> dict[str, Any]:
     """The dataset, each member's and each setting's returns, behaviour cloning's, the fits' held-out errors.
+
+    Without an environment there are no returns, and the lists of them are empty.
 
     Args:
       config: the run's configuration.
@@ -62,6 +70,7 @@ def summarize(
         "updates": config.num_epochs * config.updates_per_epoch,
         "members": results,
         "settings": setting_results(members, results),
+        "estimates": estimate_results(members, metrics),
         "bc": member_results([Member(seed, {}) for seed in seeds_of(members)], task, cloned),
         "model": model_results(seeds_of(members), metrics),
     }
@@ -117,6 +126,15 @@ def member_results(members: Sequence[Member], task: Task, evaluations: Lines) ->
             }
         )
     return results
+
+
+def estimate_results(members: Sequence[Member], metrics: Lines) -> list[dict[str, Any]]:
+    """What model and critics said last of each member's policy; empty where they were not asked."""
+    asked = [row for row in metrics if row["phase"] == "train" and "model/return" in row]
+    return [
+        {**member.to_dict(), **{name: asked[-1][key][index] for key, name in _ESTIMATED.items()}}
+        for index, member in enumerate(members if asked else ())
+    ]
 
 
 def _curve_mean(epochs: Sequence[int], means: np.ndarray) -> float:

@@ -6,6 +6,6 @@ imports the module first.
 """
 
 from adm_jax.tasks.registry import TASKS, get_task, register_task
-from adm_jax.tasks.task import Task
+from adm_jax.tasks.task import EnvlessTask, Task
 
-__all__ = ["TASKS", "Task", "get_task", "register_task"]
+__all__ = ["TASKS", "EnvlessTask", "Task", "get_task", "register_task"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adm_jax.config.presets.preset import Presets
-from adm_jax.types import EnvSpec
+from adm_jax.types import EnvSpec, InputError
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,51 @@ class Task:
         """The real environment, as adm_jax.envs makes it."""
         return EnvSpec(self.env_id, self.env_kwargs, obs_limit=self.obs_limit)
 
+    @property
+    def has_env(self) -> bool:
+        """Whether policies can be evaluated in a real environment."""
+        return True
+
     def normalized_score(self, episode_return: float) -> float | None:
         """D4RL's score, 100 for an expert and 0 for a random policy; None where there is no reference."""
         if self.reference_min is None or self.reference_max is None:
             return None
         return 100.0 * (episode_return - self.reference_min) / (self.reference_max - self.reference_min)
+
+
+@dataclass(frozen=True)
+class EnvlessTask(Task):
+    """A task of logged data whose environment is not available: nothing is evaluated for real."""
+
+    reason: str = ""  # why there is no environment, in a line
+    action_low: tuple[float, ...] = ()  # [A], what the environment would have told
+    action_high: tuple[float, ...] = ()  # [A]
+    bounds_from: str = ""  # where they come from, in words
+    longest_episode: int = 1  # of the recorded ones, in steps: as long are those in the model
+
+    @property
+    def env(self) -> EnvSpec:
+        """Raises InputError: there is none."""
+        raise InputError(f"task {self.name}: there is no environment to evaluate in: {self.reason}")
+
+    @property
+    def has_env(self) -> bool:
+        """It has not."""
+        return False
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Entries of a run's config.json, which stand for the environment's."""
+        return {"not_evaluated": self.reason, "action_bounds": [[*self.action_low], [*self.action_high]]}
+
+    def lines(self, horizon: int | None = None) -> list[str]:
+        """What follows from it, to be told before anything is computed; ``horizon`` is that of estimates."""
+        steps = (
+            f"{horizon} steps" if horizon else f"{self.longest_episode} steps, the longest recorded episode"
+        )
+        low, high = min(self.action_low), max(self.action_high)
+        return [
+            "warning: policies are not evaluated for real, for want of an environment (--task=<name> of a "
+            f"registered task gives one): {self.reason}",
+            f"actions lie within {low:g} to {high:g}: {self.bounds_from}; returns are estimated over {steps}",
+        ]

@@ -25,7 +25,7 @@ from adm_jax.nn.precision import require_float32
 from adm_jax.population.compiling import MemberProgram
 from adm_jax.population.members import resolve_mapping
 from adm_jax.rollout import PolicyFn, Simulation
-from adm_jax.tasks import Task
+from adm_jax.tasks import EnvlessTask, Task
 from adm_jax.types import Array, InputError, Key, Prediction, Segment
 
 Config = OfflineConfig | OnlineConfig
@@ -63,6 +63,7 @@ class Components(NamedTuple):
     action_scale: float
     mapping: str  # vmap or map
     data_is_shared: bool
+    longest_episode: int | None = None  # what bounds estimates of returns where no environment does
 
     @property
     def model(self) -> Dynamics:
@@ -112,9 +113,10 @@ def make_components(config: Config, task: Task) -> Components:
         user's does not serve, or the model doesn't offer the uncertainty that the configuration penalises.
     """
     require_float32()
-    environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
+    if task.has_env:
+        environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
     dims, settings = (task.obs_dim, task.action_dim), config.rollout
-    scale, offline = environment.action_scale(task.env), isinstance(config, OfflineConfig)
+    scale, offline = environment.scale_of_task(task), isinstance(config, OfflineConfig)
     dynamics = None
     if config.dynamics != MODEL_FREE:
         dynamics = make_dynamics(config.dynamics, *dims, config.model)
@@ -129,6 +131,7 @@ def make_components(config: Config, task: Task) -> Components:
         action_scale=scale,
         mapping=resolve_mapping(config.members),
         data_is_shared=offline,
+        longest_episode=task.longest_episode if isinstance(task, EnvlessTask) else None,
     )
 
 

@@ -10,13 +10,18 @@ from adm_jax.dynamics.fitting import holdout_segments
 from adm_jax.envs import environment
 from adm_jax.envs.recovered import check_terminations, relabel_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
-from adm_jax.tasks import Task, get_task
+from adm_jax.tasks import EnvlessTask, Task, get_task
 from adm_jax.training.components import SharedData
 from adm_jax.types import InputError
 
 
-def load_data(config: OfflineConfig, data: EpisodeData | None = None) -> tuple[Task, EpisodeData]:
+def load_data(
+    config: OfflineConfig, data: EpisodeData | None = None, without_env: str | None = None
+) -> tuple[Task, EpisodeData]:
     """The run's task and its dataset, each checked against the other; ``data`` take a stored one's place.
+
+    A task that is made from the dataset may be one without an environment, and must be ``without_env``, the
+    reason why a run began so.
 
     Raises:
       InputError: there is no such task or dataset, or they do not belong together.
@@ -39,10 +44,10 @@ def load_data(config: OfflineConfig, data: EpisodeData | None = None) -> tuple[T
         assert dataset_id is not None
         data = minari_io.load(dataset_id)
     if task is None:
-        task = task_from_dataset(data, config.rollout.termination)
+        task = task_from_dataset(data, config.rollout.termination, without_env=without_env)
     wanted_by = f"task {task.name}"
-    check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id)
-    check_actions(data, environment.action_scale(task.env), wanted_by)
+    check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id or None)
+    check_actions(data, environment.scale_of_task(task), wanted_by)
     terminated_fn = get_termination(config.rollout.termination or task.termination, task.obs_dim)
     if task.relabel_terminations:
         data = relabel_terminations(data, terminated_fn, wanted_by)
@@ -67,13 +72,14 @@ def put_on_device(
     return SharedData(dataset, holdout_segments(dataset, max_backtrack, fit))
 
 
-def describe(data: EpisodeData, max_backtrack: int) -> list[str]:
-    """Lines on what there is to learn from."""
+def describe(task: Task, data: EpisodeData, max_backtrack: int) -> list[str]:
+    """Lines on what there is to learn from, and on what cannot be evaluated."""
     returns = data.return_statistics()
     lines = [
+        *(task.lines() if isinstance(task, EnvlessTask) else ()),
         f"{data.source}: {len(data.reward)} transitions, {len(data.episode_ends)} episodes, returns: "
         f"episode mean {returns['episode_return_mean']:.1f}, transition-weighted "
-        f"{returns['transition_weighted_return_mean']:.1f}, best {returns['episode_return_max']:.1f}"
+        f"{returns['transition_weighted_return_mean']:.1f}, best {returns['episode_return_max']:.1f}",
     ]
     short = count_short_episodes(data, max_backtrack)
     if short:

@@ -32,7 +32,7 @@ from adm_jax.runs.clock import WallClock
 from adm_jax.runs.evaluating import Evaluations, compile_policies
 from adm_jax.runs.folder import RunFolder, require_writable
 from adm_jax.runs.progress import Progress, print_result
-from adm_jax.tasks import Task
+from adm_jax.tasks import EnvlessTask, Task
 from adm_jax.training.components import Components
 from adm_jax.types import InputError, Params
 
@@ -130,7 +130,8 @@ class Plan:
     @property
     def record(self) -> dict[str, Any]:
         """Entries of config.json that a resumed run must find unchanged."""
-        return {} if self.data is None else {"dataset_sha256": self.data.digests()}
+        of_task = self.task.record if isinstance(self.task, EnvlessTask) else {}
+        return of_task if self.data is None else {"dataset_sha256": self.data.digests(), **of_task}
 
     @property
     def references(self) -> dict[str, float]:
@@ -152,26 +153,29 @@ class Run:
         self.checkpointer.recover()
         config, note = plan.config, self.progress.note
         with contextlib.ExitStack() as stack:
-            seeds = [member.seed for member in members]
-            self.evaluator = Evaluator(plan.task.env, seeds, config.eval_episodes)
-            stack.callback(self.evaluator.close)
+            seeds, evaluator = [member.seed for member in members], None
+            if plan.task.has_env:
+                evaluator = Evaluator(plan.task.env, seeds, config.eval_episodes)
+                stack.callback(evaluator.close)
             for line in plan.notes:
                 note(line)
             note(f"settings: {settings_source(config, plan.task)}")
             note(f"run folder: {folder.path}\ncompiling ...")
             self.loop = plan.open(members, Desk(self.clock, note, self.checkpointer.require_room))
             stack.callback(self.loop.close)
-            with self.clock.phase("compile"), matmul_precision(config.matmul_precision):
-                act = compile_policies(
-                    self.loop.components.agent.mode_action,
-                    self.loop.abstract_policies,
-                    (len(members), config.eval_episodes, plan.task.obs_dim),
-                )
+            act = None
+            if evaluator is not None:
+                with self.clock.phase("compile"), matmul_precision(config.matmul_precision):
+                    act = compile_policies(
+                        self.loop.components.agent.mode_action,
+                        self.loop.abstract_policies,
+                        (len(members), config.eval_episodes, plan.task.obs_dim),
+                    )
             self._resources = stack.pop_all()
         self.evaluations = Evaluations(
             members=members,
             task=plan.task,
-            evaluator=self.evaluator,
+            evaluator=evaluator,
             background=self.background,
             folder=folder,
             progress=self.progress,
@@ -253,7 +257,7 @@ class Run:
         result = {
             "algorithm": self.folder.config["algorithm"],
             "task": self.plan.task.name,
-            "evaluation": self.evaluator.describe(),
+            "evaluation": self.evaluations.describe(),
             **self.loop.summarize(self.folder.read_metrics(), self.folder.read_eval()),
             "wall_clock": self.clock.to_dict(),
         }
@@ -290,7 +294,7 @@ def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder,
         to_flat(config),
         members,
         {
-            "env_id": plan.task.env_id,
+            "env_id": plan.task.env_id or None,
             "settings_source": settings_source(config, plan.task),
             **plan.record,
         },
@@ -306,9 +310,12 @@ def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder,
 
 
 def resume(
-    path: str, from_flat: Callable[[Mapping[str, Any]], Config], make_plan: Callable[[Any], Plan]
+    path: str, from_flat: Callable[[Mapping[str, Any]], Config], make_plan: Callable[..., Plan]
 ) -> dict[str, Any]:
     """Continues the run in a folder from its newest checkpoint.
+
+    One that was begun without an environment goes on without, also where there is one now: ``make_plan`` is
+    given the reason as ``without_env``.
 
     Raises:
       InputError: the folder holds no run, another process works on it, its checkpoints are damaged, or the
@@ -320,7 +327,13 @@ def resume(
     config = from_flat(stored)
     config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
     with signals.heard(), folder.lock():
-        plan = make_plan(config)
+        reason, env_id = folder.config.get("not_evaluated"), folder.config.get("env_id")
+        plan = make_plan(config) if reason is None else make_plan(config, without_env=reason)
+        if isinstance(plan.task, EnvlessTask) and env_id is not None:
+            raise InputError(
+                f"{folder.path}: this run is evaluated in {env_id}, which is not available: "
+                f"{plan.task.reason}"
+            )
         if any(folder.config.get(name) != value for name, value in plan.record.items()):
             source = plan.data and plan.data.source
             raise InputError(f"{source}: not the data that the run in {folder.path} began with")

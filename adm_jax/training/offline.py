@@ -56,9 +56,9 @@ def resume(path: str) -> dict[str, Any]:
     return driver.resume(path, offline_from_flat, plan)
 
 
-def plan(config: OfflineConfig, data: EpisodeData | None = None) -> Plan:
-    """What is wanted of a run, checked; ``data`` take the place of the dataset in the store."""
-    task, data = load_data(config, data)
+def plan(config: OfflineConfig, data: EpisodeData | None = None, without_env: str | None = None) -> Plan:
+    """What is wanted of a run, checked; ``data`` and ``without_env`` are load_data's."""
+    task, data = load_data(config, data, without_env)
     components = make_components(config, task)
     return Plan(
         config=config,
@@ -68,7 +68,7 @@ def plan(config: OfflineConfig, data: EpisodeData | None = None) -> Plan:
         open=partial(OfflineLoop, config, task, data, components),
         sizes=batch_sizes(len(all_members(config)), config.members_per_batch, config.num_devices),
         data=data,
-        notes=describe(data, components.model.max_backtrack),
+        notes=describe(task, data, components.model.max_backtrack),
     )
 
 

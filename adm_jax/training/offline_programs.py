@@ -88,7 +88,7 @@ def estimate_program(
         key,
         gammas=(1.0, config.sac.gamma),
         bounds=(low, high),
-        horizon=config.rollout.horizon,
+        horizon=min(config.rollout.horizon, c.longest_episode or config.rollout.horizon),
         chunk=min(programs.rollout_chunk(config), len(starts)),
     )
     q = c.agent.q_values(critic_params, obs, policy_fn(obs)).min(axis=0).mean()

@@ -32,7 +32,8 @@ def summarize(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / "result.json").read_text())
     rows, metrics = _rows(folder / "eval.jsonl"), _rows(folder / "metrics.jsonl")
     names = ("phase", "steps", "updates", "eval/return", "eval/unaveraged_return")
-    kinds = [kind for kind in ("members", "bc") if kind in result]  # nothing is cloned in an online run
+    # nothing is cloned in an online run, and nothing evaluated without an environment
+    kinds = [kind for kind in ("members", "bc") if result.get(kind)]
     return {
         **surroundings(config),
         "returns": {kind: over_seeds([member["return_mean"] for member in result[kind]]) for kind in kinds},
@@ -50,6 +51,8 @@ def summarize(folder: Path) -> dict[str, Any]:
 def steadiness(evaluations: list[dict[str, Any]]) -> list[float]:
     """Each member's lowest over its highest mean return in the last five evaluations of its learning."""
     returns = [row["eval/return"] for row in evaluations if row["phase"] == "train"][-_LAST:]
+    if not returns:
+        return []
     means = np.mean(np.array(returns, float), axis=-1)  # [evaluations, P]
     return (means.min(axis=0) / means.max(axis=0)).tolist()
 
@@ -100,7 +103,7 @@ def _when(row: dict[str, Any]) -> tuple[str, int]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def surroundings(config: dict[str, Any]) -> dict[str, Any]:

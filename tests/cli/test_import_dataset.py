@@ -69,6 +69,41 @@ def test_imports_and_reports(path, store):
     assert run(f"--path={path}", f"--dataset={ID}", "--overwrite").returncode == 0
 
 
+def test_a_file_that_names_no_environment(path, store):
+    """Its actions are bounded by what it holds, unless bounds are given."""
+    with h5py.File(path, "a") as file:
+        del file.attrs["env_id"]
+        file["actions"][...] *= 3
+    done = run("--source=d4rl", f"--path={path}", f"--dataset={ID}")
+    assert done.stdout.splitlines()[2:4] == [
+        "no environment is named, so that policies of these data are not evaluated for real; --env_id "
+        "names one here, --task=<name> in a run",
+        "actions are bounded by the largest action in the data, which have no action space; --action_low and "
+        "--action_high give others",
+    ]
+    data = minari_io.load(ID)
+    assert not {"env_id", "env_spec"} & set(data.metadata)
+    assert [bound.tolist() for bound in data.action_bounds()[:2]] == [[-3, -3], [3, 3]]
+    assert run(f"--path={path}", f"--dataset={ID}", "--overwrite", "--action_low=-4", "--action_high=4")
+    assert minari_io.load(ID).action_bounds()[1].tolist() == [4, 4]
+
+
+def test_a_neorl_file_of_no_known_environment(store, tmp_path):
+    """As of a plant: its dimensions are none of MuJoCo's."""
+    path = tmp_path / "ib-low-2-train.npz"
+    rows = np.arange(16, dtype=np.float32).reshape(8, 2)
+    arrays = {"obs": rows[[0, 1, 2, 4, 5, 6]], "next_obs": rows[[1, 2, 3, 5, 6, 7]]}
+    arrays |= {"action": np.full((6, 1), 0.5), "reward": np.ones((6, 1)), "done": np.zeros((6, 1))}
+    np.savez(path, **arrays, index=np.array([3, 6]))
+    of = ("--source=neorl", f"--path={path}", f"--dataset={ID}")
+    assert failure(*of).endswith("or give --max_episode_steps to read them without an environment")
+    done = run(*of, "--max_episode_steps=3")
+    assert "no environment is named" in done.stdout, done.stderr
+    data = minari_io.load(ID)
+    assert "env_id" not in data.metadata
+    assert data.episode_lengths.tolist() == [3, 3]
+
+
 def test_neorl(store, tmp_path):
     """Two falls of a Hopper with its x position, as NeoRL's files hold them."""
     path = tmp_path / "Hopper-v3-low-2-train-noise.npz"

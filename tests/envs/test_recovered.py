@@ -16,7 +16,7 @@ from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import environment, recovered
 from adm_jax.envs.termination import get_termination
-from adm_jax.tasks import register_task, registry
+from adm_jax.tasks import EnvlessTask, register_task, registry
 from adm_jax.training.data import load_data
 from adm_jax.types import EnvSpec, InputError
 
@@ -54,6 +54,16 @@ def line(data: EpisodeData, termination: str | None = None) -> str:
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{data.source}: ")
     return str(caught.value).removeprefix(f"{data.source}: ")
+
+
+def reason(data: EpisodeData) -> str:
+    """Why a task of the data has no environment; none can be recovered, in the same words."""
+    task = recovered.task_from_dataset(data, "hopper")
+    assert isinstance(task, EnvlessTask)
+    with pytest.raises(environment.EnvUnavailable) as caught:
+        recovered.recover_env(data.metadata, data.source)
+    assert str(caught.value) == task.reason
+    return task.reason.removeprefix(f"{data.source}: ")
 
 
 @pytest.mark.parametrize("name", V5)
@@ -206,7 +216,7 @@ def test_the_maker_is_the_registered_one(goals):
 
 
 def test_environments_that_cannot_be_recovered(goals):
-    assert line(changed(goals, id="Nobodys-v0")) == (
+    assert reason(changed(goals, id="Nobodys-v0")) == (
         f"environment Nobodys-v0 is not registered with Gymnasium {gymnasium.__version__}; import the "
         f"package that registers it first, as --task=my_envs:auto imports my_envs"
     )
@@ -219,7 +229,7 @@ def test_environments_that_cannot_be_recovered(goals):
     damaged = dataclasses.replace(goals, metadata={"env_spec": "{"})
     assert line(damaged).startswith("metadata: env_spec cannot be read (Expecting property name")
     unnamed = dataclasses.replace(goals, metadata={})
-    assert line(unnamed) == (
+    assert reason(unnamed) == (
         "names no environment; give --task=<name> of a registered one, or arrays to load_dataset with env_id"
     )
 
@@ -262,7 +272,7 @@ def test_a_package_that_is_missing_is_named(goals, monkeypatch, env_id):
         f"environment {env_id} needs gymnasium-robotics (import of gymnasium_robotics halted; None in "
         "sys.modules); pip install 'adm_jax[robotics]'"
     )
-    assert line(changed(goals, id=env_id, entry_point="gymnasium_robotics.envs.maze:Any")) == message
+    assert reason(changed(goals, id=env_id, entry_point="gymnasium_robotics.envs.maze:Any")) == message
     if env_id.startswith("Point"):
         with pytest.raises(InputError) as caught:
             environment.make_env(env_id)

@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
 from adm_jax.config import OfflineConfig, OnlineConfig
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import to_flat
@@ -26,6 +29,12 @@ def run_folder(config: OfflineConfig) -> Path:
 def lines(path: Path) -> list[dict]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "time"} for row in rows]
+
+
+def newest_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint."""
+    newest = max((folder / "checkpoints").glob("train-*"))
+    return {name: np.asarray(array) for name, array in ocp.load(newest / "arrays").items()}
 
 
 def kill(experiment: str, config: OfflineConfig | OnlineConfig, checkpoint: str) -> None:

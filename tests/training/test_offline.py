@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
 from adm_jax.config import OfflineConfig, config_for_task, offline_from_flat
 from adm_jax.config.models import get_model
@@ -29,15 +28,9 @@ from adm_jax.types import InputError
 from tests.runs.event_records import points
 from tests.stopping import Stop, signal_in, stop_behind
 from tests.tiny import TINY
-from tests.training.run_files import kill, lines, run_folder
+from tests.training.run_files import kill, lines, newest_arrays, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_curves")
-
-
-def newest_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoint."""
-    newest = max((folder / "checkpoints").glob("train-*"))
-    return {name: np.asarray(array) for name, array in ocp.load(newest / "arrays").items()}
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -42,7 +42,7 @@ class Report:
     """What reading a file found and did; indices are rows of the file."""
 
     data: EpisodeData
-    env_id: str
+    env_id: str | None
     num_rows: int
     has_next_observations: bool
     has_timeouts: bool
@@ -97,12 +97,12 @@ def read(
 ) -> tuple[EpisodeData, Report]:
     """Reads a file in D4RL's layout; the values are checked by ``validation.validate``.
 
-    Without ``env_id`` it is the file's attribute. ``max_episode_steps``, the time limit that ended episodes,
-    is needed where the file has neither timeouts nor next observations; where given, no episode may be
-    longer. Returns the episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to
+    Without ``env_id`` it is the file's attribute, or none. ``max_episode_steps``, the time limit that ended
+    episodes, is needed where the file has neither timeouts nor next observations; where given, no episode may
+    be longer. Returns the episodes (``metadata`` holds ``env_id`` and ``imported_from``) and what was done to
     get them. Raises InputError: one line: the file is missing or damaged, lacks an array or holds one of a
     wrong shape; its terminals are set in mid-episode; its timeouts are a row off; its rows are not in order
-    of time; an episode is longer than the limit; its environment is unknown.
+    of time; an episode is longer than the limit.
     """
     source = str(path)
     rows, timeouts, env_id, converted = _read_file(path, source, env_id)
@@ -138,7 +138,7 @@ def read(
 
 def _read_file(
     path: Path, source: str, env_id: str | None
-) -> tuple[columns.Columns, np.ndarray | None, str, tuple[str, ...]]:
+) -> tuple[columns.Columns, np.ndarray | None, str | None, tuple[str, ...]]:
     """What the file holds: its arrays, timeouts [N], environment, and which arrays were not float32."""
     if not path.is_file():
         raise InputError(f"{source}: no such file")
@@ -159,12 +159,10 @@ def _read_file(
     return rows, read["timeouts"], env_id, columns.converted({name: raw[name] for name in _NUMBERS})
 
 
-def _read_env_id(file: h5py.File, source: str) -> str:
+def _read_env_id(file: h5py.File, source: str) -> str | None:
     env_id = file.attrs.get("env_id")
     if env_id is None or (isinstance(env_id, str) and not env_id):
-        raise InputError(
-            f"{source}: names no environment (attribute env_id); say which, as in --env_id=Hopper-v4"
-        )
+        return None
     try:  # h5py gives what is not UTF-8 as bytes or surrogates, depending on how the attribute was declared
         text = bytes(env_id).decode() if isinstance(env_id, bytes) else env_id.encode().decode()
     except (AttributeError, UnicodeError):
@@ -200,8 +198,8 @@ def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
     if rank == 1 and shape[1:] == (1,):
         shape = shape[:1]
     columns.check_shape(shape, rank, first.shape[0] if first.shape else 0, where, "observations")
-    if name == "next_observations" and shape != first.shape:
-        raise InputError(f"{where} has {shape[1]} dimensions; observations have {first.shape[1]}")
+    if name == "next_observations" and shape != (wanted := tuple(first.shape or ())):
+        raise InputError(f"{where} has {shape[1]} dimensions; observations have {wanted[-1]}")
     return containers.read_values(item.id, file.id, where).reshape(shape)
 
 
@@ -244,7 +242,7 @@ def _refuse_uneven(terminals: np.ndarray, timeouts: np.ndarray, source: str) -> 
 
 
 def _episodes(
-    rows: columns.Columns, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str
+    rows: columns.Columns, timeouts: np.ndarray | None, ends: np.ndarray, env_id: str | None
 ) -> tuple[EpisodeData, np.ndarray]:
     """Episodes that end at ``ends`` [N], and which rows [N] had to be dropped."""
     terminated, truncated = rows.terminals, ends & ~rows.terminals
@@ -269,6 +267,9 @@ def _episodes(
         terminated=terminated[keep],
         truncated=truncated[keep],
         source=rows.source,
-        metadata={"env_id": env_id, "imported_from": Path(rows.source).name},
+        metadata={
+            **({} if env_id is None else {"env_id": env_id}),
+            "imported_from": Path(rows.source).name,
+        },
     )
     return data, dropped

@@ -13,6 +13,7 @@ command, seed, versions, return statistics, and a SHA-256 of every field.
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -94,11 +95,11 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
 
     Observations must be boxes or dictionaries of boxes, which are flattened, actions plain boxes; they are
     converted to float32. The last step of an episode that carries neither flag is taken as truncated: its
-    data end there. Actions' bounds are the dataset's. Without ``root`` it is ``datasets_root()``. Returns the
-    data; ``source`` names id and file, ``metadata`` holds what the dataset says of its environment
-    (``env_id``, ``env_spec`` as JSON) and of reference scores (``reference_min``, ``reference_max``), and
-    where observations were flattened ``obs_layout``: the keys in order, with the entries of each. Raises
-    InputError: one line for whatever is missing, unreadable or wrong.
+    data end there. Actions' bounds are those of the dataset's action space, which is kept. Without ``root``
+    it is ``datasets_root()``. Returns the data; ``source`` names id and file, ``metadata`` holds what the
+    dataset says of its environment (``env_id``, ``env_spec`` as JSON) and of reference scores
+    (``reference_min``, ``reference_max``), and where observations were flattened ``obs_layout``: the keys in
+    order, with the entries of each. Raises InputError: one line for whatever is missing, unreadable or wrong.
     """
     folder = dataset_dir(dataset_id, root) / "data"
     metadata = read_metadata(folder / "metadata.json", dataset_id)
@@ -121,6 +122,8 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
     facts = foreign_facts(metadata) | ({"obs_layout": layout} if layout else {})
     data = _assemble(episodes, source, {**facts, **own})
     validation.validate(data, *bounds)
+    low, high = (np.broadcast_to(bound, data.action.shape[1:]) for bound in bounds)
+    data = dataclasses.replace(data, action_space=(low, high))
     if own:
         validation.check_digests(data, own.get("sha256"))
     return data

@@ -187,11 +187,11 @@ def test_without_either_the_time_limit_must_be_given(path):
     assert "no timeouts in the file: truncated where max_episode_steps is reached, 2 times" in report.lines()
 
 
-def test_environment_from_flag_or_file(path):
+def test_environment_from_flag_or_file_or_none(path):
     write(path, arrays(DATA), env_id=None)
-    assert error_line(d4rl.read, path).endswith(
-        "names no environment (attribute env_id); say which, as in --env_id=Hopper-v4"
-    )
+    data, report = d4rl.read(path)
+    assert (report.env_id, data.metadata) == (None, {"imported_from": path.name})
+    assert report.lines()[0].startswith(f"read 14 rows of {path} (no environment): 14 transitions")
     assert d4rl.read(path, env_id="Mine-v0")[0].metadata["env_id"] == "Mine-v0"
 
 
