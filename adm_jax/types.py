@@ -31,6 +31,8 @@ class EnvSpec(NamedTuple):
     # kwargs say the same
     spec_json: str | None = None
     obs_limit: int | None = None  # the first entries of the observation that are kept; all when None
+    # of a dictionary observation (nested ones as "a/b"), in the order they are joined; () all, as it has them
+    obs_keys: tuple[str, ...] = ()
 
 
 class Transition(NamedTuple):

@@ -1,9 +1,12 @@
 """Real environments as evaluation and collection use them: made, seeded and described in one way."""
 
 import contextlib
+import functools
 import importlib
 import logging
+import operator
 import warnings
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -37,7 +40,8 @@ def is_registered(env_id: str | None) -> bool:
 def make_env(env: EnvSpec | str) -> gymnasium.Env:
     """One Gymnasium environment with vectors for observations and actions, and a step limit.
 
-    Dictionary observations are flattened (keys in alphabetical order, as Gymnasium and Minari have them).
+    Observations in dictionaries and tuples are joined: the specification's ``obs_keys``, else all of them in
+    the order of the environment's own space, as Gymnasium's FlattenObservation does.
 
     ``*-v4`` ids are meant: Gymnasium's advice to move to v5, whose scores don't compare with D4RL, is
     silenced. Gymnasium's own checks of every step (a tenth of the stepping time) are left out. Raises
@@ -48,8 +52,9 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
         made = _make(spec)
-    if isinstance(made.observation_space, gymnasium.spaces.Dict):
-        made = gymnasium.wrappers.FlattenObservation(made)
+    if isinstance(made.observation_space, (gymnasium.spaces.Dict, gymnasium.spaces.Tuple)):
+        has_keys = bool(spec.obs_keys)
+        made = JoinedKeys(made, spec) if has_keys else gymnasium.wrappers.FlattenObservation(made)
     spaces = (made.observation_space, made.action_space)
     if not all(isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 for space in spaces):
         raise InputError(f"environment {spec.env_id}: observations and actions must be vectors, got {spaces}")
@@ -112,6 +117,52 @@ class FirstEntries(gymnasium.ObservationWrapper):
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """The entries kept."""
         return observation[: self._limit]
+
+
+class JoinedKeys(gymnasium.ObservationWrapper):
+    """Some keys of the observation, side by side: what a dataset holds of it, in the order it has them."""
+
+    def __init__(self, env: gymnasium.Env, spec: EnvSpec):
+        super().__init__(env)
+        boxes = space_keys(env.observation_space)
+        lacking = [key for key in spec.obs_keys if key not in boxes]
+        if lacking:
+            raise InputError(
+                f"environment {spec.env_id}: its observations have no {lacking[0]!r}, which the data have; "
+                f"they are {', '.join(boxes)}"
+            )
+        self._paths = [boxes[key][0] for key in spec.obs_keys]
+        chosen = [boxes[key][1] for key in spec.obs_keys]
+        low, high = (
+            np.concatenate([np.ravel(getattr(box, end)) for box in chosen]) for end in ("low", "high")
+        )
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=low.dtype.type)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """The keys' entries [D]."""
+        return np.concatenate(
+            [np.ravel(functools.reduce(operator.getitem, path, observation)) for path in self._paths]
+        )
+
+
+def space_keys(space: gymnasium.Space) -> dict[str, tuple[tuple[Any, ...], gymnasium.spaces.Box]]:
+    """The boxes inside a space by key, in its order: the way to each, and the box; nested keys are "a/b".
+
+    An entry of a tuple is ``_index_0``, as Minari names it.
+    """
+    if isinstance(space, gymnasium.spaces.Dict):
+        parts = [(key, key, part) for key, part in space.spaces.items()]
+    elif isinstance(space, gymnasium.spaces.Tuple):
+        parts = [(f"_index_{i}", i, part) for i, part in enumerate(space.spaces)]
+    else:
+        return {}
+    found = {}
+    for name, step, part in parts:
+        if isinstance(part, gymnasium.spaces.Box):
+            found[name] = ((step,), part)
+        inner = space_keys(part).items()
+        found |= {f"{name}/{key}": ((step, *path), box) for key, (path, box) in inner}
+    return found
 
 
 def step_limit(env: gymnasium.Env) -> int | None:

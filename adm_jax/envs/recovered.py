@@ -62,12 +62,12 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
     """The environment to evaluate policies in, from a dataset's metadata.
 
     ``metadata`` has ``env_spec`` (JSON of a gymnasium EnvSpec), or ``env_id`` with ``env_kwargs``, and
-    ``obs_limit`` where only first entries of the observation are kept; ``source`` is the dataset. The maker
-    of the specification is the registered one. Raises InputError: its specification is damaged;
-    EnvUnavailable: no environment is named, or nobody registers it; says what to install where a known
-    package does, or how to import one.
+    ``obs_limit`` where only first entries of the observation are kept, ``obs_layout`` where its keys are
+    joined; ``source`` is the dataset. The maker of the specification is the registered one. Raises
+    InputError: its specification is damaged; EnvUnavailable: no environment is named, or nobody registers it;
+    says what to install where a known package does, or how to import one.
     """
-    limit = metadata.get("obs_limit")
+    limit, keys = metadata.get("obs_limit"), tuple(metadata.get("obs_layout", ()))
     if metadata.get("env_spec") is None:
         if not metadata.get("env_id"):
             raise EnvUnavailable(
@@ -80,7 +80,7 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
                 "it; give --task=<name> of a registered task"
             )
         _require_registered(metadata["env_id"], "", source)
-        return EnvSpec(metadata["env_id"], metadata.get("env_kwargs", {}), obs_limit=limit)
+        return EnvSpec(metadata["env_id"], metadata.get("env_kwargs", {}), None, limit, keys)
     try:
         stored = json.loads(metadata["env_spec"])
         env_id, kwargs, maker = stored["id"], stored.get("kwargs") or {}, str(stored.get("entry_point"))
@@ -99,7 +99,7 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
     known = {field.name for field in dataclasses.fields(registered) if field.init}
     spec = {name: value for name, value in stored.items() if name in known}  # older versions had others
     spec |= {"entry_point": None, "vector_entry_point": None}
-    return EnvSpec(env_id, kwargs, json.dumps(spec), limit)
+    return EnvSpec(env_id, kwargs, json.dumps(spec), limit, keys)
 
 
 def _require_registered(env_id: Any, maker: str, source: str) -> None:

@@ -124,6 +124,9 @@ def _check(task: Task) -> None:
     _require_mapping("env_kwargs", task.env_kwargs)
     value = task.dataset
     _require(value is None or isinstance(value, str), "dataset", value, "must be a text")
+    value = task.obs_keys
+    texts = isinstance(value, tuple) and all(isinstance(key, str) for key in value)
+    _require(texts, "obs_keys", value, "must be a tuple of texts")
     value = task.relabel_terminations
     _require(isinstance(value, bool), "relabel_terminations", value, "must be True or False")
     _check_references(task.reference_min, task.reference_max)

@@ -23,13 +23,15 @@ class Task:
     presets: Presets = field(default_factory=dict)  # family -> (settings, source)
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)  # of gymnasium.make
     obs_limit: int | None = None  # entries of the observation that are kept; all when None
+    # of a dictionary observation, in the order they are joined; offline they are the data's
+    obs_keys: tuple[str, ...] = ()
     # whether its termination redefines the data's episodes: they are ended where it says so, when loaded
     relabel_terminations: bool = False
 
     @property
     def env(self) -> EnvSpec:
         """The real environment, as adm_jax.envs makes it."""
-        return EnvSpec(self.env_id, self.env_kwargs, obs_limit=self.obs_limit)
+        return EnvSpec(self.env_id, self.env_kwargs, obs_limit=self.obs_limit, obs_keys=self.obs_keys)
 
     @property
     def has_env(self) -> bool:

@@ -1,5 +1,7 @@
 """The data of an offline run: loaded, checked against the task, and put on the device."""
 
+import dataclasses
+
 from adm_jax.config import OfflineConfig, is_derived
 from adm_jax.config.references import import_named
 from adm_jax.data.dataset import count_short_episodes, make_dataset
@@ -45,6 +47,8 @@ def load_data(
         data = minari_io.load(dataset_id)
     if task is None:
         task = task_from_dataset(data, config.rollout.termination, without_env=without_env)
+    elif layout := data.metadata.get("obs_layout"):  # evaluation joins the observation's keys as the data do
+        task = dataclasses.replace(task, obs_keys=tuple(layout))
     wanted_by = f"task {task.name}"
     check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id or None)
     check_actions(data, environment.scale_of_task(task), wanted_by)

@@ -1,13 +1,16 @@
 """Datasets recorded by Minari's own collector, as its published ones were."""
 
 import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from minari import DataCollector
 
-GOAL_ID = "TestGoalHopper-v0"
+GOAL_ID, SWING_ID = "TestGoalHopper-v0", "TestSwing-v0"
 
 
 class GoalHopper(gymnasium.Env):
@@ -33,9 +36,42 @@ class GoalHopper(gymnasium.Env):
         return self._observe(obs), *rest
 
 
+class Swing(gymnasium.Env):
+    """Two pendulums that start anywhere; ``order`` is that of their keys, "" makes a vector of them."""
+
+    def __init__(self, order: str = "velocity angle", unit: float = 1.0, nested: bool = False):
+        self._unit, self._nested = unit, nested
+        box = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        keys = OrderedDict((key, box) for key in order.split())
+        self.observation_space = spaces.Dict(keys) if keys else spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        if nested:  # one level down, in a tuple
+            self.observation_space = spaces.Dict([("state", spaces.Tuple([box, spaces.Dict(keys)]))])
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def _observe(self) -> Any:
+        angle, velocity = np.split(self._state.astype(np.float32) * np.float32(self._unit), 2)
+        named = {"angle": angle, "velocity": velocity}
+        if self._nested:
+            return {"state": (-angle, named)}
+        return named if isinstance(self.observation_space, spaces.Dict) else np.concatenate([angle, velocity])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._state = np.append(self.np_random.uniform(1.0, 2.0, 2), [0.0, 0.0])
+        if options and "angle" in options:
+            self._state[:2] = options["angle"]
+        return self._observe(), {}
+
+    def step(self, action):
+        self._state[2:] += 0.1 * (action[0] - self._state[:2])
+        self._state[:2] += 0.1 * self._state[2:]
+        return self._observe(), float(self._state[0]), False, False, {}
+
+
 def register() -> None:
-    if GOAL_ID not in gymnasium.registry:
-        gymnasium.register(GOAL_ID, f"{GoalHopper.__module__}:GoalHopper", max_episode_steps=1000)
+    for env_id, maker in ((GOAL_ID, GoalHopper), (SWING_ID, Swing)):
+        if env_id not in gymnasium.registry:
+            gymnasium.register(env_id, f"{maker.__module__}:{maker.__name__}", max_episode_steps=1000)
 
 
 def record(
@@ -45,23 +81,32 @@ def record(
     num_episodes: int = 3,
     eval_steps: int | None = None,
     max_steps: int = 50,
+    eval_kwargs: Mapping[str, Any] | None = None,
+    wrap: Callable[[gymnasium.Env], gymnasium.Env] = lambda env: env,
+    options: dict[str, Any] | None = None,
     **kwargs,
 ) -> None:
-    """Random actions of seeds 0, 1, ...; an evaluation environment too where ``eval_steps`` is given."""
+    """Random actions of seeds 0, 1, ...; an evaluation environment too where ``eval_steps`` is given.
+
+    That one has ``kwargs`` too where ``eval_kwargs`` is None. Scores are left out where Minari could
+    not make the environment again.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ids out of date, fields left empty
-        env = DataCollector(gymnasium.make(env_id, max_episode_steps=max_steps, **kwargs))
+        env = DataCollector(wrap(gymnasium.make(env_id, max_episode_steps=max_steps, **kwargs)))
         env.action_space.seed(0)
         for episode in range(num_episodes):
-            env.reset(seed=episode)
+            env.reset(seed=episode, options=options)
             done = False
             while not done:
                 *_, terminated, truncated, _ = env.step(env.action_space.sample())
                 done = terminated or truncated
-        evaluation = eval_steps and gymnasium.make(env_id, max_episode_steps=eval_steps, **kwargs).spec
-        env.create_dataset(
-            dataset_id, eval_env=evaluation or None, ref_min_score=-1.5, ref_max_score=250.0, author={"me"}
-        )
+        others = kwargs if eval_kwargs is None else eval_kwargs
+        evaluation = eval_steps and gymnasium.make(env_id, max_episode_steps=eval_steps, **others).spec
+        spec = env.env.spec
+        remakable = spec is not None and all(w.kwargs is not None for w in spec.additional_wrappers)
+        scores = {"ref_min_score": -1.5, "ref_max_score": 250.0} if remakable else {}
+        env.create_dataset(dataset_id, eval_env=evaluation or None, author={"me"}, **scores)
         folder = env._tmp_dir  # made anew for the next dataset; close() removes it behind its owner's back
         folder.cleanup()
         env.env.close()

@@ -193,13 +193,13 @@ def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
         raise InputError(f"{where} is missing; a D4RL file holds {', '.join(_REQUIRED)}")
     first = file["observations"]
     assert isinstance(first, h5py.Dataset)  # it was read before this one
-    shape: tuple[int, ...] = tuple(item.shape or ())
+    shape, wanted = (tuple(map(int, x.shape or ())) for x in (item, first))
     rank = 2 if name in ("observations", "actions", "next_observations") else 1
     if rank == 1 and shape[1:] == (1,):
         shape = shape[:1]
-    columns.check_shape(shape, rank, first.shape[0] if first.shape else 0, where, "observations")
-    if name == "next_observations" and shape != (wanted := tuple(first.shape or ())):
-        raise InputError(f"{where} has {shape[1]} dimensions; observations have {wanted[-1]}")
+    columns.check_shape(shape, rank, wanted[0] if wanted else 0, where, "observations")
+    if name == "next_observations" and shape != wanted:
+        raise InputError(f"{where} has {shape[1]} dimensions; observations have {wanted[1]}")
     return containers.read_values(item.id, file.id, where).reshape(shape)
 
 

@@ -5,8 +5,8 @@ Reading goes to Minari's HDF5 layout directly with h5py's low-level calls rather
 thing that can be wrong instead of an assertion, and neither Minari nor gymnasium imported to load data. Its
 Arrow and Parquet layouts are read likewise, see ``minari_arrow``.
 
-Dictionary observations (AntMaze, PointMaze) are flattened as Gymnasium's ``FlattenObservation`` does: the
-keys in alphabetical order, one after the other.
+Observations in dictionaries (AntMaze, PointMaze) and tuples are joined, one key after the other, in the
+order of the dataset's own space, which is that of the recorded environment's.
 
 A dataset of ours keeps its own facts under ``adm_jax`` in Minari's ``metadata.json``: environment id,
 command, seed, versions, return statistics, and a SHA-256 of every field.
@@ -28,8 +28,8 @@ from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import containers, minari_arrow
 from adm_jax.data.formats.minari_metadata import (
     action_bounds,
-    check_observation_space,
     foreign_facts,
+    observation_keys,
     one_line,
     read_metadata,
 )
@@ -93,12 +93,12 @@ def check_free(dataset_id: str, root: Path | None = None, *, instead: str = "rem
 def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
     """Reads and validates a local Minari dataset.
 
-    Observations must be boxes or dictionaries of boxes, which are flattened, actions plain boxes; they are
+    Observations must be boxes or dictionaries of boxes, which are joined, actions plain boxes; they are
     converted to float32. The last step of an episode that carries neither flag is taken as truncated: its
     data end there. Actions' bounds are those of the dataset's action space, which is kept. Without ``root``
     it is ``datasets_root()``. Returns the data; ``source`` names id and file, ``metadata`` holds what the
     dataset says of its environment (``env_id``, ``env_spec`` as JSON) and of reference scores
-    (``reference_min``, ``reference_max``), and where observations were flattened ``obs_layout``: the keys in
+    (``reference_min``, ``reference_max``), and where observations were joined ``obs_layout``: the keys in
     order, with the entries of each. Raises InputError: one line for whatever is missing, unreadable or wrong.
     """
     folder = dataset_dir(dataset_id, root) / "data"
@@ -106,11 +106,11 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
     data_format = metadata.get("data_format", "hdf5")
     path = folder if data_format in minari_arrow.FORMATS else folder / "main_data.hdf5"
     source = f"{dataset_id} ({path})"
-    check_observation_space(metadata, source)
+    keys = observation_keys(metadata, source)
     bounds = action_bounds(metadata, source)
     try:
         with _opened(path, data_format, source) as (count, read_array):
-            episodes, layout = _read_episodes(count, read_array, metadata, source)
+            episodes, layout = _read_episodes(count, read_array, metadata, source, keys)
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes of its reader; a size may ask for any memory
@@ -151,7 +151,7 @@ def _opened(path: Path, data_format: str, source: str) -> Iterator[tuple[int, _R
 
 
 def _read_episodes(
-    count: int, read_array: _ReadArray, metadata: Mapping[str, Any], source: str
+    count: int, read_array: _ReadArray, metadata: Mapping[str, Any], source: str, keys: tuple[str, ...]
 ) -> tuple[list[dict[str, np.ndarray]], dict[str, int]]:
     """All episodes' arrays by Minari's names, each checked in itself and against the first; the layout."""
     if count == 0:
@@ -165,12 +165,12 @@ def _read_episodes(
     for i in range(count):
         where = f"{source}: episode {i}"
         episode = {name: read_array(i, name, where) for name in _ARRAYS}
-        layouts.append(_obs_layout(episode["observations"]))
+        layouts.append({})
         for name, values in episode.items():
             if isinstance(values, Mapping):
                 if name != "observations":
                     raise InputError(f"{where}: {name} is a group of arrays; must be one array of numbers")
-                episode[name] = _flatten(values, f"{where}: {name}")
+                episode[name], layouts[i] = _join(values, keys, f"{where}: {name}")
         _check_episode(episode, episodes[0] if episodes else episode, where)
         if layouts[i] != layouts[0]:  # equal widths alone could hide keys that differ
             raise InputError(
@@ -220,14 +220,18 @@ def _read_group(group: h5py.Group, where: str) -> dict[str, Any]:
     return arrays
 
 
-def _flatten(arrays: Mapping[str, Any], where: str) -> np.ndarray:
-    """A dictionary's arrays [T + 1, ...] side by side [T + 1, D], in Gymnasium's order."""
-    parts = []
-    for key in sorted(arrays):
-        item, inside = arrays[key], f"{where}[{key!r}]"
-        if isinstance(item, Mapping):
-            parts.append(_flatten(item, inside))
-            continue
+def _join(arrays: Mapping[str, Any], keys: tuple[str, ...], where: str) -> tuple[np.ndarray, dict[str, int]]:
+    """A dictionary's arrays [T + 1, ...] side by side [T + 1, D], and how many entries each key has."""
+    present = _by_path(arrays)
+    if not present:
+        raise InputError(f"{where} is an empty group; must be an array or a dictionary of arrays")
+    keys = keys or tuple(present)
+    for key in sorted(set(keys).symmetric_difference(present)):
+        problem = "missing" if key in keys else "there"
+        raise InputError(f"{where}[{key!r}] is {problem}; the keys must be observation_space's, {list(keys)}")
+    parts: list[np.ndarray] = []
+    for key in keys:
+        item, inside = present[key], f"{where}[{key!r}]"
         if item.ndim == 0:
             raise InputError(f"{inside} is no array; must be one of [T + 1, ...]")
         parts.append(validation.as_float32(item, inside).reshape(len(item), -1))
@@ -235,20 +239,21 @@ def _flatten(arrays: Mapping[str, Any], where: str) -> np.ndarray:
             raise InputError(
                 f"{inside} has {len(parts[-1])} rows; must have {len(parts[0])}, as the keys before"
             )
-    if not parts:
-        raise InputError(f"{where} is an empty group; must be an array or a dictionary of arrays")
-    return np.concatenate(parts, axis=1)
+    layout = {key: part.shape[1] for key, part in zip(keys, parts, strict=True)}
+    return np.concatenate(parts, axis=1), layout
 
 
-def _obs_layout(item: Any) -> dict[str, int]:
-    """Keys of dictionary observations in the order of flattening, and how many entries each has."""
-    if not isinstance(item, Mapping):
-        return {}
-    layout: dict[str, int] = {}
-    for key in sorted(item):
-        inner = {f"{key}/{name}": size for name, size in _obs_layout(item[key]).items()}
-        layout |= inner or {key: int(np.prod(np.shape(item[key])[1:]))}
-    return layout
+def _by_path(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays inside a dictionary by key, nested ones as "a/b", in alphabetical order."""
+    found: dict[str, np.ndarray] = {}
+    for key in sorted(arrays):
+        item = arrays[key]
+        found |= (
+            {f"{key}/{name}": x for name, x in _by_path(item).items()}
+            if isinstance(item, Mapping)
+            else {key: item}
+        )
+    return found
 
 
 def _check_episode(episode: dict[str, np.ndarray], first: dict[str, np.ndarray], where: str) -> None:

@@ -98,29 +98,32 @@ def action_bounds(metadata: Mapping[str, Any], source: str) -> tuple[np.ndarray 
     return bounds
 
 
-def check_observation_space(metadata: Mapping[str, Any], source: str) -> None:
-    """Refuses observations that are neither Box nor dictionaries of Box.
+def observation_keys(metadata: Mapping[str, Any], source: str) -> tuple[str, ...]:
+    """Keys of the observations in the order of the dataset's space, nested ones as "a/b".
 
-    Gymnasium would flatten others too, but into one-hot vectors, which no dynamics model here predicts.
-    Raises InputError: one line naming the kind of space and its key.
+    It is empty for a Box, and where no space is given. An entry of a tuple is ``_index_0``, as in Minari's
+    files. Gymnasium would flatten other spaces too, but into one-hot vectors, which no dynamics model here
+    predicts. Raises InputError: one line naming the kind of space and its key.
     """
 
-    def check(space: Any, key: str) -> None:
+    def keys(space: Any, where: str) -> list[str]:
         if not isinstance(space, Mapping):
-            raise InputError(f"{source}: metadata: observation_space{key} is no space ({_shown(space)})")
-        kind = space.get("type")
-        if kind == "Dict" and isinstance(space.get("subspaces"), dict):
-            for name, subspace in space["subspaces"].items():
-                check(subspace, f"{key}[{name!r}]")
-        elif kind != "Box":
+            raise InputError(f"{source}: metadata: observation_space{where} is no space ({_shown(space)})")
+        kind, parts = space.get("type"), space.get("subspaces")
+        if kind == "Tuple" and isinstance(parts, list):
+            parts = {f"_index_{i}": part for i, part in enumerate(parts)}
+        if kind in ("Dict", "Tuple") and isinstance(parts, dict):
+            found = [(name, keys(part, f"{where}[{name!r}]")) for name, part in parts.items()]
+            return [f"{name}/{key}" if key else name for name, inner in found for key in inner]
+        if kind != "Box":
             raise InputError(
-                f"{source}: observations{key} are {_described(space)}; only Box, or a Dict of nothing but "
-                "Box, will do"
+                f"{source}: observations{where} are {_described(space)}; only Box, or a Dict or Tuple of "
+                "nothing but Box, will do"
             )
+        return [""]
 
     space = _space(metadata, "observation_space", source)
-    if space is not None:
-        check(space, "")
+    return () if space is None else tuple(key for key in keys(space, "") if key)
 
 
 def _described(space: Mapping[str, Any]) -> str:

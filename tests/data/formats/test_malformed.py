@@ -347,11 +347,11 @@ def test_minari_metadata(kind, store):
     [
         (
             {"observation_space": space(a={"type": "Box"}, mode={"type": "Discrete", "n": 3})},
-            "observations['mode'] are Discrete(3); only Box, or a Dict of nothing but Box, will do",
+            "observations['mode'] are Discrete(3); only Box, or a Dict or Tuple of nothing but Box, will do",
         ),
         (
             {"observation_space": '{"type": "Tuple"}'},
-            "observations are Tuple; only Box, or a Dict of nothing but Box, will do",
+            "observations are Tuple; only Box, or a Dict or Tuple of nothing but Box, will do",
         ),
         ({"observation_space": "[]"}, "metadata: observation_space cannot be read (list indices must be "
          "integers or slices, not str)"),
