@@ -72,28 +72,30 @@ def train_online(env: str, *, termination: str | None = None, **settings: Any) -
     return Run(folder)
 
 
-def resume(folder: str | os.PathLike[str], dataset: Any = None) -> "Run":
+def resume(folder: str | os.PathLike[str], dataset: Any = None, *, anyway: bool = False) -> "Run":
     """Continues a run that was stopped from its newest checkpoint, with the same result to the last bit.
 
     Args:
       folder: the run's.
       dataset: what it learns from, where that was no id of the store.
+      anyway: goes on with other data, code, versions or device than it was left with, which is noted in its
+        config.json and result.json, and imports the modules that a run from another host or user names.
 
     Raises:
-      InputError: there is no run, its checkpoints are damaged, or the data are others than it began with.
+      InputError: there is no run, a file of it is not what was written, or its conditions are others.
     """
-    run = load_run(folder)
+    run = load_run(folder, anyway=anyway)
     config = run.config
     if isinstance(config, OfflineConfig):
         data = None if dataset is None else load_dataset(dataset)
-        driver.resume(str(folder), offline_from_flat, partial(offline.plan, data=data))
+        driver.resume(str(folder), offline_from_flat, partial(offline.plan, data=data), anyway=anyway)
         return run
     if dataset is not None:
         raise InputError(f"dataset: {folder} is an online run, which learns from none")
     if not _is_task(config.task):
         assert run.env_id is not None
         _task_of(run.env_id, config.rollout.termination, config.dynamics)
-    online.resume(str(folder))
+    online.resume(str(folder), anyway=anyway)
     return run
 
 
@@ -142,19 +144,19 @@ def _task_of(env_id: str, termination: str | None, dynamics: str | None) -> Task
     )
 
 
-def load_run(folder: str | os.PathLike[str]) -> "Run":
-    """A run by its folder. Raises InputError: there is none."""
+def load_run(folder: str | os.PathLike[str], *, anyway: bool = False) -> "Run":
+    """A run by its folder; ``anyway``: see ``resume``. Raises InputError: there is none."""
     if not isinstance(folder, str | os.PathLike):
         raise InputError(f"folder: {folder!r} is no path; give a run's folder")
-    return Run(RunFolder.open(folder, ["dynamics"], read_only=True))
+    return Run(RunFolder.open(folder, ["dynamics"], read_only=True), anyway)
 
 
 class Run:
     """What a run has left: metrics, evaluations, policies and models of its newest checkpoint."""
 
-    def __init__(self, folder: RunFolder):
-        """Opens nothing yet."""
-        self._folder = folder
+    def __init__(self, folder: RunFolder, anyway: bool = False):
+        """Opens nothing yet, and imports nothing."""
+        self._folder, self._anyway = folder, anyway
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -177,6 +179,7 @@ class Run:
     @property
     def config(self) -> OfflineConfig | OnlineConfig:
         """Its settings."""
+        self._folder.require_own(self._anyway)  # modules may be named in it
         flat = self._folder.config["config"]
         return online_from_flat(flat) if "num_steps" in flat else offline_from_flat(flat)
 
@@ -245,6 +248,7 @@ class Run:
             return environment.action_bounds(made)
 
     def _env(self) -> EnvSpec | str:
+        self._folder.require_own(self._anyway)
         task = self._folder.config["config"]["task"]
         if _is_task(task):
             return get_task(task).env

@@ -20,6 +20,11 @@ def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) ->
     flags.define_compilation_cache()
     text = "folder of a run to continue from its newest checkpoint; excludes other flags"
     absl_flags.DEFINE_string("resume", None, text, module_name=sys.argv[0])
+    text = (
+        "goes on with other code, versions, device or data than a run was left with, which its config.json "
+        "and result.json then tell, and imports the modules that a run from another host or user names"
+    )
+    absl_flags.DEFINE_bool("resume_anyway", False, text, module_name=sys.argv[0])
 
 
 def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> None:
@@ -29,6 +34,8 @@ def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> No
         raise InputError(
             f"{next(iter(given))}: --resume keeps the run's configuration and takes no other flag"
         )
+    if FLAGS.resume_anyway and FLAGS.resume is None:
+        raise InputError("resume_anyway: says how a run is resumed; give --resume=<its folder>")
     offline_run = config_class is OfflineConfig
     config = (config_for_task if offline_run else online_config_for_task)(**{**defaults, **given})
     # Imported here, as it takes seconds: a mistyped flag is refused at once.
@@ -38,6 +45,6 @@ def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> No
     compilation_cache.enable(FLAGS.compilation_cache)
     loop: Any = offline if offline_run else online
     if FLAGS.resume is not None:
-        loop.resume(FLAGS.resume)
+        loop.resume(FLAGS.resume, anyway=FLAGS.resume_anyway)
     else:
         loop.run(config)

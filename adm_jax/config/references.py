@@ -5,7 +5,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,12 @@ _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 def is_reference(text: str) -> bool:
     """Whether a text means something of a module, and not a name that is known here."""
     return ":" in text
+
+
+def named_in(flat: Mapping[str, Any]) -> dict[str, str]:
+    """The references among the settings of a flat configuration, by the setting's name."""
+    texts = {name: value for name, value in flat.items() if isinstance(value, str) and name != "workdir"}
+    return {name: text for name, text in texts.items() if is_reference(text)}
 
 
 def import_module(name: str, field: str) -> ModuleType:

@@ -17,13 +17,13 @@ from adm_jax.config.settings import leaves, to_flat
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.interface import ModelParams, make_dynamics
-from adm_jax.evaluation.kept_results import code_digest
 from adm_jax.population.keys import Purpose, offline_keys
 from adm_jax.population.members import Member
 from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.files import write_atomically
-from adm_jax.runs.folder import RunFolder, describe_surroundings, require_writable
+from adm_jax.runs.folder import RunFolder, require_writable
 from adm_jax.runs.progress import Progress
+from adm_jax.runs.surroundings import code_digest, describe_surroundings
 from adm_jax.tasks import Task
 from adm_jax.training import fit as training_fit
 from adm_jax.training.components import Components, SharedData, make_components

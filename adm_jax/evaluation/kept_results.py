@@ -1,6 +1,5 @@
 """Results of single policies on disk, for an evaluation that was stopped, or gets more policies."""
 
-import functools
 import hashlib
 import os
 import zipfile
@@ -14,18 +13,10 @@ import numpy as np
 
 import adm_jax
 from adm_jax.evaluation.policies import TargetPolicy
+from adm_jax.runs.surroundings import code_digest
 
 R = TypeVar("R")  # a NamedTuple of arrays
 _CODE = "code"  # in a file: the digest of the sources it was made by
-
-
-@functools.cache
-def code_digest() -> str:
-    """SHA-256 of the package's sources: what is kept holds for this code alone."""
-    root, content = Path(adm_jax.__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        content.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return content.hexdigest()
 
 
 class KeptResults(Generic[R]):

@@ -13,7 +13,8 @@ import numpy as np
 from adm_jax.population.members import Member, seeds_of
 from adm_jax.population.memory import DoesNotFit
 from adm_jax.runs.clock import sum_clocks
-from adm_jax.runs.folder import PHASES, RunFolder, to_json
+from adm_jax.runs.files import to_json
+from adm_jax.runs.folder import PHASES, RunFolder
 from adm_jax.runs.progress import print_result
 from adm_jax.runs.results import setting_results
 from adm_jax.types import InputError
@@ -82,7 +83,7 @@ def run_batches(
         merge_rows(batches, [part.read_eval() for part in parts]),
     )
     folder.draw_curves(references)
-    folder.write_result(result)
+    result = folder.write_result(result)
     print_result(result)
     return result
 

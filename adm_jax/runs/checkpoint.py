@@ -2,7 +2,8 @@
 
 A checkpoint is a folder ``<phase>-<epoch>`` that appears under its name only when it is complete,
 so a process killed at any moment leaves the previous ones whole. Storage rots silently (a flipped
-bit is loaded as a wrong number), so every file's SHA-256 is kept and compared.
+bit is loaded as a wrong number), so every file's SHA-256 is kept and compared, and so is the phase and epoch
+that a checkpoint is of.
 """
 
 import contextlib
@@ -25,11 +26,11 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from adm_jax.population.memory import tree_bytes
-from adm_jax.runs import files
+from adm_jax.runs import files, seals
 from adm_jax.types import InputError
 
 PHASES = ("fit", "train")  # those with checkpoints, in the order a run goes through them
-_NAME = re.compile(rf"({'|'.join(PHASES)})-(\d+)")
+_NAME = re.compile(rf"({'|'.join(PHASES)})-(\d{{6,}})")
 _SAVING, _DELETING = "saving-", "deleting-"
 _ARRAYS, _RECORD = "arrays", "record.json"
 _KEY_IMPLS = ("threefry2x32", "rbg", "unsafe_rbg")
@@ -38,6 +39,19 @@ _EMPTY = {"": np.zeros(1, np.int8)}  # orbax refuses a tree without arrays
 
 class DamagedCheckpoint(Exception):
     """A checkpoint cannot be read back as it was written."""
+
+
+class Saved(NamedTuple):
+    """A checkpoint that is whole, less its state: ``epoch`` epochs of ``phase`` were done."""
+
+    phase: str
+    epoch: int
+    extra: dict[str, Any]  # the host's part
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return _name(self.phase, self.epoch)
 
 
 class Restored(NamedTuple):
@@ -107,7 +121,7 @@ class Checkpointer:
         Raises:
           OSError: the folder cannot be written, or its disk has not enough room.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self._folder)
         saving = self._folder / f"{_SAVING}{_name(phase, epoch)}"
         shutil.rmtree(saving, ignore_errors=True)
         leaves = {name: _to_host(name, leaf) for name, leaf in _named_leaves(state)}
@@ -119,21 +133,34 @@ class Checkpointer:
             with files.naming(self._folder / _name(phase, epoch), num_bytes):
                 with context, _errors_of_the_disk():
                     ocp.save(str(saving / _ARRAYS), _EMPTY | _stored(leaves))
-                _write_record(saving, leaves, extra or {})
+                _write_record(saving, phase, epoch, leaves, extra or {})
                 files.sync_tree(saving)
         except OSError:
             shutil.rmtree(saving, ignore_errors=True)
             raise
         self._delete([entry for entry in self._entries() if entry == (phase, epoch)])
         files.replace(saving, self._folder / _name(phase, epoch))
-        # Later checkpoints belong to a future that a resume from an earlier one has abandoned.
-        self._delete([entry for entry in self._entries() if _order(*entry) > _order(phase, epoch)])
+        self.delete_behind(phase, epoch)
         self._delete(self._entries()[: -self._keep])
+
+    def delete_behind(self, phase: str, epoch: int) -> None:
+        """Removes later checkpoints: of a future that a resume from an earlier one has abandoned."""
+        self._delete([entry for entry in self._entries() if _order(*entry) > _order(phase, epoch)])
 
     def latest(self) -> tuple[str, int] | None:
         """The newest checkpoint's phase and epoch; None if there is none."""
         entries = self._entries()
         return entries[-1] if entries else None
+
+    def newest(self) -> Saved | None:
+        """The newest checkpoint that is whole; None if there is none at all. Raises InputError: none is."""
+        entries = self._entries()
+        for phase, epoch in reversed(entries):
+            with contextlib.suppress(DamagedCheckpoint):
+                return Saved(phase, epoch, _read_record(self._folder / _name(phase, epoch))["extra"])
+        if entries:
+            raise InputError(f"{self._folder}: no checkpoint that could be restored")
+        return None
 
     def restore(self, phase: str, epoch: int, abstract_state: Any) -> Restored:
         """One checkpoint's state.
@@ -297,25 +324,25 @@ def _with_margin(num_bytes: int) -> float:
     return 1.02 * num_bytes + 2**20
 
 
-def _seal(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_record(folder: Path, leaves: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
+def _write_record(
+    folder: Path, phase: str, epoch: int, leaves: Mapping[str, np.ndarray], extra: Mapping[str, Any]
+) -> None:
     """Writes what the leaves are and the SHA-256 of every file orbax made of them."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     record = {
+        "phase": phase,
+        "epoch": epoch,
         "leaves": {name: {"shape": leaf.shape, "dtype": str(leaf.dtype)} for name, leaf in leaves.items()},
         "files": {str(path.relative_to(folder)): _digest(path) for path in paths},
         "extra": extra,
     }
     record = json.loads(json.dumps(record))  # what is sealed is what a reader will see: tuples become lists
-    (folder / _RECORD).write_text(json.dumps({"record": record, "sha256": _seal(record)}))
+    (folder / _RECORD).write_text(json.dumps({"record": record, "sha256": seals.digest(record)}))
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -327,12 +354,16 @@ def _read_record(folder: Path) -> dict[str, Any]:
     try:
         sealed = json.loads((folder / _RECORD).read_text())
         record, seal = sealed["record"], sealed["sha256"]
-        if _seal(record) != seal:
+        if seals.digest(record) != seal:
             raise DamagedCheckpoint(f"{folder / _RECORD} is not what was saved")
+        # those of earlier versions do not say which they are
+        own = _name(record["phase"], record["epoch"]) if "phase" in record else None
+        if own not in (None, folder.name.removeprefix(_SAVING)):
+            raise DamagedCheckpoint(f"{folder} is not what was saved: it is {own}, under another name")
         for name, digest in record["files"].items():
             if _digest(folder / name) != digest:
                 raise DamagedCheckpoint(f"{folder / name} is not what was saved")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(f"{folder / _RECORD}: {error}") from error
     return record
 

@@ -1,10 +1,16 @@
 """Files that are whole or not there at all, also after a crash or a power failure."""
 
 import contextlib
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -51,3 +57,47 @@ def sync_tree(folder: Path) -> None:
     """Brings a folder and all that is in it to the disk."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, and brings their names to the disk; it may exist."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+
+
+def cut(path: Path, length: int) -> None:
+    """Cuts a file, if there is one, off behind its first ``length`` bytes."""
+    if path.exists():
+        os.truncate(path, length)
+        sync(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a value as JSON, or leaves the file before it whole; returns what will be read back."""
+    plain = plain_json(value)
+    write_atomically(path, json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    return plain
+
+
+def plain_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON gives back of a value."""
+    return json.loads(json.dumps(to_json(value), allow_nan=False))
+
+
+def to_json(value: Any) -> Any:
+    """A value in JSON's terms: arrays as nested lists, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, (jax.Array, np.ndarray)):
+        array = np.asarray(value)
+        return to_json(list(array)) if array.ndim else to_json(array[()])
+    if isinstance(value, np.generic):
+        # float32 as the shortest decimal that reads back as the same float32
+        value = float(str(value)) if value.dtype == np.float32 else value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

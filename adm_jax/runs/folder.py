@@ -2,14 +2,15 @@
 
     <workdir>/<algorithm>/<task>/<run_id>/
       config.json     resolved configuration and where it comes from, members, environment, versions, commit,
-                      device, command line
+                      device, command line, and every resume; sealed: see adm_jax.runs.seals
       metrics.jsonl   a line per epoch; arrays over the population, never averaged
       eval.jsonl      a line per evaluation; every episode's return
       checkpoints/    see adm_jax.runs.checkpoint
       tensorboard/    the numbers of both files as TensorBoard's event file
       curves.png      learning curves, drawn as it goes
       batches/        where not all members fit into memory at once: a folder like this one for each batch
-      result.json     final returns and scores per member, wall clock
+      result.json     final returns and scores per member, wall clock, what each stretch of the run was
+                      computed by; sealed, with the digests of the files that it is made of
 
 Lines bear ``phase`` (``fit``, ``model``, ``pretrain``, ``bc``, ``train``, in this order) and ``epoch``;
 numbers that are not finite become null, as JSON knows none.
@@ -17,34 +18,37 @@ numbers that are not finite become null, as JSON knows none.
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
-import math
 import os
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-import adm_jax
 from adm_jax.population.members import Member, seeds_of
-from adm_jax.runs import curves, files
+from adm_jax.runs import config_file, curves, files, seals
+from adm_jax.runs.checkpoint import Checkpointer, Saved
 from adm_jax.runs.event_files import EventLog
 from adm_jax.runs.lock import lock_folder
+from adm_jax.runs.seals import SEAL
+from adm_jax.runs.surroundings import describe_surroundings
 from adm_jax.types import InputError
 
 PHASES = ("fit", "model", "pretrain", "bc", "train")  # of lines, in the order a run goes through them
-_CONFIG, _METRICS, _EVAL, _RESULT = "config.json", "metrics.jsonl", "eval.jsonl", "result.json"
-_PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "distrax", "chex", "orbax-checkpoint"),
-    *("mujoco", "gymnasium", "minari", "numpy"),
-)
+_CONFIG, _RESULT, _CURVES = config_file.NAME, "result.json", "curves.png"
+_METRICS, _EVAL = "metrics.jsonl", "eval.jsonl"
+
+
+class Standing(NamedTuple):
+    """How far a run has come, by files that are what was written."""
+
+    saved: Saved | None  # the newest checkpoint that is whole
+    result: dict[str, Any] | None  # of a finished run
+
+
+NOT_BEGUN = Standing(None, None)
 
 
 class RunFolder:
@@ -93,11 +97,10 @@ class RunFolder:
             **dict(extra or {}),
         }
         try:
-            _write_json(path / _CONFIG, config)
+            return cls(path, config_file.write(path, config), made)
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise InputError(f"workdir: cannot write {path}: {error.strerror}") from error
-        return cls(path, json.loads((path / _CONFIG).read_text()), made)
 
     @classmethod
     def open(
@@ -105,16 +108,11 @@ class RunFolder:
     ) -> "RunFolder":
         """An existing run's folder; ``required`` is that of ``require``.
 
-        Raises InputError: the folder holds no run, or cannot be written and is not ``read_only``.
+        Raises InputError: the folder holds no run, its config.json is not what was written, or it cannot be
+        written and is not ``read_only``.
         """
         path = resolve_path("resume", path)
-        try:
-            config = json.loads((path / _CONFIG).read_text())
-        except OSError as error:
-            raise InputError(f"{path} holds no run: {_CONFIG}: {error.strerror}") from error
-        except ValueError as error:
-            raise InputError(f"{path} holds no run: {_CONFIG} is damaged") from error
-        _require(path, config, required)
+        config = config_file.read(path, required, read_only=read_only)
         if not read_only and not os.access(path, os.W_OK):
             raise InputError(f"{path} cannot be written")
         return cls(path, config)
@@ -122,29 +120,34 @@ class RunFolder:
     def part(self, number: int, members: Sequence[Member]) -> "RunFolder":
         """The folder of some of the members, ``batches/<number>`` in this one; made if it does not exist."""
         path = self.path / "batches" / str(number)
-        path.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path)
         config = {**self.config, "members": [member.to_dict() for member in members]}
-        _write_json(path / _CONFIG, config)
-        return RunFolder(path, config)
+        return RunFolder(path, config_file.write(path, config))
 
-    def parts(self) -> "list[RunFolder]":
+    def parts(self, *, read_only: bool = True) -> "list[RunFolder]":
         """The folders that hold the members' checkpoints: those of the batches in order, or this one."""
-        batches = [path for path in (self.path / "batches").glob("*") if path.name.isdecimal()]
+        batches = [path.parent for path in (self.path / "batches").glob(f"*/{_CONFIG}")]
         ordered = sorted(batches, key=lambda path: int(path.name))
-        return [RunFolder.open(path, read_only=True) for path in ordered] or [self]
+        return [RunFolder.open(path, read_only=read_only) for path in ordered] or [self]
 
     @property
     def batch_size(self) -> int | None:
         """Members of a batch, if the run was begun in batches."""
-        path = self.path / "batches" / "0" / _CONFIG
-        return len(json.loads(path.read_text())["members"]) if path.exists() else None
+        first = self.parts()[0]
+        return None if first is self else len(first.members)
 
     def require(self, names: Collection[str]) -> None:
-        """Raises InputError if the flat configuration in config.json lacks a name.
+        """Raises InputError if the flat configuration in config.json lacks a name."""
+        config_file.require(self.path, self.config, names)
 
-        A leaf that it lacks would silently take its default.
-        """
-        _require(self.path, self.config, names)
+    def require_own(self, anyway: bool) -> None:
+        """See config_file."""
+        config_file.require_own(self.path, self.config, anyway)
+
+    def begin_stretch(self, record: Mapping[str, Any], anyway: bool) -> None:
+        """Keeps in config.json what the run goes on under, from now; see config_file.with_resume."""
+        config = config_file.with_resume(self.path, self.config, record, anyway)
+        self.config = config_file.write(self.path, config)
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Held by the process that works on the run: see adm_jax.runs.lock."""
@@ -186,31 +189,80 @@ class RunFolder:
         files.write_atomically(self.path / _EVAL, "".join(map(_line, evals)))
         self._events.rewrite([*metrics, *evals])
 
-    def truncate(self, phase: str | None = None, epoch: int = 0) -> None:
-        """Cuts the files back to a restored checkpoint: lines after ``epoch`` of ``phase`` are dropped.
+    def marks(self) -> dict[str, Any]:
+        """What is kept with a checkpoint or a result: config.json's seal, length and digest of all lines.
 
-        Without a phase everything is dropped. A line that a killed process has half written goes too.
+        They are on the disk then.
         """
-        last = (-1, 0) if phase is None else (PHASES.index(phase), epoch)
-        for name in (_METRICS, _EVAL):
-            path = self.path / name
+        lines = {name: seals.mark(self.path / name) for name in (_METRICS, _EVAL)}
+        for path in (self.path / _METRICS, self.path / _EVAL):
             if path.exists():
-                rows = _read_lines(path)
-                kept = [row for row in rows if (PHASES.index(row["phase"]), row["epoch"]) <= last]
-                files.write_atomically(path, "".join(map(_line, kept)))
+                files.sync(path)
+        return {_CONFIG: self.config.get(SEAL), **lines}
+
+    def verify(self, marks: Mapping[str, Any], kept_in: Path, *, finished: bool = False) -> None:
+        """Compares the files with their marks; lines may follow where the run has not finished.
+
+        Raises InputError: one line: which file is not what it was.
+        """
+        if marks[_CONFIG] not in config_file.seals_of(self.config):
+            raise InputError(f"{self.path / _CONFIG} is not what it was when {kept_in} was written")
+        for path in (self.path / _METRICS, self.path / _EVAL):
+            if not seals.holds(path, marks[path.name], whole=finished):
+                raise InputError(
+                    f"{path} is not what it was when {kept_in} was written; restore it, or remove {kept_in} "
+                    "to go on from what came before"
+                )
+
+    def standing(self, last_epoch: int) -> Standing:
+        """How far the run has come, after tidying up behind a process that was killed; for the lock's holder.
+
+        ``last_epoch`` is that of phase train. Raises InputError: a file is not what was written.
+        """
+        for name in (_CONFIG, _METRICS, _EVAL, _RESULT, _CURVES):
+            (self.path / f".{name}").unlink(missing_ok=True)
+        checkpointer = Checkpointer(self.checkpoints)
+        checkpointer.recover()
+        saved, result, path = checkpointer.newest(), self.read_result(), self.path / _RESULT
+        if saved is None:
+            if result is not None:
+                raise InputError(f"{path}: its run has no checkpoints any more; remove it to begin anew")
+            return NOT_BEGUN
+        self.verify(saved.extra["files"], self.checkpoints / saved.name)
+        if result is None or saved[:2] != ("train", last_epoch):
+            return Standing(saved, None)
+        self.verify(result["files"], path, finished=True)
+        return Standing(saved, result)
+
+    def truncate(self, marks: Mapping[str, Any] | None = None) -> None:
+        """Cuts the files back to what a restored checkpoint has marked; without marks nothing stays.
+
+        A line that a killed process has half written goes too, and so does the result.
+        """
+        (self.path / _RESULT).unlink(missing_ok=True)
+        for name in (_METRICS, _EVAL):
+            files.cut(self.path / name, marks[name]["length"] if marks else 0)
         self._events.rewrite([*self.read_metrics(), *self.read_eval()])
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Writes result.json, or leaves the one before it whole."""
-        _write_json(self.path / _RESULT, result)
+    def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes result.json, or leaves the one before it whole; returns its content.
+
+        Added are what every stretch of the run was computed by, and the marks of the files it is made of.
+        """
+        result = {**result, "stretches": config_file.stretches(self.config), "files": self.marks()}
+        written = files.write_json(self.path / _RESULT, seals.sealed(files.plain_json(result)))
+        return {**result, SEAL: written[SEAL]}
 
     def read_result(self) -> dict[str, Any] | None:
         """result.json; None while the run is not finished."""
         path = self.path / _RESULT
         try:
-            return json.loads(path.read_text()) if path.exists() else None
-        except ValueError as error:
+            result = json.loads(path.read_text()) if path.exists() else None
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is damaged: {error}; remove it") from error
+        if result is not None and SEAL in self.config and not seals.is_sealed(result):
+            raise InputError(f"{path} is damaged: not what was written; remove it")
+        return result
 
     def draw_curves(self, references: Mapping[str, float] | None = None, warmup_steps: int = 0) -> None:
         """Draws curves.png from what has been logged.
@@ -219,7 +271,7 @@ class RunFolder:
           references: label -> return, drawn as horizontal lines like behaviour cloning's.
           warmup_steps: environment steps of random actions before anything is learned, shaded.
         """
-        temporary = self.path / ".curves.png"
+        temporary = self.path / f".{_CURVES}"
         title = f"{self.config['algorithm']} on {self.config['task']}"
         evals, metrics = self.read_eval(), self.read_metrics()
         trained = [row for row in evals if row["phase"] == "train"]
@@ -229,7 +281,7 @@ class RunFolder:
                 lines["behaviour cloning"] = float(np.mean(np.asarray(row["eval/return"], np.float64)))
         shown = temporary, metrics, trained, title, self.members, lines, warmup_steps
         curves.draw(*shown, evaluated="not_evaluated" not in self.config)
-        os.replace(temporary, self.path / "curves.png")
+        os.replace(temporary, self.path / _CURVES)
 
 
 def require_writable(name: str, path: str | os.PathLike[str]) -> None:
@@ -250,39 +302,6 @@ def require_writable(name: str, path: str | os.PathLike[str]) -> None:
         raise InputError(f"{name}: cannot write {path}: no permission to write in {existing}")
 
 
-def describe_surroundings() -> dict[str, Any]:
-    """Versions, commit, device and command line: what a result depends on, its configuration apart."""
-    devices = jax.devices()
-    return {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "adm_jax": adm_jax.__version__,
-            "python": platform.python_version(),
-            **{name: _version(name) for name in _PACKAGES},
-        },
-        "git_commit": _git_commit(Path(adm_jax.__file__).parent),
-        "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
-        "command_line": sys.orig_argv,
-    }
-
-
-def to_json(value: Any) -> Any:
-    """A value in JSON's terms: arrays as nested lists, numbers that are not finite as None."""
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
-    if isinstance(value, (jax.Array, np.ndarray)):
-        array = np.asarray(value)
-        return to_json(list(array)) if array.ndim else to_json(array[()])
-    if isinstance(value, np.generic):
-        # float32 as the shortest decimal that reads back as the same float32
-        value = float(str(value)) if value.dtype == np.float32 else value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def _tags(members: Sequence[Member]) -> tuple[list[str], list[str]]:
     """Names of the members, and of their seeds."""
     return [member.tag for member in members], [f"seed{seed}" for seed in seeds_of(members)]
@@ -300,65 +319,14 @@ def resolve_path(name: str, path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def _require(path: Path, config: Any, names: Collection[str]) -> None:
-    lacking = _lacking(config, names)
-    if lacking:
-        version = ""
-        if all(name.startswith("config.") for name in lacking):
-            version = "; it was begun by another version, whose runs this one cannot continue"
-        raise InputError(f"{path} holds no run: {_CONFIG} lacks {', '.join(lacking)}{version}")
-
-
-def _lacking(config: Any, required: Collection[str]) -> list[str]:
-    """What a config.json does not hold, by name."""
-    if not isinstance(config, dict):
-        return ["algorithm", "task", "members", "config"]
-    lacking = [name for name in ("algorithm", "task") if not isinstance(config.get(name), str)]
-    members = config.get("members")
-    if not isinstance(members, list) or not all(map(_is_member, members)):
-        lacking.append("members")
-    flat = config.get("config")
-    if not isinstance(flat, dict):
-        return [*lacking, "config"]
-    return lacking + sorted(f"config.{name}" for name in required if name not in flat)
-
-
-def _is_member(values: Any) -> bool:
-    """Whether a value is what Member.to_dict gives."""
-    if not isinstance(values, dict) or not isinstance(values.get("seed"), int):
-        return False
-    return all(isinstance(value, int | float) for value in values.values())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit(package: Path) -> str | None:
-    """The commit the package is run from, marked where files differ from it; None outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(package), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # not just installed below someone's repository
-        changed = git("status", "--porcelain", "--untracked-files=no", ".")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def _make_new(parent: Path) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(parent)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     for number in range(1, 1000):
         path = parent / (stamp if number == 1 else f"{stamp}-{number}")
         try:
             path.mkdir()
+            files.sync(parent)
             return path
         except FileExistsError:  # a run begun in the same second
             continue
@@ -366,7 +334,7 @@ def _make_new(parent: Path) -> Path:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(to_json(row), allow_nan=False) + "\n"
+    return json.dumps(files.to_json(row), allow_nan=False) + "\n"
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
@@ -393,7 +361,3 @@ def _read_line(text: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict) or row.get("phase") not in PHASES or type(row.get("epoch")) is not int:
         raise InputError(f"{where}: must be an object with a phase, one of {', '.join(PHASES)}, and an epoch")
     return row
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    files.write_atomically(path, json.dumps(to_json(value), indent=2, allow_nan=False) + "\n")

@@ -12,6 +12,7 @@ from adm_jax.data.episodes import EpisodeData
 from adm_jax.population.members import Member, seeds_of
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import Task
+from adm_jax.types import InputError
 
 _MEASURED = (
     "model/holdout_nll",
@@ -151,7 +152,9 @@ def model_results(seeds: Sequence[int], metrics: Lines) -> list[dict[str, Any]]:
     not finite. A fit that never had a finite error selected nothing: its ``best_epoch`` is None.
     """
     fits = [row for row in metrics if row["phase"] == "fit"]
-    measured = next(row for row in metrics if row["phase"] == "model")
+    measured = next((row for row in metrics if row["phase"] == "model"), None)
+    if measured is None:
+        raise InputError("metrics.jsonl: has lost its line of phase model, of which the result is made")
     results = []
     for member, seed in enumerate(seeds):
         epochs = 1 + sum(row["model/active"][member] for row in fits[:-1])  # logged after an epoch

@@ -13,11 +13,13 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from adm_jax.config import settings_source, stored_settings
+from adm_jax.config.references import named_in, source_digest
 from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs.evaluator import Evaluator
@@ -30,13 +32,14 @@ from adm_jax.runs.batches import batch_sizes, first_that_fits, run_batches
 from adm_jax.runs.checkpoint import Checkpointer, Restored
 from adm_jax.runs.clock import WallClock
 from adm_jax.runs.evaluating import Evaluations, compile_policies
-from adm_jax.runs.folder import RunFolder, require_writable
+from adm_jax.runs.folder import NOT_BEGUN, RunFolder, Standing, require_writable
 from adm_jax.runs.progress import Progress, print_result
 from adm_jax.tasks import EnvlessTask, Task
 from adm_jax.training.components import Components
 from adm_jax.types import InputError, Params
 
 Config = Any  # OfflineConfig or OnlineConfig
+Standings = Mapping[Path, Standing]  # of a run's folder, or of those of its batches
 
 
 class Stage(NamedTuple):
@@ -129,9 +132,12 @@ class Plan:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Entries of config.json that a resumed run must find unchanged."""
+        """Entries of config.json that decide about the run's numbers, and that a resume compares."""
+        named = named_in(to_flat(self.config))
+        own = {name: source_digest(reference, name) for name, reference in named.items()}
+        data = {} if self.data is None else {"dataset_sha256": self.data.digests()}
         of_task = self.task.record if isinstance(self.task, EnvlessTask) else {}
-        return of_task if self.data is None else {"dataset_sha256": self.data.digests(), **of_task}
+        return {**data, **of_task, **({"own_code_sha256": own} if own else {})}
 
     @property
     def references(self) -> dict[str, float]:
@@ -213,9 +219,10 @@ class Run:
             self.folder.truncate()
             return
         restored = self.checkpointer.restore_latest(self.loop.abstract_states())
+        self.checkpointer.delete_behind(restored.phase, restored.epoch)
         self.clock.add(restored.extra["clock"])
         step = self.loop.restore(restored)
-        self.folder.truncate(restored.phase, restored.epoch)
+        self.folder.truncate(restored.extra["files"])
         # stopped between a checkpoint and the end of that step's evaluation
         done = any((row["phase"], row["epoch"]) == step[:2] for row in self.folder.read_eval())
         if step.policies is not None and not done:
@@ -249,7 +256,7 @@ class Run:
     def _save(self, step: Step) -> None:
         # An earlier step's policies are not in this checkpoint, so their evaluation could not be done again.
         self.evaluations.wait_for_earlier(step.phase, step.epoch)
-        extra = {"clock": self.clock.to_dict(), "loop": self.loop.to_note()}
+        extra = {"clock": self.clock.to_dict(), "loop": self.loop.to_note(), "files": self.folder.marks()}
         self.checkpointer.save(step.phase, step.epoch, self.loop.to_save(), extra=extra)
 
     def _finish(self) -> dict[str, Any]:
@@ -262,7 +269,7 @@ class Run:
             "wall_clock": self.clock.to_dict(),
         }
         self.evaluations.draw()
-        self.folder.write_result(result)
+        result = self.folder.write_result(result)
         print_result(result)
         return result
 
@@ -310,7 +317,11 @@ def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder,
 
 
 def resume(
-    path: str, from_flat: Callable[[Mapping[str, Any]], Config], make_plan: Callable[..., Plan]
+    path: str,
+    from_flat: Callable[[Mapping[str, Any]], Config],
+    make_plan: Callable[..., Plan],
+    *,
+    anyway: bool = False,
 ) -> dict[str, Any]:
     """Continues the run in a folder from its newest checkpoint.
 
@@ -318,35 +329,41 @@ def resume(
     given the reason as ``without_env``.
 
     Raises:
-      InputError: the folder holds no run, another process works on it, its checkpoints are damaged, or the
-        data or environments are others now.
+      InputError: the folder holds no run, another process works on it, a file in it is not what was written,
+        or no checkpoint is whole. Unless ``anyway``, which notes in config.json what is another now: code,
+        versions, device or data are not what they were, or a run from elsewhere names modules to import.
     """
     folder = RunFolder.open(path, ["dynamics"])
+    folder.require_own(anyway)
     stored = folder.config["config"]
     folder.require(stored_settings(from_flat({"dynamics": stored["dynamics"]})))
     config = from_flat(stored)
     config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
     with signals.heard(), folder.lock():
-        reason, env_id = folder.config.get("not_evaluated"), folder.config.get("env_id")
-        plan = make_plan(config) if reason is None else make_plan(config, without_env=reason)
-        if isinstance(plan.task, EnvlessTask) and env_id is not None:
-            raise InputError(
-                f"{folder.path}: this run is evaluated in {env_id}, which is not available: "
-                f"{plan.task.reason}"
-            )
-        if any(folder.config.get(name) != value for name, value in plan.record.items()):
-            source = plan.data and plan.data.source
-            raise InputError(f"{source}: not the data that the run in {folder.path} began with")
+        plan, size = _planned(config, folder, make_plan), folder.batch_size
+        parts = folder.parts(read_only=False)
+        standings = {part.path: part.standing(plan.last_epoch) for part in parts}
+        if folder.read_result() is None or any(each.result is None for each in standings.values()):
+            folder.begin_stretch(plan.record, anyway)
         with signals.advising(_how_to_go_on(plan, folder)):
-            if folder.batch_size is not None:
-                return _run_batches(plan, folder, folder.batch_size)
-            checkpointer = Checkpointer(folder.checkpoints)
-            checkpointer.recover()
-            if checkpointer.latest() is None:
+            if size is not None:
+                return _run_batches(plan, folder, size, standings)
+            if standings[folder.path].saved is None:
                 print("there is no checkpoint yet: the run begins anew")
                 folder.truncate()
                 return _start(_open(plan, folder))
-            return _go_on(plan, folder)
+            return _go_on(plan, standings, folder)
+
+
+def _planned(config: Config, folder: RunFolder, make_plan: Callable[..., Plan]) -> Plan:
+    """What a run that was begun is to go on with; without an environment, if it was begun without."""
+    reason, env_id = folder.config.get("not_evaluated"), folder.config.get("env_id")
+    plan = make_plan(config) if reason is None else make_plan(config, without_env=reason)
+    if isinstance(plan.task, EnvlessTask) and env_id is not None:
+        raise InputError(
+            f"{folder.path}: this run is evaluated in {env_id}, which is not available: {plan.task.reason}"
+        )
+    return plan
 
 
 def _how_to_go_on(plan: Plan, folder: RunFolder) -> str:
@@ -364,19 +381,18 @@ def _start(opened: Run) -> dict[str, Any]:
     if opened.members == opened.folder.members:
         return opened.drive()
     opened.close()
-    return _run_batches(opened.plan, opened.folder, len(opened.members))
+    return _run_batches(opened.plan, opened.folder, len(opened.members), {})
 
 
-def _run_batches(plan: Plan, folder: RunFolder, size: int) -> dict[str, Any]:
+def _run_batches(plan: Plan, folder: RunFolder, size: int, standings: Standings) -> dict[str, Any]:
     """Trains ``size`` members at a time, from wherever they were stopped."""
-    return run_batches(folder, size, partial(_go_on, plan), plan.references)
+    return run_batches(folder, size, partial(_go_on, plan, standings), plan.references)
 
 
-def _go_on(plan: Plan, folder: RunFolder) -> dict[str, Any]:
-    """A run, or a batch of one, from wherever it was stopped."""
-    Checkpointer(folder.checkpoints).recover()
-    finished, latest = folder.read_result(), Checkpointer(folder.checkpoints).latest()
-    if finished is not None and latest == ("train", plan.last_epoch):
+def _go_on(plan: Plan, standings: Standings, folder: RunFolder) -> dict[str, Any]:
+    """A run, or a batch of one, from wherever it was stopped; one without a standing has not begun."""
+    finished = standings.get(folder.path, NOT_BEGUN).result
+    if finished is not None:
         print(f"{folder.path}: this run is finished")
         print_result(finished)
         return finished

@@ -51,9 +51,9 @@ def run(config: OfflineConfig) -> dict[str, Any]:
     return driver.run(config, plan)
 
 
-def resume(path: str) -> dict[str, Any]:
+def resume(path: str, *, anyway: bool = False) -> dict[str, Any]:
     """Continues the run in a folder; see adm_jax.training.driver.resume."""
-    return driver.resume(path, offline_from_flat, plan)
+    return driver.resume(path, offline_from_flat, plan, anyway=anyway)
 
 
 def plan(config: OfflineConfig, data: EpisodeData | None = None, without_env: str | None = None) -> Plan:

@@ -54,9 +54,9 @@ def run(config: OnlineConfig) -> dict[str, Any]:
     return driver.run(config, plan)
 
 
-def resume(path: str) -> dict[str, Any]:
+def resume(path: str, *, anyway: bool = False) -> dict[str, Any]:
     """Continues the run in a folder; see adm_jax.training.driver.resume."""
-    return driver.resume(path, online_from_flat, plan)
+    return driver.resume(path, online_from_flat, plan, anyway=anyway)
 
 
 def algorithm(config: OnlineConfig) -> str:

@@ -20,6 +20,7 @@ from adm_jax.config.settings import to_flat
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import environment
+from adm_jax.runs.seals import sealed
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -115,7 +116,8 @@ def run_with(**values: object) -> str:
     """The config.json of a run with a few other values."""
     flat = {**to_flat(OfflineConfig()), **values}
     members = [{"seed": seed} for seed in (0, 1, 2)]
-    return json.dumps({"algorithm": "admpo_off", "task": "hopper", "members": members, "config": flat})
+    run = {"algorithm": "admpo_off", "task": "hopper", "members": members, "config": flat}
+    return json.dumps(sealed(json.loads(json.dumps(run))))
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", run_with(gamma=7)])
@@ -136,6 +138,7 @@ def test_resume_from_a_folder_that_holds_no_run_is_one_line(content, capfd):
         (["--resume=folder", "--gamma=0.9"], "gamma: --resume keeps the run's configuration"),
         (["--resume=absent"], "absent holds no run: config.json: No such file or directory"),
         (["--resume="], "resume: empty; give a folder"),
+        (["--resume_anyway"], "resume_anyway: says how a run is resumed; give --resume=<its folder>"),
         (["--resume=~no_such_user/x"], "resume: ~no_such_user/x: there is no such user"),
     ],
 )

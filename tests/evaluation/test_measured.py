@@ -21,6 +21,7 @@ from adm_jax.evaluation import compounding_error, fitted_models, kept_results, o
 from adm_jax.evaluation.kept_results import KeptResults
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.rollout import open_loop
+from adm_jax.runs import config_file, surroundings
 from adm_jax.tasks import get_task
 from adm_jax.training import offline
 from adm_jax.types import InputError, Prediction, Segment
@@ -292,7 +293,7 @@ def test_the_digest_of_the_code_changes_with_it(monkeypatch, tmp_path):
     seen = set()
     for content in ("a = 1\n", "a = 2\n"):
         (tmp_path / "nn" / "layers.py").write_text(content)
-        seen.add(kept_results.code_digest.__wrapped__())
+        seen.add(surroundings.code_digest.__wrapped__())
     assert len(seen) == 2
 
 
@@ -317,8 +318,7 @@ def test_policies_of_a_run_are_evaluated(fits, tmp_path, tiny_dataset, capsys):
     rows = result["estimates"]["1"]["adm_v2"]
     assert rows[0] != rows[1]
     assert "warning" not in capsys.readouterr().out
-    file = folder / "config.json"
-    file.write_text(file.read_text().replace("Hopper-v4", "Walker2d-v4"))
+    config_file.write(folder, {**config_file.read(folder), "env_id": "Walker2d-v4"})
     ope.run(config, fits[:1])
     assert "seed1 is of Walker2d-v4, the dataset of Hopper-v4" in capsys.readouterr().out
     (checkpoint,) = (folder / "checkpoints").glob("train-*")

@@ -13,7 +13,8 @@ from adm_jax.config import OfflineConfig
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.population.members import Member, all_members
 from adm_jax.runs import curves
-from adm_jax.runs.folder import RunFolder, require_writable, to_json
+from adm_jax.runs.files import to_json
+from adm_jax.runs.folder import RunFolder, require_writable
 from adm_jax.types import InputError
 from tests.runs.full_disk import full_disk
 
@@ -114,23 +115,22 @@ def test_a_line_must_say_where_it_belongs(folder, row):
         folder.log_metrics(row)
 
 
-@pytest.mark.parametrize(
-    ("cut", "fit_epochs", "train_epochs"),
-    [
-        (("train", 2), [1, 2, 3], [1, 2]),
-        (("train", 0), [1, 2, 3], []),
-        (("fit", 2), [1, 2], []),
-        ((), [], []),
-    ],
-)
-def test_truncate_cuts_both_files_back(folder, cut, fit_epochs, train_epochs):
+def test_truncate_cuts_both_files_back_to_what_was_marked(folder):
+    folder.log_metrics({"phase": "fit", "epoch": 1})
+    with (folder.path / "eval.jsonl").open("a") as file:
+        file.write('{"phase": "bc", "epoch": 0')  # under way in another thread
+    marks = folder.marks()
+    (folder.path / "eval.jsonl").unlink()
+    whole = (folder.path / "metrics.jsonl").read_bytes()
     log_run(folder)
-    folder.truncate(*cut)
-    rows = folder.read_metrics()
-    assert [row["epoch"] for row in rows if row["phase"] == "fit"] == fit_epochs
-    assert [row["epoch"] for row in rows if row["phase"] == "train"] == train_epochs
-    cloned = [0] if cut[:1] == ("train",) else []
-    assert [row["epoch"] for row in folder.read_eval()] == cloned + train_epochs
+    folder.write_result({})
+    folder.verify(marks, Path("checkpoint"))
+    folder.truncate(marks)
+    assert (folder.path / "metrics.jsonl").read_bytes() == whole
+    assert (folder.path / "eval.jsonl").read_bytes() == b""
+    assert folder.read_result() is None
+    folder.truncate()
+    assert folder.read_metrics() == []
 
 
 def test_a_resumed_run_writes_the_same_bytes_as_one_never_stopped(folder):
@@ -138,7 +138,9 @@ def test_a_resumed_run_writes_the_same_bytes_as_one_never_stopped(folder):
     whole = (folder.path / "metrics.jsonl").read_bytes()
     with (folder.path / "metrics.jsonl").open("a") as file:
         file.write('{"phase": "train", "epoch": 4, "upda')  # killed here
-    folder.truncate("train", 3)
+    marks = folder.marks()
+    folder.verify(marks, Path("checkpoint"))
+    folder.truncate(marks)
     assert (folder.path / "metrics.jsonl").read_bytes() == whole
 
 
@@ -157,8 +159,12 @@ def test_a_full_disk_is_named_with_the_file(folder, name):
 
 def test_the_result_replaces_the_one_before_it(folder):
     folder.write_result({"members": [{"seed": np.int64(0), "return_mean": float("nan")}]})
-    folder.write_result({"members": []})
-    assert json.loads((folder.path / "result.json").read_text()) == {"members": []}
+    written = folder.write_result({"members": []})
+    assert json.loads((folder.path / "result.json").read_text()) == written
+    assert written["members"] == []
+    (stretch,) = written["stretches"]
+    assert stretch == {name: folder.config[name] for name in stretch}
+    assert stretch.keys() == {"created", "git_commit", "code_sha256", "versions", "device"}
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.json", "result.json"]
 
 
@@ -201,18 +207,19 @@ def test_a_damaged_line_is_named(folder, name, line):
     log_run(folder)
     lines = (folder.path / name).read_text().splitlines()
     (folder.path / name).write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
-    for call in (folder.read_metrics if name == "metrics.jsonl" else folder.read_eval, folder.truncate):
-        with pytest.raises(InputError, match=f"{name} is damaged: line 2: "):
-            call()
+    with pytest.raises(InputError, match=f"{name} is damaged: line 2: "):
+        (folder.read_metrics if name == "metrics.jsonl" else folder.read_eval)()
 
 
 def test_the_result_is_read_back_or_its_damage_named(folder):
     assert folder.read_result() is None
-    folder.write_result({"members": []})
-    assert folder.read_result() == {"members": []}
-    (folder.path / "result.json").write_text("{")
-    with pytest.raises(InputError, match=r"result.json is damaged"):
-        folder.read_result()
+    written = folder.write_result({"members": [{"return_mean": 39.96}]})
+    assert folder.read_result() == written
+    text = (folder.path / "result.json").read_text()
+    for damaged in ("{", text.replace("39.96", "33.48"), text.replace('"seal"', '"sea1"')):
+        (folder.path / "result.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"result.json is damaged"):
+            folder.read_result()
 
 
 @pytest.mark.parametrize(

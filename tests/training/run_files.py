@@ -26,6 +26,12 @@ def run_folder(config: OfflineConfig) -> Path:
     return folder
 
 
+def computed(result: dict) -> dict:
+    """Of result.json what the same run gives again."""
+    own = ("wall_clock", "stretches", "files", "seal")
+    return {name: value for name, value in result.items() if name not in own}
+
+
 def lines(path: Path) -> list[dict]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: value for name, value in row.items() if name != "time"} for row in rows]

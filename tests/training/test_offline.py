@@ -20,6 +20,7 @@ from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.data.formats import minari_io
 from adm_jax.envs.evaluator import Evaluator
 from adm_jax.population.compiling import MemberProgram
+from adm_jax.runs import config_file
 from adm_jax.runs.folder import RunFolder
 from adm_jax.runs.signals import Interrupted
 from adm_jax.training import offline
@@ -28,7 +29,7 @@ from adm_jax.types import InputError
 from tests.runs.event_records import points
 from tests.stopping import Stop, signal_in, stop_behind
 from tests.tiny import TINY
-from tests.training.run_files import kill, lines, newest_arrays, run_folder
+from tests.training.run_files import computed, kill, lines, newest_arrays, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_curves")
 
@@ -265,10 +266,13 @@ def test_finished_run_is_not_run_again(uninterrupted, capsys: pytest.CaptureFixt
 def test_resume_on_other_data_is_refused(uninterrupted, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(uninterrupted[1], folder)
-    config = json.loads((folder / "config.json").read_text())
+    config = config_file.read(folder)
     config["dataset_sha256"]["reward"] = "0" * 64
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="not the data that the run"):
+    config_file.write(folder, config)
+    (folder / "result.json").unlink()
+    with pytest.raises(
+        InputError, match=r"other conditions: dataset_sha256\.reward was 0{64}, is [0-9a-f]{64};"
+    ):
         offline.resume(str(folder))
 
 
@@ -381,7 +385,7 @@ def test_evaluation_cut_off_after_its_checkpoint_is_done_again(
     assert [row["phase"] for row in lines(folder / "eval.jsonl")] == ["bc"]
     result = offline.resume(str(folder))
     assert_same_run(folder, uninterrupted[1])
-    assert {**result, "wall_clock": 0} == {**uninterrupted[2], "wall_clock": 0}
+    assert computed(result) == computed(uninterrupted[2])
 
 
 def test_a_checkpoint_waits_for_the_evaluation_of_an_earlier_epoch(

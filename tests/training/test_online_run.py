@@ -16,6 +16,7 @@ from adm_jax.config import OnlineConfig, online_config_for_task
 from adm_jax.envs.experience import Experience
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.population.compiling import MemberProgram
+from adm_jax.runs import config_file
 from adm_jax.runs.signals import Interrupted
 from adm_jax.training import online
 from adm_jax.types import InputError
@@ -194,10 +195,9 @@ def test_nothing_is_left_of_a_run_that_could_not_begin(
 
 
 def test_the_offline_loop_s_folder_is_not_resumed(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(
-        json.dumps(
-            {"algorithm": "mopo", "task": "hopper", "members": [{"seed": 0}], "config": {"dynamics": "adm"}}
-        )
+    config_file.write(
+        tmp_path,
+        {"algorithm": "mopo", "task": "hopper", "members": [{"seed": 0}], "config": {"dynamics": "adm"}},
     )
     with pytest.raises(InputError, match=r"holds no run: config.json lacks config\.actor_every"):
         online.resume(str(tmp_path))
