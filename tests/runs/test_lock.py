@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from adm_jax.runs import files
+from adm_jax.runs import config_file, files
 from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.lock import lock_folder
 from adm_jax.types import InputError
@@ -54,7 +54,7 @@ def test_a_run_that_another_process_works_on_is_not_resumed_nor_touched(holder, 
     from adm_jax.config.settings import to_flat
 
     config = to_flat(online_config_for_task("inverted_pendulum"))
-    (tmp_path / "config.json").write_text(json.dumps({**RUN, "config": config}))
+    config_file.write(tmp_path, {**RUN, "config": config})
     (tmp_path / "checkpoints" / "saving-train-000002").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     command = [sys.executable, "-W", "ignore", "-m", "experiments.admpo_on", f"--resume={tmp_path}"]
@@ -73,6 +73,19 @@ def test_a_killed_process_holds_nothing(holder, tmp_path):
     with lock_folder(tmp_path):
         assert json.loads((tmp_path / ".lock.json").read_text())["pid"] == os.getpid()
     assert not (tmp_path / ".lock.json").exists()
+
+
+def test_what_a_process_on_another_host_left_is_named_and_not_taken(tmp_path):
+    """Not every network file system passes locks on."""
+    holder = tmp_path / ".lock.json"
+    holder.write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": "2026-11-28"}))
+    with pytest.raises(InputError) as error, lock_folder(tmp_path):
+        pass
+    who = "process 7 on elsewhere, since 2026-11-28,"
+    assert str(error.value) == f"{tmp_path}: {who} has not said that it ended; if it has, remove {holder}"
+    holder.unlink()
+    with lock_folder(tmp_path):
+        assert holder.exists()
 
 
 def test_what_is_renamed_is_on_the_disk_before(tmp_path, monkeypatch):
