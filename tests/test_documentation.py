@@ -16,7 +16,9 @@ from tests.cli import scripts
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RESULTS = ROOT / "benchmarks" / "results"
-_OF_RUNS = {"config.json", "result.json", "truth.json", "hopper_trpo_truth.json"}  # not this repository's
+_OF_RUNS = {  # not this repository's
+    *("config.json", "result.json", ".lock.json", "metadata.json", "truth.json", "hopper_trpo_truth.json"),
+}
 
 
 def alternatives(text: str) -> list[str]:

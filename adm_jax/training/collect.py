@@ -294,6 +294,8 @@ class _Collection:
             if self._final_returns is None:
                 return shared
             low, high = float(np.mean(random_returns)), float(np.mean(self._final_returns))
+            if not low < high:  # SAC has learned nothing: there is no score
+                return shared
             shared["references"] = "measured: random_policy_returns and final_policy_returns"
         else:
             shared["references"] = f"those of task {self._task.name}"

@@ -9,7 +9,7 @@ Observations in dictionaries (AntMaze, PointMaze) and tuples are joined, one key
 order of the dataset's own space, which is that of the recorded environment's.
 
 A dataset of ours keeps its own facts under ``adm_jax`` in Minari's ``metadata.json``: environment id,
-command, seed, versions, return statistics, and a SHA-256 of every field.
+command, seed, versions, return statistics, and a SHA-256 of every field; all of it is sealed.
 """
 
 import contextlib
@@ -27,7 +27,11 @@ from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import containers, minari_arrow
 from adm_jax.data.formats.minari_metadata import (
+    METADATA_KEY,
+    SEALED,
     action_bounds,
+    check_references,
+    check_seal,
     foreign_facts,
     observation_keys,
     one_line,
@@ -36,7 +40,6 @@ from adm_jax.data.formats.minari_metadata import (
 from adm_jax.types import InputError
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
-METADATA_KEY = "adm_jax"
 # Minari's pattern with the version required: Minari takes an id without one, then fails and leaves a folder.
 _ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v(?:0|[1-9]\d*)", re.ASCII)
 _ReadArray = Callable[[int, str, str], Any]  # episode, name, where -> array, or dictionary of arrays
@@ -119,13 +122,16 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
         raise InputError(f"{source}: cannot be read, damaged or cut short ({one_line(error)})") from error
     own = metadata.get(METADATA_KEY)
     own = dict(own) if isinstance(own, Mapping) else {}
-    facts = foreign_facts(metadata) | ({"obs_layout": layout} if layout else {})
-    data = _assemble(episodes, source, {**facts, **own})
+    facts = foreign_facts(metadata) | ({"obs_layout": layout} if layout else {}) | own
+    facts.pop(SEALED, None)
+    check_references(facts, source)
+    data = _assemble(episodes, source, facts)
     validation.validate(data, *bounds)
     low, high = (np.broadcast_to(bound, data.action.shape[1:]) for bound in bounds)
     data = dataclasses.replace(data, action_space=(low, high))
     if own:
         validation.check_digests(data, own.get("sha256"))
+    check_seal(folder, metadata, source)
     return data
 
 

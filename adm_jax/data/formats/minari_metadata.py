@@ -1,11 +1,17 @@
-"""What a Minari dataset's ``metadata.json`` says: bounds, spaces, environment, reference scores."""
+"""What a Minari dataset's ``metadata.json`` says: bounds, spaces, environment, reference scores.
 
+That of a dataset of ours is sealed: what of it counts has a digest in ``main_data.hdf5``, and says itself
+that it has one. So neither file can lose its word, or change it, without the other's telling.
+"""
+
+import hashlib
 import json
-import sys
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from adm_jax.types import InputError
@@ -13,6 +19,12 @@ from adm_jax.types import InputError
 _LONGEST_SHOWN = 80
 _FORMATS = ("hdf5", "arrow", "parquet")
 _UNREADABLE = (KeyError, TypeError, ValueError, RecursionError)  # what JSON of another form ends in
+METADATA_KEY, SEALED = "adm_jax", "sealed"  # our own facts; whether they are sealed, in them
+_SEAL = "adm_jax_metadata_sha256"  # attribute of the HDF5 file's root
+_COUNT = (  # entries that are read here
+    *("action_space", "observation_space", "data_format", "total_episodes", "total_steps"),
+    *("env_spec", "eval_env_spec", "ref_min_score", "ref_max_score", METADATA_KEY),
+)
 
 
 def one_line(error: BaseException) -> str:
@@ -55,11 +67,43 @@ def read_metadata(path: Path, dataset_id: str) -> dict[str, Any]:
     return metadata
 
 
+def seal(folder: Path, dataset_id: str) -> None:
+    """Seals the metadata of a dataset that is complete; ``folder`` holds both files."""
+    metadata = read_metadata(folder / "metadata.json", dataset_id)
+    with h5py.File(folder / "main_data.hdf5", "a") as file:
+        file.attrs[_SEAL] = _digest(metadata)
+
+
+def check_seal(folder: Path, metadata: Mapping[str, Any], source: str) -> None:
+    """Raises InputError: the metadata are not those that were sealed, or have lost their seal."""
+    file_seal, own = None, metadata.get(METADATA_KEY)
+    if (folder / "main_data.hdf5").exists():
+        try:
+            with h5py.File(folder / "main_data.hdf5", "r") as file:
+                file_seal = file.attrs.get(_SEAL)
+        except Exception as error:  # whatever h5py makes of a damaged attribute
+            raise InputError(f"{source}: cannot be read, damaged or cut short ({one_line(error)})") from error
+    if file_seal is None and not (isinstance(own, Mapping) and own.get(SEALED)):
+        return  # another's, or of an earlier version
+    if str(file_seal) != _digest(metadata):
+        raise InputError(
+            f"{source}: metadata: not what was written (SHA-256 differs): environment, step limit, spaces, "
+            "reference scores or digests were damaged or changed since; make or import the dataset again"
+        )
+
+
+def _digest(metadata: Mapping[str, Any]) -> str:
+    """SHA-256 of what of the metadata counts."""
+    counting = {name: metadata[name] for name in _COUNT if name in metadata}
+    return hashlib.sha256(json.dumps(counting, sort_keys=True).encode()).hexdigest()
+
+
 def foreign_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What any Minari dataset says of its origin, by this library's names.
 
     ``env_id`` and ``env_spec`` (JSON) are of the environment to evaluate in, where Minari names one, else of
-    the one the data come from; ``reference_min`` and ``reference_max`` the returns that score 0 and 100.
+    the one the data come from; ``reference_min`` and ``reference_max`` the returns that score 0 and 100, as
+    they are: see ``check_references``.
     """
     facts: dict[str, Any] = {}
     for name in ("eval_env_spec", "env_spec"):
@@ -70,10 +114,24 @@ def foreign_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
         facts = {"env_id": env_id, "env_spec": metadata[name]}
         break
     for ours, theirs in {"reference_min": "ref_min_score", "reference_max": "ref_max_score"}.items():
-        score = metadata.get(theirs)
-        if isinstance(score, (int, float)) and abs(score) <= sys.float_info.max:  # nor NaN, which is not
-            facts[ours] = float(score)
+        if metadata.get(theirs) is not None:
+            facts[ours] = metadata[theirs]
     return facts
+
+
+def check_references(facts: Mapping[str, Any], source: str) -> None:
+    """Raises InputError where scores could not be computed from the reference scores."""
+    given = [facts[name] for name in ("reference_min", "reference_max") if facts.get(name) is not None]
+    try:
+        sound = all(not isinstance(score, bool | str) and math.isfinite(float(score)) for score in given)
+    except (OverflowError, TypeError, ValueError):  # a whole number beyond any float, or no number
+        sound = False
+    if not sound or given != sorted(set(given)):
+        shown = " and ".join(f"{score!r:.40}" for score in given)
+        raise InputError(
+            f"{source}: metadata: reference scores, ref_min_score and ref_max_score, are {shown}; must be "
+            "finite numbers, the first below the second"
+        )
 
 
 def action_bounds(metadata: Mapping[str, Any], source: str) -> tuple[np.ndarray | float, np.ndarray | float]:

@@ -1,7 +1,7 @@
 """Writing a Minari dataset whole or not at all.
 
 Minari's own classes write the files, in a hidden folder among the datasets (Minari's listing skips those);
-one rename then makes the dataset appear. Whoever is killed leaves a hidden folder; a later write removes it.
+one rename then makes the dataset appear. Whoever is killed leaves a hidden folder; the next write removes it.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -23,14 +24,14 @@ import numpy as np
 from adm_jax import __version__
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.data.formats import minari_files
+from adm_jax.data.formats import minari_files, minari_metadata
 from adm_jax.types import InputError
 
 logger = logging.getLogger(__name__)
 
-_STAGING_PREFIX = ".adm_jax-"
+_STAGING_PREFIX, _REPLACED = ".adm_jax-", "replaced"
 _MINARI_SCORES = ("ref_min_score", "ref_max_score")  # where minari.get_normalized_score looks for them
-_STAGING_MAX_AGE = 86_400.0  # seconds after which a staging folder's writer is taken for dead
+_STAGING_MAX_AGE = 86_400.0  # seconds after which a writer of another host is taken for dead
 _OF_MAKE = ("max_episode_steps", "disable_env_checker")  # gymnasium.make's own; the rest is the environment's
 
 
@@ -132,10 +133,13 @@ def _cannot_write(dataset_id: str, root: Path, error: OSError) -> InputError:
 def publish(staged: Path, dataset_id: str, root: Path, *, overwrite: bool = False) -> Path:
     """Moves a complete dataset's folder to its place by a rename; raises InputError where that is taken."""
     target = root / dataset_id
+    for path in (*staged.rglob("*"), staged):
+        _sync(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     _mark_namespaces(target, root)
-    replaced = staged.parent / "replaced"
+    replaced = staged.parent / _REPLACED / dataset_id
     if overwrite and target.exists():
+        replaced.parent.mkdir(parents=True, exist_ok=True)
         target.rename(replaced)
     try:
         staged.rename(target)
@@ -147,6 +151,7 @@ def publish(staged: Path, dataset_id: str, root: Path, *, overwrite: bool = Fals
         raise InputError(
             f"dataset: {dataset_id} exists in {target.parent}; someone else just wrote it"
         ) from error
+    _sync(target.parent)
     return target
 
 
@@ -154,7 +159,7 @@ def make_staging(root: Path) -> Path:
     """A new hidden folder on the datasets' file system, for the caller to remove."""
     root.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(root)
-    return Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=root))
+    return Path(tempfile.mkdtemp(prefix=f"{_STAGING_PREFIX}{os.getpid()}-{socket.gethostname()}-", dir=root))
 
 
 def installed_versions() -> dict[str, str]:
@@ -177,11 +182,38 @@ def _without_other_environment(metadata: Mapping[str, Any], env_id: str | None) 
 def _remove_abandoned(root: Path) -> None:
     for folder in root.glob(f"{_STAGING_PREFIX}*"):
         try:
-            abandoned = time.time() - folder.stat().st_mtime > _STAGING_MAX_AGE
+            abandoned = time.time() - folder.stat().st_mtime > _STAGING_MAX_AGE or _is_of_the_dead(folder)
         except FileNotFoundError:  # its owner has just finished
             continue
         if abandoned:
+            for data in [*(folder / _REPLACED).rglob("data")]:  # its owner was killed between two renames
+                target = root / data.parent.relative_to(folder / _REPLACED)
+                if data.is_dir() and not target.exists():
+                    data.parent.rename(target)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_of_the_dead(staging: Path) -> bool:
+    """Whether the process that made it was one of this host's and is gone."""
+    pid, _, rest = staging.name.removeprefix(_STAGING_PREFIX).partition("-")
+    if not pid.isdecimal() or rest.rpartition("-")[0] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's
+        return False
+    return False
+
+
+def _sync(path: Path) -> None:
+    """Brings a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _mark_namespaces(target: Path, root: Path) -> None:
@@ -226,10 +258,11 @@ def _write(
             "dataset_id": dataset_id,
             "minari_version": minari.__version__,
             **{name: facts[name] for name in _MINARI_SCORES if name in facts},
-            minari_files.METADATA_KEY: dict(facts),
+            minari_metadata.METADATA_KEY: {**facts, minari_metadata.SEALED: True},
         }
     )
     storage.update_episodes(_buffers(data))
+    minari_metadata.seal(folder, dataset_id)
 
 
 def _to_json(registered: Any, env_kwargs: Mapping[str, Any] | None) -> str:

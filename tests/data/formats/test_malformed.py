@@ -306,6 +306,8 @@ def store(tmp_path, monkeypatch) -> Path:
     metadata = json.loads((folder / "metadata.json").read_text())
     del metadata[minari_files.METADATA_KEY], metadata["observation_space"]
     (folder / "metadata.json").write_text(json.dumps(metadata))
+    with h5py.File(folder / "main_data.hdf5", "a") as file:
+        file.attrs.clear()
     return folder
 
 

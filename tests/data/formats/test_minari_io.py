@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -152,6 +154,27 @@ def test_abandoned_staging_folders_go(root):
     assert not old.exists()
     assert young.exists()
     assert list(minari.list_local_datasets()) == [ID]
+
+
+def test_what_a_killed_import_left_goes_at_the_next_and_what_it_was_replacing_comes_back(root):
+    save()
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    host = socket.gethostname()
+    left = root / f".adm_jax-{ended.pid}-{host}-a1b2c3d4"
+    own, foreign = (
+        root / f".adm_jax-{name}-a1b2c3d4" for name in (f"{os.getpid()}-{host}", f"{ended.pid}-other")
+    )
+    for folder in (left, own, foreign):
+        (folder / "dataset").mkdir(parents=True)
+    # killed between the two renames that replace a dataset
+    (left / "replaced" / "hopper").mkdir(parents=True)
+    (root / ID).rename(left / "replaced" / ID)
+    save(make_data((2, 2)), "hopper/other-v0")
+    assert not left.exists()
+    assert own.exists()
+    assert foreign.exists()  # who knows
+    assert_same_bits(make_data(), minari_io.load(ID))
 
 
 def test_unwritable_store(tmp_path, monkeypatch):
