@@ -44,7 +44,7 @@ def summarize(folder: Path) -> dict[str, Any]:
             if "steps" in row or ESTIMATES[0] in row
         ],
         "steadiness": steadiness(rows),
-        "result": result,
+        "result": {name: result[name] for name in result if name not in ("files", "seal")},
     }
 
 
