@@ -28,7 +28,10 @@ def alternatives(text: str) -> list[str]:
 
 
 def quoted() -> list[str]:
-    """Every command of the library or the benchmarks in a code block or between backquotes, once."""
+    """Every command of the library or the benchmarks in a code block or between backquotes, once.
+
+    ``bench_sac --flags`` is short for ``python -m benchmarks.speed.bench_sac --flags``.
+    """
     found = []
     for page in PAGES:
         text = page.read_text()
@@ -36,9 +39,10 @@ def quoted() -> list[str]:
         inline = re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
         lines = [line for block in blocks for line in block.splitlines()] + inline
         for line in lines:
-            pattern = r"(adm-jax [a-z0-9-]+(?: -[^&]*)?|(?<=python -m )(?:experiments|benchmarks)\.\w+[^&]*)"
+            module = r"(?<=python -m )(?:experiments|benchmarks)\.\w+[^&]*|^bench_\w+ -[^&]*"
+            pattern = rf"(adm-jax [a-z0-9-]+(?: -[^&]*)?|{module})"
             found += re.findall(pattern, " ".join(line.split()))
-    return sorted(set(found))
+    return sorted({re.sub("^bench_", "benchmarks.speed.bench_", command) for command in found})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
