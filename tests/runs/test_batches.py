@@ -110,7 +110,7 @@ def test_batches_give_what_all_at_once_gives(
     capsys.readouterr()
     drawn: list[dict[str, float]] = []
     draw = curves.draw
-    monkeypatch.setattr(curves, "draw", lambda *args: (drawn.append(args[5]), draw(*args))[1])
+    monkeypatch.setattr(curves, "draw", lambda *args, **how: (drawn.append(args[5]), draw(*args, **how))[1])
     ours = offline.resume(str(own))
     assert RunFolder.open(own).batch_size == 1
     table = capsys.readouterr().out.split("batch 3:")[1].split("return in the real environment")[2]

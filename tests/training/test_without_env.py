@@ -6,6 +6,7 @@ import warnings
 from functools import partial
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 
@@ -19,6 +20,8 @@ from adm_jax.data.formats import minari_io
 from adm_jax.envs import environment, recovered
 from adm_jax.envs.recovered import task_from_dataset
 from adm_jax.evaluation import ope
+from adm_jax.population.members import Member
+from adm_jax.runs.batches import merge_results
 from adm_jax.tasks import EnvlessTask
 from adm_jax.training import driver, offline
 from benchmarks.runs import summarize_run
@@ -290,3 +293,26 @@ def test_policies_are_estimated_without_truth(logged, data, tmp_path, capsys) ->
     assert "policies are not evaluated for real" in capsys.readouterr().out
     (folder,) = (tmp_path / "ope" / "tests" / "logged-v0").iterdir()
     assert json.loads((folder / "config.json").read_text())["env_id"] is None
+
+
+def test_a_file_is_a_dataset_by_its_stem(data, tmp_path) -> None:
+    """Its run's folder lies in the working folder, not below the file."""
+    path = tmp_path / "the plant.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"], file["rewards"] = data.obs, data.action, data.reward
+        file["next_observations"], file["terminals"] = data.next_obs, data.terminated
+        file["timeouts"] = data.truncated
+    task = task_from_dataset(adm_jax.load_dataset(path), "hopper")
+    assert (task.name, task.has_env) == ("the plant", False)
+
+
+def test_estimates_of_batches_are_put_together() -> None:
+    members = [Member(seed, {}) for seed in (0, 1)]
+    shared = {"members": [], "bc": [], "evaluation": {"env_id": None, "num_episodes": 0, "reason": "none"}}
+    parts = [
+        {**shared, "estimates": [{"seed": seed}], "model": [{"seed": seed}], "wall_clock": {"total": 1.0}}
+        for seed in (0, 1)
+    ]
+    merged = merge_results(members, parts)
+    assert merged["estimates"] == [{"seed": 0}, {"seed": 1}]
+    assert (merged["members"], merged["settings"], merged["evaluation"]["reason"]) == ([], [], "none")
