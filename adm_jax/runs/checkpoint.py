@@ -246,9 +246,18 @@ class Checkpointer:
 
 @contextlib.contextmanager
 def _errors_of_the_disk() -> Iterator[None]:
-    """Makes an OSError of what orbax raises where a file cannot be written, and of pages it logs nothing."""
-    log = logging.getLogger("absl")
-    was, log.disabled = log.disabled, True
+    """Makes an OSError of what orbax raises where a file cannot be written, and of pages it logs nothing.
+
+    Its other writes fail behind the first, and tell an event loop that is closed by then; after a failure
+    that stays silent.
+    """
+    log, shown = logging.getLogger("absl"), sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            shown(unraisable)
+
+    was, log.disabled, sys.unraisablehook = log.disabled, True, hook
     try:
         yield
     except ValueError as error:
@@ -256,6 +265,8 @@ def _errors_of_the_disk() -> Iterator[None]:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+    else:
+        sys.unraisablehook = shown
     finally:
         log.disabled = was
 

@@ -16,7 +16,6 @@ import pytest
 
 from adm_jax.runs.checkpoint import Checkpointer, DamagedCheckpoint
 from adm_jax.types import InputError
-from tests.runs.full_disk import full_disk
 
 
 class State(NamedTuple):
@@ -195,20 +194,34 @@ def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
     assert checkpointer.latest() == ("train", 1)
 
 
+_ON_A_FULL_DISK = """
+import sys
+import numpy as np
+from adm_jax.runs.checkpoint import Checkpointer
+from tests.runs.full_disk import full_disk
+noise = np.random.default_rng(0)
+state = {"x": noise.random(12_500), "y": noise.random(50_000)}
+try:
+    with full_disk(int(sys.argv[2])):
+        Checkpointer(sys.argv[1]).save("train", 2, state)
+except OSError as error:
+    print(error)
+"""
+
+
 @pytest.mark.parametrize("limit", [50_000, 150_000])
-def test_a_disk_that_fills_up_meanwhile_is_told_in_one_line(tmp_path, capfd, limit):
-    """In orbax's threads, for an array, and for a larger one behind it."""
+def test_a_disk_that_fills_up_meanwhile_is_told_in_one_line(tmp_path, limit):
+    """In orbax's threads, for all arrays, and for the larger one alone."""
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save("train", 1, make_state())
-    noise = np.random.default_rng(0)
-    state = {"x": noise.random(12_500), "y": noise.random(50_000)}
-    wanted = r"File too large: 0\.477 MiB to write, the disk has"
-    with pytest.raises(OSError, match=wanted) as error, full_disk(limit):
-        checkpointer.save("train", 2, state)
-    assert error.value.filename == str(tmp_path / "train-000002")
+    command = [sys.executable, "-c", _ON_A_FULL_DISK, str(tmp_path), str(limit)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("[Errno 27] File too large: 0.477 MiB to write, the disk has ")
+    assert done.stdout.endswith(f"left: '{tmp_path / 'train-000002'}'\n")
     assert [path.name for path in tmp_path.iterdir()] == ["train-000001"]
     assert_equal(checkpointer.restore("train", 1, abstract()).state, make_state())
-    assert capfd.readouterr().err == ""
 
 
 def test_a_disk_too_small_for_a_whole_run_is_named_before_it_begins(tmp_path, monkeypatch):
