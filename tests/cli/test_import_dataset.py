@@ -96,7 +96,7 @@ def test_a_neorl_file_of_no_known_environment(store, tmp_path):
     arrays |= {"action": np.full((6, 1), 0.5), "reward": np.ones((6, 1)), "done": np.zeros((6, 1))}
     np.savez(path, **arrays, index=np.array([3, 6]))
     of = ("--source=neorl", f"--path={path}", f"--dataset={ID}")
-    assert failure(*of).endswith("or give --max_episode_steps to read them without an environment")
+    assert failure(*of).endswith("is unknown; give it, as in --max_episode_steps=1000")
     done = run(*of, "--max_episode_steps=3")
     assert "no environment is named" in done.stdout, done.stderr
     data = minari_io.load(ID)
