@@ -150,7 +150,11 @@ def task_from_dataset(
 def _task_of_data(data: EpisodeData, termination: str | None, reason: str) -> EnvlessTask:
     """A task of what was recorded: dimensions and bounds of actions are the data's."""
     low, high, bounds_from = data.action_bounds()
-    termination = termination or _termination_of(_named_env(data.metadata), data)
+    try:
+        termination = termination or _termination_of(_named_env(data.metadata), data)
+    except InputError as error:  # the environment would tell, if there were one
+        without = str(error).removeprefix(f"{data.source}: ")
+        raise InputError(f"{reason}; without it, {without}") from error
     return EnvlessTask(
         **_fields(data, EnvSpec(""), termination),
         reason=reason,
