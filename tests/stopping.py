@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -30,9 +31,9 @@ def signal_in(
     """Runs get a signal while an epoch's step is under way."""
     done = Run._done
 
-    def signalled(run: Run, step: Step, *rest: object) -> None:
+    def signalled(run: Run, step: Step, stopped: Callable[[], bool]) -> None:
         if step[:2] == (phase, epoch):
             os.kill(os.getpid(), number)
-        done(run, step, *rest)  # type: ignore[arg-type]
+        done(run, step, stopped)
 
     patch.setattr(Run, "_done", signalled)

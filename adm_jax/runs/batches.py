@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from adm_jax.files import to_json
 from adm_jax.population.members import Member, seeds_of
 from adm_jax.population.memory import DoesNotFit
 from adm_jax.runs.clock import sum_clocks
-from adm_jax.runs.files import to_json
 from adm_jax.runs.folder import PHASES, RunFolder
 from adm_jax.runs.progress import print_result
 from adm_jax.runs.results import setting_results

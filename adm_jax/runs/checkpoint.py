@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from adm_jax import files
 from adm_jax.population.memory import tree_bytes
-from adm_jax.runs import files, seals
+from adm_jax.runs import seals
 from adm_jax.types import InputError
 
 PHASES = ("fit", "train")  # those with checkpoints, in the order a run goes through them

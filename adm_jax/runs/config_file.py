@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from adm_jax import files
 from adm_jax.config.references import named_in
-from adm_jax.runs import files
 from adm_jax.runs.seals import SEAL, is_sealed, sealed
 from adm_jax.runs.surroundings import OF_STRETCH, describe_surroundings, differences, whereabouts
 from adm_jax.types import InputError

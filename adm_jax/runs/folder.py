@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adm_jax import files
 from adm_jax.population.members import Member, seeds_of
-from adm_jax.runs import config_file, curves, files, seals
+from adm_jax.runs import config_file, curves, seals
 from adm_jax.runs.checkpoint import Checkpointer, Saved
 from adm_jax.runs.event_files import EventLog
 from adm_jax.runs.lock import lock_folder

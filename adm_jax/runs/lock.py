@@ -16,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from adm_jax.runs import files
+from adm_jax import files
 from adm_jax.types import InputError
 
 _LOCK, _HOLDER = ".lock", ".lock.json"

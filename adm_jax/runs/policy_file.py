@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adm_jax import files
 from adm_jax.agents.sac import make_sac, with_raw_inputs
 from adm_jax.config import SACConfig
-from adm_jax.runs import files
 from adm_jax.types import Array, InputError, Key, Params
 
 # a layer's arrays here, and their names in the file

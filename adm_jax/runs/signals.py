@@ -107,13 +107,15 @@ def advising(advice: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held() -> Iterator[Callable[[], bool]]:
+def held(wanted: bool = True) -> Iterator[Callable[[], bool]]:
     """Within it a signal raises nothing: the function it gives says whether one has come.
+
+    Where it is not ``wanted``, as there is nothing to save, signals raise as they do outside.
 
     Raises:
       Interrupted: at its beginning or its end, if one has come.
     """
-    if (state := _heard) is None:
+    if (state := _heard) is None or not wanted:
         yield lambda: False
         return
     state.raise_if_heard()

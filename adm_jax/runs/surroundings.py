@@ -25,6 +25,7 @@ _PACKAGES = (
 OF_STRETCH = ("created", "git_commit", "code_sha256", "versions", "device")
 _DECISIVE = (  # of surroundings and a run's own record: where they change, so may its numbers
     *("code_sha256", "device.platform", "device.kind", "dataset_sha256", "own_code_sha256"),
+    "action_bounds",  # of a task without an environment
     *(f"versions.{package}" for package in ("jax", "jaxlib", "mujoco", "gymnasium", "minari")),
 )
 

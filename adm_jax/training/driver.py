@@ -205,11 +205,8 @@ class Run:
                     self.progress.begin(stage.name, stage.total, stage.done)
                     shown = stage.name
                 self.background.poll()
-                if stage.saves:
-                    with signals.held() as stopped:
-                        self._done(self.loop.advance(), stopped)
-                else:
-                    self._done(self.loop.advance())
+                with signals.held(stage.saves) as stopped:
+                    self._done(self.loop.advance(), stopped)
             self.progress.end()
         return self._finish()
 
@@ -228,7 +225,7 @@ class Run:
         if step.policies is not None and not done:
             self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.unaveraged)
 
-    def _done(self, step: Step, stopped: Callable[[], bool] = lambda: False) -> None:
+    def _done(self, step: Step, stopped: Callable[[], bool]) -> None:
         """A step is done: the one place where it is recorded, evaluated, and a checkpoint may be taken.
 
         One is taken also where a signal has ``stopped`` the run.

@@ -15,7 +15,7 @@ from absl import flags
 
 from adm_jax.config.evaluation import REGRET_AT
 from adm_jax.evaluation.rank_metrics import compare_over
-from adm_jax.runs.files import to_json
+from adm_jax.files import to_json
 from benchmarks.runs.summarize_run import surroundings
 from benchmarks.speed import report
 

@@ -26,6 +26,18 @@ def make_data(lengths: tuple[int, ...] = (4, 3, 5), obs_dim: int = 3, action_dim
     )
 
 
+def d4rl_arrays(data: EpisodeData) -> dict[str, np.ndarray]:
+    """The data's arrays by D4RL's names."""
+    return {
+        "observations": data.obs,
+        "actions": data.action,
+        "rewards": data.reward,
+        "next_observations": data.next_obs,
+        "terminals": data.terminated,
+        "timeouts": data.truncated,
+    }
+
+
 def assert_same_bits(a: EpisodeData, b: EpisodeData) -> None:
     for name in FIELDS:
         left, right = getattr(a, name), getattr(b, name)

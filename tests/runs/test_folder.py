@@ -11,9 +11,9 @@ import pytest
 
 from adm_jax.config import OfflineConfig
 from adm_jax.config.settings import replace_flat, to_flat
+from adm_jax.files import to_json
 from adm_jax.population.members import Member, all_members
 from adm_jax.runs import curves
-from adm_jax.runs.files import to_json
 from adm_jax.runs.folder import RunFolder, require_writable
 from adm_jax.types import InputError
 from tests.runs.full_disk import full_disk

@@ -9,7 +9,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from adm_jax.runs import config_file, files
+from adm_jax import files
+from adm_jax.runs import config_file
 from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.lock import lock_folder
 from adm_jax.types import InputError

@@ -112,10 +112,11 @@ def test_the_second_one_ends_the_process_at_once() -> None:
 def test_compiled_code_does_not_keep_the_process() -> None:
     """Python's handler waits for a program that takes forever."""
     code = (
-        "import jax\nfrom adm_jax.runs import signals\nsignals._PATIENCE = 0.1\n"
+        "import jax, threading\nfrom adm_jax.runs import signals\nsignals._PATIENCE = 0.1\n"
         "turn = lambda x: jax.lax.while_loop(lambda x: x < 2, lambda x: 1 - x, x)\n"
         "forever = jax.jit(turn).lower(0).compile()\n"
-        "with signals.heard(), signals.advising('again'):\n    print('begun', flush=True)\n"
+        "with signals.heard(), signals.advising('again'):\n"
+        "    threading.Timer(1, print, ('begun',), {'flush': True}).start()  # from within the program\n"
         "    jax.block_until_ready(forever(0))"
     )
     with process(code) as stuck:

@@ -370,9 +370,9 @@ def test_evaluation_cut_off_after_its_checkpoint_is_done_again(
             act_fn(np.zeros((2, 2, 11), np.float32))
         return evaluate(self, act_fn, evaluation)
 
-    def wait_in_epoch_3(run: Run, step) -> None:
+    def wait_in_epoch_3(run: Run, step, stopped) -> None:
         assert step[:2] != ("train", 3) or under_way.wait(60)
-        done(run, step)
+        done(run, step, stopped)
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", evaluate_forever)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import warnings
 from functools import partial
 
@@ -119,7 +120,7 @@ def test_the_policies_are_those_of_a_run_with_the_environment(run, evaluated, da
 def test_everything_says_that_nothing_was_evaluated(run, capsys) -> None:
     assert run.result is not None
     reason = run.result["evaluation"]["reason"]
-    assert reason.endswith("names no environment; give --task=<name> of a registered one")
+    assert "names no environment; give --task=<name> of a registered one, or arrays" in reason
     assert run.result["evaluation"] == {"env_id": None, "num_episodes": 0, "reason": reason}
     assert run.result["members"] == run.result["bc"] == run.result["settings"] == []
     assert "return_mean" not in json.dumps({**run.result, "dataset": None})
@@ -160,7 +161,7 @@ def test_a_line_before_training_says_so_and_what_to_do(logged, data, capsys, tmp
     shown = capsys.readouterr().out
     assert (
         "warning: policies are not evaluated for real, for want of an environment (--task=<name> of a "
-        f"registered task gives one): environment {GONE}: Environment `TestGone` doesn't exist." in shown
+        f"registered task gives one): dataset: environment {GONE} is not registered with Gymnasium" in shown
     )
     longest = data.episode_lengths.max()
     assert (
@@ -238,12 +239,9 @@ def test_terminations_are_given_or_never(data, caplog) -> None:
 @pytest.mark.parametrize(
     ("env_id", "reason"),
     [
-        ("Hopper-v3", "environment Hopper-v3: The mujoco v2 and v3 based environments have been moved"),
-        ("LunarLanderContinuous-v3", "environment LunarLanderContinuous-v3: Box2D is not installed"),
-        (
-            "nobodys_package:Robot-v0",
-            "environment nobodys_package:Robot-v0: No module named 'nobodys_package'",
-        ),
+        # Gymnasium 1.2 and older name the module that lacks, newer ones where the environments went
+        ("Hopper-v3", "The mujoco v2 and v3 based environments have been moved|No module named 'mujoco_py'"),
+        ("LunarLanderContinuous-v3", "Box2D is not installed"),
     ],
 )
 def test_environments_that_cannot_be_made_here(data, env_id, reason) -> None:
@@ -255,7 +253,7 @@ def test_environments_that_cannot_be_made_here(data, env_id, reason) -> None:
     fields = {name: getattr(data, name) for name in ("obs", "action", "reward", "next_obs", "terminated")}
     task = task_from_dataset(adm_jax.load_dataset(fields, env_id=env_id), "hopper")
     assert isinstance(task, EnvlessTask)
-    assert task.reason.startswith(reason)
+    assert re.match(rf"environment {env_id}: .*?({reason})", task.reason)
     with pytest.raises(
         InputError, match=r"^task dataset: there is no environment to evaluate in: environment"
     ):

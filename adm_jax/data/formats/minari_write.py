@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from adm_jax import __version__
+from adm_jax import __version__, files
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_files, minari_metadata
@@ -133,8 +133,7 @@ def _cannot_write(dataset_id: str, root: Path, error: OSError) -> InputError:
 def publish(staged: Path, dataset_id: str, root: Path, *, overwrite: bool = False) -> Path:
     """Moves a complete dataset's folder to its place by a rename; raises InputError where that is taken."""
     target = root / dataset_id
-    for path in (*staged.rglob("*"), staged):
-        _sync(path)
+    files.sync_tree(staged)
     target.parent.mkdir(parents=True, exist_ok=True)
     _mark_namespaces(target, root)
     replaced = staged.parent / _REPLACED / dataset_id
@@ -151,7 +150,7 @@ def publish(staged: Path, dataset_id: str, root: Path, *, overwrite: bool = Fals
         raise InputError(
             f"dataset: {dataset_id} exists in {target.parent}; someone else just wrote it"
         ) from error
-    _sync(target.parent)
+    files.sync(target.parent)
     return target
 
 
@@ -205,15 +204,6 @@ def _is_of_the_dead(staging: Path) -> bool:
     except (OSError, OverflowError):  # another user's
         return False
     return False
-
-
-def _sync(path: Path) -> None:
-    """Brings a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _mark_namespaces(target: Path, root: Path) -> None:

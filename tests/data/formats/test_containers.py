@@ -16,17 +16,10 @@ import numpy as np
 import pytest
 
 from adm_jax.data.formats import d4rl, minari_files, minari_io, neorl
-from tests.data.sample_data import error_line, make_data
+from tests.data.sample_data import d4rl_arrays, error_line, make_data
 
 DATA = make_data((4, 3, 5, 3))
-ARRAYS = {
-    "observations": DATA.obs,
-    "actions": DATA.action,
-    "rewards": DATA.reward,
-    "next_observations": DATA.next_obs,
-    "terminals": DATA.terminated,
-    "timeouts": DATA.truncated,
-}
+ARRAYS = d4rl_arrays(DATA)
 ID = "tests/other-v0"
 
 

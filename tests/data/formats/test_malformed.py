@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adm_jax.data.formats import d4rl, minari_files, minari_io, neorl
-from tests.data.sample_data import assert_same_bits, error_line, make_data
+from tests.data.sample_data import assert_same_bits, d4rl_arrays, error_line, make_data
 
 ID = "tests/tiny-v0"
 # episodes of 4 (terminated), 3 (time limit), 5 (terminated), 3 (time limit) rows; ends at rows 3, 6, 11, 14
@@ -24,14 +24,7 @@ def put(array: np.ndarray, index, value) -> np.ndarray:
 
 # --- D4RL: what replaces an array of a sound file (None removes it), and the line ---
 
-D4RL_ARRAYS = {
-    "observations": DATA.obs,
-    "actions": DATA.action,
-    "rewards": DATA.reward,
-    "next_observations": DATA.next_obs,
-    "terminals": DATA.terminated,
-    "timeouts": DATA.truncated,
-}
+D4RL_ARRAYS = d4rl_arrays(DATA)
 D4RL = {
     "complex numbers": (
         {"rewards": DATA.reward + 1j},
