@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, also after a crash or a power failure."""
+"""Paths as users give them, and files that are whole or not there at all, also after a power failure."""
 
 import contextlib
 import json
@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from adm_jax.types import InputError
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -101,3 +103,42 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def resolve_path(name: str, path: str | os.PathLike[str]) -> Path:
+    """A folder as absolute path, ``~`` expanded; ``name`` is the flag it came from.
+
+    Raises InputError: it is empty or of nobody's, or its name cannot be written in UTF-8, as orbax writes it.
+    """
+    if not os.fspath(path):
+        raise InputError(f"{name}: empty; give a folder, as in --{name}=runs")
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:  # bytes that Python could not read as text
+        raise InputError(
+            f"{name}: {os.fsencode(path)!r} cannot be read in this locale; set PYTHONUTF8=1"
+        ) from error
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:  # ~name of nobody
+        raise InputError(
+            f"{name}: {os.fspath(path)}: there is no such user; write ./~ for a folder ~"
+        ) from error
+
+
+def require_writable(name: str, path: str | os.PathLike[str]) -> None:
+    """Checks before anything is computed, and without making it, that a folder can be made, or written.
+
+    Args:
+      name: the flag it came from.
+      path: the folder.
+
+    Raises:
+      InputError: it cannot; the message names what is in the way.
+    """
+    path = resolve_path(name, path)
+    existing = next(folder for folder in [path, *path.parents] if folder.exists())
+    if not existing.is_dir():
+        raise InputError(f"{name}: cannot write {path}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{name}: cannot write {path}: no permission to write in {existing}")

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from adm_jax.training.driver import Run, Step
+from adm_jax.training.driver import Run
+from adm_jax.training.loop import Step
 
 
 class Stop(Exception):

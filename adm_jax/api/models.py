@@ -16,7 +16,7 @@ from adm_jax.config.models import get_model
 from adm_jax.config.settings import leaves
 from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
-from adm_jax.nn.precision import require_float32
+from adm_jax.population.devices import require_jax
 from adm_jax.rollout import Rows, Simulation, no_history, predict_open_loop, roll, steps_of
 from adm_jax.training import fit as training_fit
 from adm_jax.training.components import Components
@@ -246,7 +246,7 @@ def fit(
     Raises:
       InputError: the dataset or a setting does not serve, or no held-out error was finite.
     """
-    require_float32()
+    require_jax()
     require_whole("seed", seed)
     data = load_dataset(dataset)
     parts = (type(OfflineConfig().fit), get_model(dynamics).config_class)

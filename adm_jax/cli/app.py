@@ -39,8 +39,8 @@ def call(main: Main, argv: list[str], flag_values: flags.FlagValues = flags.FLAG
     except BrokenPipeError:  # whoever read our output is gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BAD_INPUT
-    except (InputError, OSError) as error:
-        return _fail(str(error))
+    except (InputError, OSError, Warning) as error:
+        return fail(error)
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         return error.exit_code if isinstance(error, signals.Interrupted) else INTERRUPTED
@@ -51,7 +51,7 @@ def call(main: Main, argv: list[str], flag_values: flags.FlagValues = flags.FLAG
         if "RESOURCE_EXHAUSTED" in text:  # how XLA says that memory has run out
             return _out_of_memory(text.splitlines()[0])
         if any(sign in text for sign in _DEVICE_FAILURES):
-            return _fail(
+            return fail(
                 f"a device failed ({text.splitlines()[0]}); --resume with the run's folder goes on from its "
                 "newest checkpoint, on as many devices as are left"
             )
@@ -65,9 +65,9 @@ def _call(main: Main, argv: list[str], flag_values: flags.FlagValues) -> int:
     try:
         rest = flag_values(argv)
     except flags.Error as error:
-        return _fail(f"{error} (--help lists all flags)")
+        return fail(f"{error} (--help lists all flags)")
     if len(rest) > 1:
-        return _fail(f"{rest[1]!r} is not a flag; flags look like --name=value (--help lists them)")
+        return fail(f"{rest[1]!r} is not a flag; flags look like --name=value (--help lists them)")
     main(rest)
     sys.stdout.flush()
     return 0
@@ -100,10 +100,14 @@ def _describe(flag: flags.Flag) -> list[str]:
 
 def _out_of_memory(reason: str) -> int:
     hint = "out of memory: lower batch sizes, buffer or number of seeds"
-    return _fail(f"{hint}: {reason}" if reason else hint)
+    return fail(f"{hint}: {reason}" if reason else hint)
 
 
-def _fail(message: str) -> int:
+def fail(error: Exception | str) -> int:
+    """Prints the one line ``error: ...``; returns the exit code. Python may be told to raise warnings."""
+    message = str(error)
+    if isinstance(error, Warning):
+        message = f"PYTHONWARNINGS: makes this warning an error: {type(error).__name__}: {message}; unset it"
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     print(f"error: {line}", file=sys.stderr)
     return BAD_INPUT

@@ -25,8 +25,8 @@ from adm_jax.data import builtin
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_files, minari_io, minari_write
 from adm_jax.envs import environment
+from adm_jax.files import require_writable, resolve_path
 from adm_jax.population import compilation_cache
-from adm_jax.runs.folder import require_writable, resolve_path
 from adm_jax.runs.policy_file import save_policy
 from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task, get_task

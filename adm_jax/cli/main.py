@@ -44,9 +44,15 @@ def run(module: str) -> None:
     """Runs one of this package's commands with the flags of ``sys.argv``, and exits."""
     _end_without_a_word()
     from adm_jax.cli import app  # takes a second
+    from adm_jax.types import InputError
 
-    command = importlib.import_module(f"adm_jax.cli.{module}")
-    command.define()
+    try:
+        if sys.flags.optimize > 1:
+            raise InputError("PYTHONOPTIMIZE: -OO takes docstrings away that libraries read; -O is allowed")
+        command = importlib.import_module(f"adm_jax.cli.{module}")
+        command.define()
+    except (InputError, Warning) as error:
+        sys.exit(app.fail(error))
     app.run(command.main)
 
 

@@ -18,9 +18,9 @@ from adm_jax.data.dataset import Dataset, gather_segments
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.evaluation import plots
 from adm_jax.evaluation.fitted_models import FittedModels, create_folder, fit_models, prepare_models
+from adm_jax.files import resolve_path
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.rollout import open_loop
-from adm_jax.runs.folder import resolve_path
 from adm_jax.runs.progress import Progress, print_table
 from adm_jax.training.data import load_data
 from adm_jax.types import Array, InputError, Key, Prediction, Segment

@@ -17,11 +17,11 @@ from adm_jax.config.settings import leaves, to_flat
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.interface import ModelParams, make_dynamics
-from adm_jax.files import write_atomically
+from adm_jax.files import require_writable, write_atomically
 from adm_jax.population.keys import Purpose, offline_keys
 from adm_jax.population.members import Member
 from adm_jax.runs.checkpoint import Checkpointer
-from adm_jax.runs.folder import RunFolder, require_writable
+from adm_jax.runs.folder import RunFolder
 from adm_jax.runs.progress import Progress
 from adm_jax.runs.surroundings import code_digest, describe_surroundings
 from adm_jax.tasks import Task

@@ -28,10 +28,10 @@ from adm_jax.evaluation.kept_results import KeptResults
 from adm_jax.evaluation.policies import ActionFn, TargetPolicy, action_fn, group_by_kind, read_policies, stack
 from adm_jax.evaluation.rank_metrics import compare
 from adm_jax.evaluation.truth import Conditions, read_truth, real_episodes, to_truth
+from adm_jax.files import resolve_path
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.population.compiling import MemberProgram
 from adm_jax.population.members import resolve_mapping
-from adm_jax.runs.folder import resolve_path
 from adm_jax.runs.progress import Progress, print_table
 from adm_jax.statistics import mean_interval
 from adm_jax.tasks import EnvlessTask, Task

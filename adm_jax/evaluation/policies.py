@@ -32,9 +32,10 @@ import numpy as np
 
 from adm_jax.agents.sac import make_sac, with_raw_inputs
 from adm_jax.config import SACConfig
+from adm_jax.files import resolve_path
 from adm_jax.runs import policy_file
 from adm_jax.runs.checkpoint import Checkpointer
-from adm_jax.runs.folder import RunFolder, resolve_path
+from adm_jax.runs.folder import RunFolder
 from adm_jax.types import Array, InputError, Key, Params
 
 _LOG_STD_RANGE = (-5.0, 2.0)

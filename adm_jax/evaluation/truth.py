@@ -19,7 +19,7 @@ import numpy as np
 
 from adm_jax.envs.evaluator import ActFn, Evaluator
 from adm_jax.evaluation.policies import TargetPolicy, action_fn, group_by_kind, stack
-from adm_jax.runs.folder import resolve_path
+from adm_jax.files import resolve_path
 from adm_jax.types import Array, EnvSpec, InputError
 
 _MAX_ROWS = 2_000  # simulations side by side

@@ -18,12 +18,6 @@ _JAX_NAMES: Mapping[MatmulPrecision, str | None] = {  # setting -> JAX's name
 }
 
 
-def require_float32() -> None:
-    """Sees that JAX computes in float32, which every array here is. Raises InputError: it does not."""
-    if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-        raise InputError("JAX_ENABLE_X64: is set, and adm_jax computes in float32; unset it")
-
-
 def matmul_precision(name: MatmulPrecision) -> contextlib.AbstractContextManager[None]:
     """A context in which programs are traced with products of that precision.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import platformdirs
 
+from adm_jax.population.devices import require_jax
 from adm_jax.types import InputError
 
 OFF = "off"
@@ -30,8 +31,9 @@ def enable(folder: str | None = None) -> Path | None:
       The folder; None if there is none.
 
     Raises:
-      InputError: a folder that was given cannot be written.
+      InputError: a folder that was given cannot be written, or JAX cannot be used: see ``require_jax``.
     """
+    require_jax()
     if folder == OFF or (folder is None and os.environ.get(_VARIABLE)):
         return None
     path = (Path(folder).expanduser() if folder else platformdirs.user_cache_path("adm_jax")) / _machine()

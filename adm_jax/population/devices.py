@@ -1,8 +1,9 @@
-"""The devices a population is spread over.
+"""The devices a population is spread over, and JAX as it is set up for them.
 
 Each works on its share of the members; nothing is exchanged between them.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -11,6 +12,40 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from adm_jax.types import InputError
 
 AXIS = "members"  # of the mesh
+
+_SETTINGS = {  # of JAX, by their variables: what they must be, and why
+    "JAX_ENABLE_X64": (False, "adm_jax computes in float32"),
+    "JAX_DISABLE_JIT": (False, "adm_jax compiles its programs"),
+    "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32", "a seed stands for the random numbers of threefry2x32"),
+    "JAX_THREEFRY_PARTITIONABLE": (True, "a seed stands for the random numbers that are drawn with it"),
+    "JAX_RANDOM_SEED_OFFSET": (0, "a seed stands for the random numbers without it"),
+    "JAX_NUMPY_DTYPE_PROMOTION": ("standard", "libraries under adm_jax promote"),
+    "JAX_DEBUG_INFS": (False, "infinity is a number like others here"),
+}
+_TRANSFERS = ("", "_HOST_TO_DEVICE", "_DEVICE_TO_DEVICE", "_DEVICE_TO_HOST")
+
+
+def require_jax() -> None:
+    """Sees that JAX has a device, and none of the settings that make programs fail or results others.
+
+    Raises InputError: it has; the message names the environment's variable, though code may have set it.
+    """
+    for name, (wanted, reason) in _SETTINGS.items():
+        value = getattr(jax.config, name.lower())
+        if value != wanted:
+            given = "is set" if value is True else f"is {value}"
+            raise InputError(f"{name}: {given}, and {reason}; unset it")
+    for direction in _TRANSFERS:
+        name = f"JAX_TRANSFER_GUARD{direction}"
+        value = getattr(jax.config, name.lower())
+        if value and value.startswith("disallow"):
+            raise InputError(f"{name}: is {value}, and data go to and from the device as they come; unset it")
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition(" (set ")[0] or "JAX has no such device here"
+        given = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(f"JAX_PLATFORMS: is {given!r}: {reason}; unset it, or cpu") from error
 
 
 def choose_devices(num_members: int, num_devices: int | None = None) -> Mesh:

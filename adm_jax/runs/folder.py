@@ -2,7 +2,7 @@
 
     <workdir>/<algorithm>/<task>/<run_id>/
       config.json     resolved configuration and where it comes from, members, environment, versions, commit,
-                      device, command line, and every resume; sealed: see adm_jax.runs.seals
+                      variables, device, command line, and every resume; sealed: see adm_jax.runs.seals
       metrics.jsonl   a line per epoch; arrays over the population, never averaged
       eval.jsonl      a line per evaluation; every episode's return
       checkpoints/    see adm_jax.runs.checkpoint
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adm_jax import files
+from adm_jax.files import resolve_path
 from adm_jax.population.members import Member, seeds_of
 from adm_jax.runs import config_file, curves, seals
 from adm_jax.runs.checkpoint import Checkpointer, Saved
@@ -285,39 +286,9 @@ class RunFolder:
         os.replace(temporary, self.path / _CURVES)
 
 
-def require_writable(name: str, path: str | os.PathLike[str]) -> None:
-    """Checks before anything is computed, and without making it, that a folder can be made, or written.
-
-    Args:
-      name: the flag it came from.
-      path: the folder.
-
-    Raises:
-      InputError: it cannot; the message names what is in the way.
-    """
-    path = resolve_path(name, path)
-    existing = next(folder for folder in [path, *path.parents] if folder.exists())
-    if not existing.is_dir():
-        raise InputError(f"{name}: cannot write {path}: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{name}: cannot write {path}: no permission to write in {existing}")
-
-
 def _tags(members: Sequence[Member]) -> tuple[list[str], list[str]]:
     """Names of the members, and of their seeds."""
     return [member.tag for member in members], [f"seed{seed}" for seed in seeds_of(members)]
-
-
-def resolve_path(name: str, path: str | os.PathLike[str]) -> Path:
-    """A folder as absolute path, ``~`` expanded; ``name`` is the flag it came from."""
-    if not os.fspath(path):
-        raise InputError(f"{name}: empty; give a folder, as in --{name}=runs")
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:  # ~name of nobody
-        raise InputError(
-            f"{name}: {os.fspath(path)}: there is no such user; write ./~ for a folder ~"
-        ) from error
 
 
 def _make_new(parent: Path) -> Path:

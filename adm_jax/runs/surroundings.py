@@ -1,4 +1,4 @@
-"""What a result depends on, its configuration apart: code, versions, device; and who began it where."""
+"""What a result depends on but its settings: code, versions, variables, device; and who began it where."""
 
 import datetime
 import functools
@@ -22,7 +22,8 @@ _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "distrax", "chex", "orbax-checkpoint"),
     *("mujoco", "gymnasium", "minari", "numpy"),
 )
-OF_STRETCH = ("created", "git_commit", "code_sha256", "versions", "device")
+_VARIABLES = ("JAX_", "XLA_", "NVIDIA_TF32_", "MUJOCO_")  # beginnings of those that results may depend on
+OF_STRETCH = ("created", "git_commit", "code_sha256", "versions", "environment", "device")
 _DECISIVE = (  # of surroundings and a run's own record: where they change, so may its numbers
     *("code_sha256", "device.platform", "device.kind", "dataset_sha256", "own_code_sha256"),
     "action_bounds",  # of a task without an environment
@@ -31,7 +32,7 @@ _DECISIVE = (  # of surroundings and a run's own record: where they change, so m
 
 
 def describe_surroundings() -> dict[str, Any]:
-    """Commit and digest of the code, versions, device, host, user and command line."""
+    """Commit and digest of the code, versions, variables, device, host, user and command line."""
     devices = jax.devices()
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -42,6 +43,7 @@ def describe_surroundings() -> dict[str, Any]:
         },
         "git_commit": _git_commit(Path(adm_jax.__file__).parent),
         "code_sha256": code_digest(),
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_VARIABLES)},
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         **whereabouts(),
         "command_line": sys.orig_argv,

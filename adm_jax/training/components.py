@@ -21,8 +21,8 @@ from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs import environment
 from adm_jax.envs.termination import get_termination
 from adm_jax.envs.user_functions import RewardFn, get_reward
-from adm_jax.nn.precision import require_float32
 from adm_jax.population.compiling import MemberProgram
+from adm_jax.population.devices import require_jax
 from adm_jax.population.members import resolve_mapping
 from adm_jax.rollout import PolicyFn, Simulation
 from adm_jax.tasks import EnvlessTask, Task
@@ -109,10 +109,10 @@ def make_components(config: Config, task: Task) -> Components:
     """The dynamics model and the agent of a configuration in a task.
 
     Raises:
-      InputError: JAX computes in float64, the task's dimensions are not its environment's, a function of the
-        user's does not serve, or the model doesn't offer the uncertainty that the configuration penalises.
+      InputError: JAX cannot be used as it is set up, the task's dimensions are not its environment's, a
+        function of the user's does not serve, or the model doesn't offer the uncertainty that is penalised.
     """
-    require_float32()
+    require_jax()
     if task.has_env:
         environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
     dims, settings = (task.obs_dim, task.action_dim), config.rollout

@@ -10,141 +10,31 @@ written down; that of its own step may be under way, and is begun again by a res
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import Any
 
 from adm_jax.config import settings_source, stored_settings
-from adm_jax.config.references import named_in, source_digest
 from adm_jax.config.settings import to_flat
-from adm_jax.data.episodes import EpisodeData
 from adm_jax.envs.evaluator import Evaluator
+from adm_jax.files import require_writable
 from adm_jax.nn.precision import matmul_precision
-from adm_jax.population.devices import choose_devices, devices_left
+from adm_jax.population.devices import choose_devices, devices_left, require_jax
 from adm_jax.population.members import Member, all_members, with_chunk
 from adm_jax.runs import signals
 from adm_jax.runs.background import Background
 from adm_jax.runs.batches import batch_sizes, first_that_fits, run_batches
-from adm_jax.runs.checkpoint import Checkpointer, Restored
+from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.clock import WallClock
 from adm_jax.runs.evaluating import Evaluations, compile_policies
-from adm_jax.runs.folder import NOT_BEGUN, RunFolder, Standing, require_writable
+from adm_jax.runs.folder import NOT_BEGUN, RunFolder, Standing
 from adm_jax.runs.progress import Progress, print_result
-from adm_jax.tasks import EnvlessTask, Task
-from adm_jax.training.components import Components
-from adm_jax.types import InputError, Params
+from adm_jax.tasks import EnvlessTask
+from adm_jax.training.loop import Config, Desk, Plan, Step
+from adm_jax.types import InputError
 
-Config = Any  # OfflineConfig or OnlineConfig
 Standings = Mapping[Path, Standing]  # of a run's folder, or of those of its batches
-
-
-class Stage(NamedTuple):
-    """A stretch of a run, as its progress is shown."""
-
-    name: str
-    total: int  # epochs, or environment steps
-    done: int
-    saves: bool = True  # whether a checkpoint can be taken behind the next step
-
-
-class Step(NamedTuple):
-    """What a loop has just done, and what belongs to it."""
-
-    phase: str  # of the lines in metrics.jsonl and eval.jsonl
-    epoch: int  # epochs of the phase done; online environment steps
-    counts: Mapping[str, int]  # further entries of these lines: updates, steps
-    metrics: Mapping[str, Any] | None = None  # of a line in metrics.jsonl; arrays over the members, or seeds
-    unchecked: Collection[str] = ()  # metrics that may be NaN and mean nothing by it
-    tags: Sequence[str] = ()  # whose metrics they are
-    running: np.ndarray | None = None  # whose numbers count [P] bool; everyone's when None
-    info: Mapping[str, Any] | None = None  # what progress shows; None: nothing yet
-    rates: Mapping[str, float] = {}  # counts an epoch (online: an environment step), shown per second
-    policies: Params | None = None  # [P]; to be evaluated now
-    unaveraged: Params | None = None  # [P]; where policies are averages: what of, to be evaluated as well
-    save: bool = False  # whether a checkpoint is due
-
-
-class Loop(Protocol):
-    """What a run does step by step, for all its members."""
-
-    components: Components
-    abstract_policies: Params  # shapes of all members' [P]
-
-    def stage(self) -> Stage | None:
-        """What the next step belongs to; None at the end."""
-        ...
-
-    def advance(self) -> Step:
-        """Does the next step."""
-        ...
-
-    def to_save(self) -> Any:
-        """What a checkpoint must hold, behind any step of a phase that has checkpoints."""
-        ...
-
-    def to_note(self) -> dict[str, Any]:
-        """What else a checkpoint must hold, as JSON can."""
-        ...
-
-    def abstract_states(self) -> Mapping[str, Callable[[int], Any]]:
-        """For each of these phases, a function of the epoch: the shapes of its state."""
-        ...
-
-    def restore(self, restored: Restored) -> Step:
-        """Goes on from a checkpoint; the step it was saved behind."""
-        ...
-
-    def summarize(self, metrics: Sequence[Any], evals: Sequence[Any]) -> dict[str, Any]:
-        """The loop's part of result.json, from the lines of metrics.jsonl and eval.jsonl."""
-        ...
-
-    def close(self) -> None:
-        """Frees the environments."""
-        ...
-
-
-class Desk(NamedTuple):
-    """What a loop gets from its run."""
-
-    clock: WallClock
-    note: Callable[[str], None]  # shows a line
-    require_room: Callable[[Any], None]  # asks the disk for room for checkpoints of a state; see Checkpointer
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is wanted of a run, checked and not begun."""
-
-    config: Config
-    task: Task
-    algorithm: str
-    last_epoch: int  # of phase train
-    open: Callable[[tuple[Member, ...], Desk], Loop]  # allocates and compiles what so many members need
-    sizes: Sequence[int]  # members trained at a time: the first that fits into memory is taken
-    data: EpisodeData | None = None  # what is learned from, if that is there already
-    notes: Sequence[str] = ()  # lines about it
-    warmup_steps: int = 0
-    command: str = "adm-jax offline"  # that resumes the run
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Entries of config.json that decide about the run's numbers, and that a resume compares."""
-        named = named_in(to_flat(self.config))
-        own = {name: source_digest(reference, name) for name, reference in named.items()}
-        data = {} if self.data is None else {"dataset_sha256": self.data.digests()}
-        of_task = self.task.record if isinstance(self.task, EnvlessTask) else {}
-        return {**data, **of_task, **({"own_code_sha256": own} if own else {})}
-
-    @property
-    def references(self) -> dict[str, float]:
-        """Label to return, drawn into the curves."""
-        if self.data is None:
-            return {}
-        return {"dataset mean": self.data.return_statistics()["episode_return_mean"]}
 
 
 class Run:
@@ -284,6 +174,7 @@ def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder,
         been computed then, and nothing is left. Later: an environment gave a number that is not finite, or a
         fit never had a finite error.
     """
+    require_jax()
     require_writable("workdir", config.workdir)
     config = with_chunk(config)
     members = all_members(config)
@@ -330,6 +221,7 @@ def resume(
         or no checkpoint is whole. Unless ``anyway``, which notes in config.json what is another now: code,
         versions, device or data are not what they were, or a run from elsewhere names modules to import.
     """
+    require_jax()
     folder = RunFolder.open(path, ["dynamics"])
     folder.require_own(anyway)
     stored = folder.config["config"]

@@ -29,8 +29,8 @@ from adm_jax.tasks import Task
 from adm_jax.training import driver
 from adm_jax.training.components import Components, make_components
 from adm_jax.training.data import describe, load_data, put_on_device
-from adm_jax.training.driver import Desk, Plan, Stage, Step
 from adm_jax.training.fit import OPEN_LOOP_STEPS, FitEpoch, fit_epochs, require_fitted
+from adm_jax.training.loop import Desk, Plan, Stage, Step
 from adm_jax.training.offline_programs import Inputs, TrainState, compile_programs
 from adm_jax.training.programs import Start
 from adm_jax.types import Array, InputError, Key, Params

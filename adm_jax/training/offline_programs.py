@@ -30,7 +30,7 @@ from adm_jax.training.components import (
     make_simulation,
     member_program,
 )
-from adm_jax.training.driver import Desk
+from adm_jax.training.loop import Desk
 from adm_jax.types import Array, Key, Params, Segment
 
 _UNCERTAINTY_ROWS = 10_000  # of the data, whose uncertainty's quantile ends roll-outs

@@ -32,8 +32,8 @@ from adm_jax.runs.clock import WallClock
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import driver
 from adm_jax.training.components import OwnData, make_components
-from adm_jax.training.driver import Desk, Plan, Stage, Step
 from adm_jax.training.fit import fit_epochs, require_fitted
+from adm_jax.training.loop import Desk, Plan, Stage, Step
 from adm_jax.training.online_programs import (
     ModelPrograms,
     Saved,

@@ -22,7 +22,7 @@ from adm_jax.population.devices import choose_devices, idle_devices, place
 from adm_jax.population.keys import shared_key
 from adm_jax.training import fit, programs
 from adm_jax.training.components import Components, Data, Metrics, OwnData
-from adm_jax.training.driver import Desk
+from adm_jax.training.loop import Desk
 from adm_jax.types import Array, Key
 
 

@@ -169,11 +169,35 @@ def test_as_a_user_runs_it_nothing_else_is_on_stderr(arguments, message):
     assert not list(Path().iterdir())
 
 
-def test_float64_is_refused():
-    done = as_a_user_runs_it(*TINY, JAX_ENABLE_X64="1")
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"JAX_ENABLE_X64": "1"}, "JAX_ENABLE_X64: is set, and adm_jax computes in float32; unset it"),
+        (
+            {"JAX_PLATFORMS": "nonsense"},
+            "JAX_PLATFORMS: is 'nonsense': Unable to initialize backend 'nonsense': ",
+        ),
+        (
+            {"MUJOCO_GL": "nonsense"},
+            "MUJOCO_GL: invalid value for environment variable MUJOCO_GL: nonsense",
+        ),
+        ({"PYTHONWARNINGS": "error"}, "PYTHONWARNINGS: makes this warning an error: DeprecationWarning: "),
+        ({"PYTHONOPTIMIZE": "2"}, "PYTHONOPTIMIZE: -OO takes docstrings away that libraries read"),
+    ],
+)
+def test_what_programs_cannot_run_under_is_one_line(variables, message):
+    done = as_a_user_runs_it(*TINY, **variables)
     assert done.returncode == 2
-    *warnings, error = done.stderr.splitlines()
-    assert error == "error: JAX_ENABLE_X64: is set, and adm_jax computes in float32; unset it"
-    assert all(line.startswith("WARNING:adm_jax.") for line in warnings)  # of the data
+    assert_one_line(done.stderr, f"error: {message}")
     assert done.stdout == ""
+    assert not list(Path().iterdir())
+
+
+def test_a_folder_that_the_locale_cannot_read_is_one_line():
+    c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = as_a_user_runs_it(*TINY, "--workdir=läufe", **c_locale)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        r"error: workdir: b'l\xc3\xa4ufe' cannot be read in this locale; set PYTHONUTF8=1"
+    )
     assert not list(Path().iterdir())

@@ -11,10 +11,10 @@ import pytest
 
 from adm_jax.config import OfflineConfig
 from adm_jax.config.settings import replace_flat, to_flat
-from adm_jax.files import to_json
+from adm_jax.files import require_writable, to_json
 from adm_jax.population.members import Member, all_members
 from adm_jax.runs import curves
-from adm_jax.runs.folder import RunFolder, require_writable
+from adm_jax.runs.folder import RunFolder
 from adm_jax.types import InputError
 from tests.runs.full_disk import full_disk
 
@@ -52,6 +52,17 @@ def log_run(folder: RunFolder) -> None:
         folder.log_metrics({**row, "rollout/uncertainty": jnp.array([jnp.nan, 0.2])})
         returns = [[100.0 * epoch, 200.0 * epoch], [300.0, 400.0]]
         folder.log_eval({"phase": "train", "epoch": epoch, "updates": 1000 * epoch, "eval/return": returns})
+
+
+def test_variables_that_results_may_depend_on_are_kept(tmp_path, monkeypatch):
+    """Others are not: they may be secrets."""
+    own = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true", "JAX_MINE": "1", "MUJOCO_GL": "egl"}
+    for name, value in {**own, "MY_TOKEN": "secret"}.items():
+        monkeypatch.setenv(name, value)
+    made = RunFolder.create(tmp_path, "admpo_off", "hopper", {}, [])
+    kept = json.loads((made.path / "config.json").read_text())["environment"]
+    assert kept.items() >= own.items()
+    assert {name.partition("_")[0] for name in kept} <= {"XLA", "JAX", "MUJOCO", "NVIDIA"}
 
 
 def test_config_says_what_a_result_depends_on(folder, tmp_path):
@@ -164,7 +175,7 @@ def test_the_result_replaces_the_one_before_it(folder):
     assert written["members"] == []
     (stretch,) = written["stretches"]
     assert stretch == {name: folder.config[name] for name in stretch}
-    assert stretch.keys() == {"created", "git_commit", "code_sha256", "versions", "device"}
+    assert stretch.keys() == {"created", "git_commit", "code_sha256", "versions", "environment", "device"}
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.json", "result.json"]
 
 
