@@ -72,31 +72,45 @@ def train_online(env: str, *, termination: str | None = None, **settings: Any) -
     return Run(folder)
 
 
-def resume(folder: str | os.PathLike[str], dataset: Any = None, *, anyway: bool = False) -> "Run":
+def resume(
+    folder: str | os.PathLike[str],
+    dataset: Any = None,
+    *,
+    num_epochs: int | None = None,
+    num_steps: int | None = None,
+    anyway: bool = False,
+) -> "Run":
     """Continues a run that was stopped from its newest checkpoint, with the same result to the last bit.
 
     Args:
       folder: the run's.
       dataset: what it learns from, where that was no id of the store.
+      num_epochs: of an offline run: how long it is to be now, be it finished or not.
+      num_steps: the same of an online run.
       anyway: goes on with other data, code, versions or device than it was left with, which is noted in its
         config.json and result.json, and imports the modules that a run from another host or user names.
 
     Raises:
-      InputError: there is no run, a file of it is not what was written, or its conditions are others.
+      InputError: there is no run, a file of it is not what was written, its conditions are others, or more
+        is done than it is to have.
     """
     run = load_run(folder, anyway=anyway)
     config = run.config
+    lengths = ("num_epochs", num_epochs), ("num_steps", num_steps)
+    (own, _), (other, given) = lengths if isinstance(config, OfflineConfig) else lengths[::-1]
+    if given is not None:
+        raise InputError(f"{other}: the length of {folder} is its {own}")
     if isinstance(config, OfflineConfig):
         data = None if dataset is None else load_dataset(dataset)
-        driver.resume(str(folder), offline_from_flat, partial(offline.plan, data=data), anyway=anyway)
-        return run
+        offline.resume(str(folder), num_epochs, data, anyway=anyway)
+        return load_run(folder, anyway=anyway)
     if dataset is not None:
         raise InputError(f"dataset: {folder} is an online run, which learns from none")
     if not _is_task(config.task):
         assert run.env_id is not None
         _task_of(run.env_id, config.rollout.termination, config.dynamics)
-    online.resume(str(folder), anyway=anyway)
-    return run
+    online.resume(str(folder), num_steps, anyway=anyway)
+    return load_run(folder, anyway=anyway)
 
 
 def _is_task(name: str) -> bool:

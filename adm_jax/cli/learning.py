@@ -10,6 +10,7 @@ from adm_jax.config import OfflineConfig, OnlineConfig, config_for_task, online_
 from adm_jax.types import InputError
 
 FLAGS = absl_flags.FLAGS
+_LENGTH = {OfflineConfig: "num_epochs", OnlineConfig: "num_steps"}  # what a resume may change
 
 
 def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> None:
@@ -18,7 +19,10 @@ def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) ->
     for name, value in defaults.items():
         FLAGS.set_default(name, value)
     flags.define_compilation_cache()
-    text = "folder of a run to continue from its newest checkpoint; excludes other flags"
+    text = (
+        "folder of a run to continue from its newest checkpoint; excludes other flags, but "
+        f"--{_LENGTH[config_class]}=N, which makes it longer"
+    )
     absl_flags.DEFINE_string("resume", None, text, module_name=sys.argv[0])
     text = (
         "goes on with other code, versions, device or data than a run was left with, which its config.json "
@@ -29,15 +33,17 @@ def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) ->
 
 def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> None:
     """Learns, evaluates and prints a table per seed; ``defaults`` lie below the flags that are given."""
-    given = flags.explicit(config_class)
-    if FLAGS.resume is not None and given:
+    given, length = flags.explicit(config_class), _LENGTH[config_class]
+    others = [name for name in given if name != length]
+    if FLAGS.resume is not None and others:
         raise InputError(
-            f"{next(iter(given))}: --resume keeps the run's configuration and takes no other flag"
+            f"{others[0]}: --resume keeps the run's configuration and takes no other flag than --{length}"
         )
     if FLAGS.resume_anyway and FLAGS.resume is None:
         raise InputError("resume_anyway: says how a run is resumed; give --resume=<its folder>")
     offline_run = config_class is OfflineConfig
-    config = (config_for_task if offline_run else online_config_for_task)(**{**defaults, **given})
+    make_config: Any = config_for_task if offline_run else online_config_for_task
+    config = None if FLAGS.resume is not None else make_config(**{**defaults, **given})
     # Imported here, as it takes seconds: a mistyped flag is refused at once.
     from adm_jax.population import compilation_cache
     from adm_jax.training import offline, online
@@ -45,6 +51,6 @@ def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> No
     compilation_cache.enable(FLAGS.compilation_cache)
     loop: Any = offline if offline_run else online
     if FLAGS.resume is not None:
-        loop.resume(FLAGS.resume, anyway=FLAGS.resume_anyway)
+        loop.resume(FLAGS.resume, given.get(length), anyway=FLAGS.resume_anyway)
     else:
         loop.run(config)

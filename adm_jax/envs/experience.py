@@ -119,6 +119,10 @@ class Experience:
         rows = slice(self._rows - count // self._num_envs, self._rows)
         return jax.tree.map(lambda field: field[:, :, rows], self.recorded.as_transition())
 
+    def first(self, num_steps: int) -> Recorded:
+        """The first transitions of every member, a multiple of E; leaves [P, E, num_steps / E, ...]."""
+        return Recorded(*(field[:, :, : num_steps // self._num_envs] for field in self.recorded))
+
     def ended(self) -> np.ndarray:
         """Whether an episode ended with a step, [P, E, steps so far]."""
         return (self.recorded.terminated | self.recorded.truncated)[:, :, : self._rows]
@@ -146,15 +150,15 @@ class Experience:
         return EpisodeData(**joined, source=self.env_id)
 
     def restore(self, recorded: Recorded, num_steps: int) -> None:
-        """Goes on where another one was after ``num_steps`` transitions of a member.
+        """Goes on where another one, with room for fewer or more, was after ``num_steps`` of a member.
 
         The episodes under way are replayed from their beginnings with their recorded actions, which brings
         back all that an environment holds: its simulation, its random state, its elapsed steps. Raises
         InputError: a replay leads elsewhere: the environment is not the one that was recorded.
         """
-        for field, saved in zip(self.recorded, recorded, strict=True):
-            field[...] = saved
         self._rows = num_steps // self._num_envs
+        for field, saved in zip(self.recorded, recorded, strict=True):
+            field[:, :, : self._rows] = saved[:, :, : self._rows]
         ended = self.ended()
         rewards = recorded.reward[:, :, : self._rows]
         starts = np.zeros(self._return.shape, np.int64)

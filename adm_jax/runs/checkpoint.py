@@ -139,7 +139,7 @@ class Checkpointer:
         except OSError:
             shutil.rmtree(saving, ignore_errors=True)
             raise
-        self._delete([entry for entry in self._entries() if entry == (phase, epoch)])
+        self.remove(phase, epoch)
         files.replace(saving, self._folder / _name(phase, epoch))
         self.delete_behind(phase, epoch)
         self._delete(self._entries()[: -self._keep])
@@ -148,14 +148,18 @@ class Checkpointer:
         """Removes later checkpoints: of a future that a resume from an earlier one has abandoned."""
         self._delete([entry for entry in self._entries() if _order(*entry) > _order(phase, epoch)])
 
+    def remove(self, phase: str, epoch: int) -> None:
+        """Removes a checkpoint, if there is one of that phase and epoch."""
+        self._delete([entry for entry in self._entries() if entry == (phase, epoch)])
+
     def latest(self) -> tuple[str, int] | None:
         """The newest checkpoint's phase and epoch; None if there is none."""
         entries = self._entries()
         return entries[-1] if entries else None
 
-    def newest(self) -> Saved | None:
-        """The newest checkpoint that is whole; None if there is none at all. Raises InputError: none is."""
-        entries = self._entries()
+    def newest(self, apart_from: tuple[str, int] | None = None) -> Saved | None:
+        """The newest whole checkpoint but ``apart_from``, or None. Raises InputError: all are damaged."""
+        entries = [entry for entry in self._entries() if entry != apart_from]
         for phase, epoch in reversed(entries):
             with contextlib.suppress(DamagedCheckpoint):
                 return Saved(phase, epoch, _read_record(self._folder / _name(phase, epoch))["extra"])

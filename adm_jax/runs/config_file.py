@@ -1,7 +1,8 @@
 """A run's config.json: read, checked and written here alone; and what a run may go on under.
 
 It is sealed (adm_jax.runs.seals), and names the seals of those it took the place of: checkpoints keep the one
-of their time. ``resumes`` tells of every resume what the beginning tells of itself.
+of their time. ``resumes`` tells of every resume what the beginning tells of itself, ``extensions`` of those
+that made the run longer.
 """
 
 import json
@@ -19,6 +20,7 @@ from adm_jax.types import InputError
 logger = logging.getLogger(__name__)
 
 NAME = "config.json"
+EXTENSIONS = "extensions"
 _EARLIER, _RESUMES = "earlier_seals", "resumes"
 _ANYWAY = "--resume_anyway, or adm_jax.resume(folder, anyway=True),"
 
@@ -82,6 +84,12 @@ def with_resume(
         raise InputError(f"{path}: would go on under other conditions: {listed}; {_ANYWAY} does that")
     resumes = [*config.get(_RESUMES, []), {**now, "changed": changed}]
     return {**config, _RESUMES: resumes}
+
+
+def with_extension(config: Mapping[str, Any], entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The config.json of a run whose length, the setting of that name, is another now; see extension."""
+    settings = {**config["config"], name: entry[name]}
+    return {**config, "config": settings, EXTENSIONS: [*config.get(EXTENSIONS, []), entry]}
 
 
 def require_own(path: Path, config: Mapping[str, Any], anyway: bool) -> None:

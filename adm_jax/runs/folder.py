@@ -10,7 +10,8 @@
       curves.png      learning curves, drawn as it goes
       batches/        where not all members fit into memory at once: a folder like this one for each batch
       result.json     final returns and scores per member, wall clock, what each stretch of the run was
-                      computed by; sealed, with the digests of the files that it is made of
+                      computed by; sealed, with the digests of the files that it is made of;
+                      result-<length>.json of a run that was made longer: see adm_jax.runs.extension
 
 Lines bear ``phase`` (``fit``, ``model``, ``pretrain``, ``bc``, ``train``, in this order) and ``epoch``;
 numbers that are not finite become null, as JSON knows none.
@@ -249,11 +250,19 @@ class RunFolder:
     def write_result(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Writes result.json, or leaves the one before it whole; returns its content.
 
-        Added are what every stretch of the run was computed by, and the marks of the files it is made of.
+        Added are what every stretch of the run was computed by, where it was made longer, and the marks of
+        the files it is made of.
         """
-        result = {**result, "stretches": config_file.stretches(self.config), "files": self.marks()}
+        told = {name: self.config[name] for name in (config_file.EXTENSIONS,) if name in self.config}
+        told["stretches"] = config_file.stretches(self.config)
+        result = {**result, **told, "files": self.marks()}
         written = files.write_json(self.path / _RESULT, seals.sealed(files.plain_json(result)))
         return {**result, SEAL: written[SEAL]}
+
+    def put_result_aside(self, name: str) -> None:
+        """Renames result.json, if there is one."""
+        if (self.path / _RESULT).exists():
+            files.replace(self.path / _RESULT, self.path / name)
 
     def read_result(self) -> dict[str, Any] | None:
         """result.json; None while the run is not finished."""

@@ -22,7 +22,7 @@ from adm_jax.files import require_writable
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.population.devices import choose_devices, devices_left, require_jax
 from adm_jax.population.members import Member, all_members, with_chunk
-from adm_jax.runs import signals
+from adm_jax.runs import extension, signals
 from adm_jax.runs.background import Background
 from adm_jax.runs.batches import batch_sizes, first_that_fits, run_batches
 from adm_jax.runs.checkpoint import Checkpointer
@@ -155,6 +155,8 @@ class Run:
             **self.loop.summarize(self.folder.read_metrics(), self.folder.read_eval()),
             "wall_clock": self.clock.to_dict(),
         }
+        if "extensions" in self.folder.config:
+            result["extensions"] = self.folder.config["extensions"]
         self.evaluations.draw()
         result = self.folder.write_result(result)
         print_result(result)
@@ -210,30 +212,39 @@ def resume(
     make_plan: Callable[..., Plan],
     *,
     anyway: bool = False,
+    **length: int | None,
 ) -> dict[str, Any]:
     """Continues the run in a folder from its newest checkpoint.
 
     One that was begun without an environment goes on without, also where there is one now: ``make_plan`` is
-    given the reason as ``without_env``.
+    given the reason as ``without_env``. ``length`` is ``num_epochs`` or ``num_steps``, where the run,
+    finished or not, is to have another one: see adm_jax.runs.extension.
 
     Raises:
       InputError: the folder holds no run, another process works on it, a file in it is not what was written,
-        or no checkpoint is whole. Unless ``anyway``, which notes in config.json what is another now: code,
-        versions, device or data are not what they were, or a run from elsewhere names modules to import.
+        no checkpoint is whole, or more than the new length is done. Unless ``anyway``, which notes in
+        config.json what is another now: code, versions, device or data are not what they were, or a run from
+        elsewhere names modules to import.
     """
     require_jax()
     folder = RunFolder.open(path, ["dynamics"])
     folder.require_own(anyway)
     stored = folder.config["config"]
     folder.require(stored_settings(from_flat({"dynamics": stored["dynamics"]})))
-    config = from_flat(stored)
+    changed = {name: value for name, value in length.items() if value not in (None, stored[name])}
+    before, config = from_flat(stored), from_flat({**stored, **changed})
     config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
     with signals.heard(), folder.lock():
         plan, size = _planned(config, folder, make_plan), folder.batch_size
-        parts = folder.parts(read_only=False)
-        standings = {part.path: part.standing(plan.last_epoch) for part in parts}
-        if folder.read_result() is None or any(each.result is None for each in standings.values()):
+        standings = _standings(plan, folder)
+        for name in changed:
+            extension.require_not_done(folder, name, changed[name], standings.values())
+        if changed or folder.read_result() is None or any(each.result is None for each in standings.values()):
             folder.begin_stretch(plan.record, anyway)
+        for name in changed:
+            differences = partial(plan.differences, before)
+            extension.extend(folder, name, changed[name], before.eval_every, differences)
+            standings = _standings(plan, folder)
         with signals.advising(_how_to_go_on(plan, folder)):
             if size is not None:
                 return _run_batches(plan, folder, size, standings)
@@ -242,6 +253,11 @@ def resume(
                 folder.truncate()
                 return _start(_open(plan, folder))
             return _go_on(plan, standings, folder)
+
+
+def _standings(plan: Plan, folder: RunFolder) -> Standings:
+    """How far a run, or each batch of one, has come."""
+    return {part.path: part.standing(plan.last_epoch) for part in folder.parts(read_only=False)}
 
 
 def _planned(config: Config, folder: RunFolder, make_plan: Callable[..., Plan]) -> Plan:

@@ -106,6 +106,8 @@ class Plan:
     notes: Sequence[str] = ()  # lines about it
     warmup_steps: int = 0
     command: str = "adm-jax offline"  # that resumes the run
+    # of a run that is made longer, before and the epochs done: where one begun so long has done otherwise
+    differences: Callable[[Config, int], Sequence[str]] = lambda before, start: ()
 
     @property
     def record(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@
 comes before the policies depends on nothing that is swept, and is done once for each of the members' S seeds.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -31,7 +30,7 @@ from adm_jax.training.components import Components, make_components
 from adm_jax.training.data import describe, load_data, put_on_device
 from adm_jax.training.fit import OPEN_LOOP_STEPS, FitEpoch, fit_epochs, require_fitted
 from adm_jax.training.loop import Desk, Plan, Stage, Step
-from adm_jax.training.offline_programs import Inputs, TrainState, compile_programs
+from adm_jax.training.offline_programs import Inputs, TrainState, compile_programs, differences, lr_factors
 from adm_jax.training.programs import Start
 from adm_jax.types import Array, InputError, Key, Params
 
@@ -51,9 +50,12 @@ def run(config: OfflineConfig) -> dict[str, Any]:
     return driver.run(config, plan)
 
 
-def resume(path: str, *, anyway: bool = False) -> dict[str, Any]:
-    """Continues the run in a folder; see adm_jax.training.driver.resume."""
-    return driver.resume(path, offline_from_flat, plan, anyway=anyway)
+def resume(
+    path: str, num_epochs: int | None = None, data: EpisodeData | None = None, *, anyway: bool = False
+) -> dict[str, Any]:
+    """Continues the run in a folder, to ``num_epochs`` where given; see adm_jax.training.driver.resume."""
+    make_plan = partial(plan, data=data)
+    return driver.resume(path, offline_from_flat, make_plan, anyway=anyway, num_epochs=num_epochs)
 
 
 def plan(config: OfflineConfig, data: EpisodeData | None = None, without_env: str | None = None) -> Plan:
@@ -69,6 +71,7 @@ def plan(config: OfflineConfig, data: EpisodeData | None = None, without_env: st
         sizes=batch_sizes(len(all_members(config)), config.members_per_batch, config.num_devices),
         data=data,
         notes=describe(task, data, components.model.max_backtrack),
+        differences=partial(differences, config, components, len(data.reward)),
     )
 
 
@@ -372,16 +375,3 @@ class OfflineLoop:
             self._note(f"warning: policies are not estimated in the model: {error}")
             return None
         return jnp.asarray(draw_starts(starts, self._config.estimate_rows, _ESTIMATE_SEED))
-
-
-def lr_factors(config: OfflineConfig, epoch: int) -> tuple[float, float]:
-    """What the rates of actor and critics are multiplied with in an epoch.
-
-    Cosine annealing over the run, stepped once an epoch; the actor is held in the first ``hold_epochs``.
-    """
-    cosine = 0.5 * (1.0 + math.cos(math.pi * epoch / config.num_epochs))
-    actor, critic = (
-        1.0 if schedule == "none" else cosine
-        for schedule in (config.actor_lr_schedule, config.critic_lr_schedule)
-    )
-    return 0.0 if epoch < config.hold_epochs else actor, critic

@@ -1,5 +1,6 @@
 """What the offline loop compiles: its own programs, those of both loops, and the shapes of its states."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -270,3 +271,49 @@ def _of_members(
         "update": programs.update_program(c, config).compile(*updated, mesh=mesh),
         "estimate": None if starts is None else estimating.compile(*estimated, mesh=mesh),
     }
+
+
+# --- what depends on the number of epochs ---
+
+_SCHEDULES = ("actor_lr_schedule", "critic_lr_schedule")
+
+
+def lr_factors(config: OfflineConfig, epoch: int) -> tuple[float, float]:
+    """What the rates of actor and critics are multiplied with in an epoch.
+
+    Cosine annealing over the run, stepped once an epoch; the actor is held in the first ``hold_epochs``.
+    """
+    actor, critic = (
+        1.0 if getattr(config, name) == "none" else _cosine(config, epoch) for name in _SCHEDULES
+    )
+    return 0.0 if epoch < config.hold_epochs else actor, critic
+
+
+def _cosine(config: OfflineConfig, epoch: int) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * epoch / config.num_epochs))
+
+
+def differences(
+    config: OfflineConfig, c: Components, num_rows: int, before: OfflineConfig, start: int
+) -> list[str]:
+    """What a run of ``config`` does otherwise in its first ``start`` epochs than one of ``before``, in lines.
+
+    The two differ in their number of epochs; ``num_rows`` are the data's.
+    """
+    old, new = before.num_epochs, config.num_epochs
+    lines = [
+        f"{name}: at {start} of {new} epochs the rate is {_cosine(config, start):.3g} of the first, and was "
+        f"{_cosine(before, start):.3g} of it at {start} of {old}: a run begun with {new} has had other rates"
+        for name in _SCHEDULES
+        if getattr(config, name) != "none"
+    ]
+    pays = [programs.histories_pay(each, num_rows) for each in (before, config)]
+    kept = (
+        config.rollout.history_cache_gib > 0 and c.model.max_backtrack > 1 and not config.rollout.persistent
+    )
+    if kept and pays[0] != pays[1]:
+        lines.append(
+            f"history_cache_gib: encoded histories are {'kept' * pays[1] or 'not kept'} from epoch {start}: "
+            f"a run begun with {new} epochs does so from the first, and may differ in last bits"
+        )
+    return lines if start else []

@@ -54,9 +54,9 @@ def run(config: OnlineConfig) -> dict[str, Any]:
     return driver.run(config, plan)
 
 
-def resume(path: str, *, anyway: bool = False) -> dict[str, Any]:
-    """Continues the run in a folder; see adm_jax.training.driver.resume."""
-    return driver.resume(path, online_from_flat, plan, anyway=anyway)
+def resume(path: str, num_steps: int | None = None, *, anyway: bool = False) -> dict[str, Any]:
+    """Continues the run in a folder, to ``num_steps`` where given; see adm_jax.training.driver.resume."""
+    return driver.resume(path, online_from_flat, plan, anyway=anyway, num_steps=num_steps)
 
 
 def algorithm(config: OnlineConfig) -> str:
@@ -138,7 +138,7 @@ class OnlineLoop:
 
     def to_save(self) -> Saved:
         """See Loop."""
-        return Saved(self.state, self.experience.recorded)
+        return Saved(self.state, self.experience.first(self.num_steps))
 
     def to_note(self) -> dict[str, Any]:
         """Metrics since the last line of them, from which the next one is made."""
@@ -154,7 +154,7 @@ class OnlineLoop:
         state = self._abstract
         if num_steps < self.config.warmup_steps:
             state = state._replace(model=None, fit=None)
-        return Saved(state, self.experience.recorded)
+        return Saved(state, self.experience.first(num_steps))
 
     def restore(self, restored: Restored) -> Step:
         """Goes on where another loop of this configuration was after ``restored.epoch`` steps.

@@ -78,11 +78,16 @@ def kept_histories(
     num_rows = data.dataset.transitions.reward.shape[0]
     if config.rollout.persistent:
         return None
-    if config.num_epochs * config.rollout.rollout_batch_size <= 2 * num_rows:
+    if not histories_pay(config, num_rows):
         return None
     histories = histories_program(c, config).shapes(model, data)
     size = tree_bytes(histories) / jax.tree.leaves(model)[0].shape[0]
     return histories if 0 < size <= config.rollout.history_cache_gib * 2**30 else None
+
+
+def histories_pay(config: OfflineConfig, num_rows: int) -> bool:
+    """Whether a run has so many roll-outs that histories of all transitions are worth encoding beforehand."""
+    return config.num_epochs * config.rollout.rollout_batch_size > 2 * num_rows
 
 
 @member_program()

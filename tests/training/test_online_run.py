@@ -23,7 +23,7 @@ from adm_jax.types import InputError
 from benchmarks.runs import draw_runs, summarize_run
 from tests.runs.event_records import points
 from tests.stopping import Stop, signal_in, stop_behind
-from tests.training.run_files import kill, lines
+from tests.training.run_files import computed, kill, lines
 from tests.training.tiny_online import tiny
 
 pytestmark = pytest.mark.usefixtures("small_curves")
@@ -138,6 +138,22 @@ def test_a_finished_run_is_not_run_again(uninterrupted, capsys: pytest.CaptureFi
     _, folder, result = uninterrupted
     assert online.resume(str(folder)) == result
     assert "this run is finished" in capsys.readouterr().out
+
+
+def test_extended_twice_it_is_the_run_that_was_begun_so_long(uninterrupted, tmp_path: Path) -> None:
+    """What was recorded gets more room; behind an end that was due an evaluation, and one that was not."""
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path), num_steps=80)
+    online.run(config)
+    folder = run_folder(config)
+    online.resume(str(folder), num_steps=100)
+    with pytest.raises(InputError, match=r"^num_steps: 80 is less than the 100 that .* has done; give more"):
+        online.resume(str(folder), num_steps=80)
+    result = online.resume(str(folder), num_steps=140)
+    assert_same_run(folder, uninterrupted[1])
+    recorded = json.loads((folder / "config.json").read_text())["extensions"]
+    assert [(x["before"], x["num_steps"], x["from"]) for x in recorded] == [(80, 100, 80), (100, 140, 80)]
+    del result["extensions"]
+    assert computed(result) == computed(uninterrupted[2])
 
 
 def test_a_run_is_summarized_and_drawn_beside_others(uninterrupted, tmp_path: Path) -> None:
