@@ -103,7 +103,7 @@ def test_what_terminates_versions_of_known_environments_is_known(env_id, kwargs,
     np.testing.assert_array_equal(terminal, data.terminated)
 
 
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Reacher-v5", "Swimmer-v5"])
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Reacher-v5", "Swimmer-v5", "Pusher-v5"])
 def test_where_no_episode_terminates_none_does_in_the_model_and_a_line_says_so(env_id, caplog):
     recorded.record("tests/never-v0", env_id, num_episodes=2)
     task = recovered.task_from_dataset(minari_io.load("tests/never-v0"))

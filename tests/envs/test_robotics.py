@@ -32,6 +32,23 @@ DATASETS = {
 }
 
 
+NEVER = "no episode terminates in the data, so that none does in the model"
+REACH = [  # environment, dimensions, and whether a line says that termination is inferred from the data
+    ("PointMaze_UMaze-v3", (8, 2), False),
+    ("PointMaze_MediumDense-v3", (8, 2), False),
+    ("AdroitHandPen-v1", (45, 24), False),
+    ("AdroitHandDoor-v1", (39, 28), False),
+    ("AdroitHandHammer-v1", (46, 26), False),
+    ("AdroitHandRelocate-v1", (39, 30), False),
+    ("FrankaKitchen-v1", (93, 9), True),
+    ("FetchReach-v4", (16, 4), True),
+    ("FetchPush-v4", (31, 4), True),
+    ("FetchSlide-v4", (31, 4), True),
+    ("FetchPickAndPlace-v4", (31, 4), True),
+    ("HandReach-v3", (93, 20), True),
+]
+
+
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv(minari_files.ROOT_VARIABLE, str(tmp_path))
@@ -50,6 +67,21 @@ def test_the_dataset_and_its_environment_agree(dataset_id):
     if env_id.startswith(("Point", "Ant")):
         assert list(data.metadata["obs_layout"]) == ["achieved_goal", "desired_goal", "observation"]
     recorded.assert_environment_repeats(env, data)
+    env.close()
+
+
+@pytest.mark.parametrize(("env_id", "dims", "inferred"), REACH)
+def test_auto_takes_what_a_collector_records_without_a_further_flag(env_id, dims, inferred, caplog):
+    recorded.record("tests/reach-v0", env_id, num_episodes=2, max_steps=20)
+    task, data = load_data(config_for_task("auto", dataset="tests/reach-v0"))
+    assert (task.env_id, task.obs_dim, task.action_dim, task.termination) == (env_id, *dims, "never")
+    assert (NEVER in caplog.text) == inferred
+    env = environment.make_env(task.env)
+    if env.action_space.dtype == np.float32:
+        recorded.assert_environment_repeats(env, data)
+    else:  # the kitchen's actions: rounded they lead elsewhere by as much
+        first = env.reset(seed=0)[0].astype(np.float32)
+        assert first.tobytes() == data.obs[0].tobytes()
     env.close()
 
 
