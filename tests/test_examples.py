@@ -1,12 +1,18 @@
 """The examples of the documentation run, with settings that take seconds."""
 
 import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.cli import scripts
 from tests.tiny import TINY
 
 FOLDER = Path(__file__).parents[1] / "docs" / "examples"
@@ -72,3 +78,32 @@ def test_every_example_is_short_and_named_in_the_documentation(name):
     assert len((FOLDER / f"{name}.py").read_text().splitlines()) < 60
     pages = [path.read_text() for path in FOLDER.parent.glob("*.md")]
     assert any(f"examples/{name}.py" in page for page in pages)
+
+
+def test_the_four_commands_of_your_own_robot_run(monkeypatch, tmp_path):
+    """As the page has them, in a folder with its files alone; trained with settings of seconds."""
+    page = (FOLDER.parent / "own_robot.md").read_text()
+    block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)
+    assert block
+    record, train, *uses = (shlex.split(line) for line in block[1].splitlines())
+    monkeypatch.chdir(shutil.copytree(FOLDER / "own_robot", tmp_path / "robot"))
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    assert [record[0], *train[:2]] == ["python", "adm-jax", "offline"]
+    python("record.py")
+    tiny = [f"--{name}={value}" for name, value in OFFLINE.items()]
+    done = scripts.run("admpo_off", *train[2:], *tiny)
+    assert done.returncode == 0, done.stderr
+    printed = []
+    for command, file, runs in uses:
+        assert command == "python"
+        (run,) = Path().glob(runs)
+        printed.append(python(file, str(run)))
+    assert re.fullmatch(r"return -?[\d.]+ of at most 100; -?[\d.]+ in the data\n", printed[0])
+    assert re.fullmatch(r"begins at [+-][\d.]+\nis at [+-][\d.]+ after 100 steps\n", printed[1])
+
+
+def python(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

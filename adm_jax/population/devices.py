@@ -43,7 +43,7 @@ def require_jax() -> None:
     try:
         jax.local_devices()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition(" (set ")[0] or "JAX has no such device here"
+        reason = str(error).partition(". (set ")[0] or "JAX has no such device here"
         given = os.environ.get("JAX_PLATFORMS", "")
         raise InputError(f"JAX_PLATFORMS: is {given!r}: {reason}; unset it, or cpu") from error
 
