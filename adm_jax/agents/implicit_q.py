@@ -156,7 +156,10 @@ def row_weights(
     """
     advantage, value = advantages(state, dataset, config, pretrain.advantage_trace_decay)
     scale = jnp.maximum(jnp.abs(value).mean(), 1e-6)
-    weight = jnp.minimum(jnp.exp(advantage / (pretrain.advantage_temperature * scale)), _MAX_ROW_WEIGHT)
+    exponent = advantage / (pretrain.advantage_temperature * scale)
+    # where V, still near zero, lies above all returns, the ratios are kept and no row's weight vanishes
+    exponent -= jnp.minimum(exponent.max(), 0.0)
+    weight = jnp.minimum(jnp.exp(exponent), _MAX_ROW_WEIGHT)
     weight = weight / weight.mean()
     return weight, {
         "pretrain/advantage_spread": advantage.std() / scale,

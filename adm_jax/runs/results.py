@@ -109,10 +109,12 @@ def member_results(members: Sequence[Member], task: Task, evaluations: Lines) ->
     """
     results = []
     for index, member in enumerate(members if evaluations else ()):
-        per_evaluation = [np.asarray(row["eval/return"][index], np.float64) for row in evaluations]
+        per_evaluation = [_floats(row["eval/return"][index]) for row in evaluations]
         last, means = per_evaluation[-1], np.array([returns.mean() for returns in per_evaluation])
         unaveraged = evaluations[-1].get("eval/unaveraged_return")
-        extra = {} if unaveraged is None else {"unaveraged_return_mean": float(np.mean(unaveraged[index]))}
+        extra = (
+            {} if unaveraged is None else {"unaveraged_return_mean": float(_floats(unaveraged[index]).mean())}
+        )
         results.append(
             {
                 **member.to_dict(),
@@ -127,6 +129,11 @@ def member_results(members: Sequence[Member], task: Task, evaluations: Lines) ->
             }
         )
     return results
+
+
+def _floats(values: Sequence[float | None]) -> np.ndarray:
+    """Numbers of a file; None, which was not finite, is NaN."""
+    return np.asarray(values, np.float64)
 
 
 def estimate_results(members: Sequence[Member], metrics: Lines) -> list[dict[str, Any]]:

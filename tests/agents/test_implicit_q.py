@@ -1,6 +1,7 @@
 """Implicit Q-learning: losses against NumPy, and a chain whose values and better actions are known."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -107,3 +108,19 @@ def test_it_learns_from_recorded_actions_alone(dataset, learned):
     metrics = learned[1]
     assert float(metrics["pretrain/critic_loss"]) < 0.01
     assert np.isfinite(float(metrics["pretrain/value_loss"]))
+
+
+def test_weights_are_finite_where_values_lie_above_all_returns(dataset):
+    """Rewards of -1, as for a goal not reached yet, and a V that has not been learned: it is near zero."""
+    rewards = dataset.transitions._replace(reward=-jnp.ones_like(dataset.transitions.reward))
+    costly, settings = dataset._replace(transitions=rewards), PretrainConfig(pretrain_steps=1)
+    state, _ = pretrain(costly, jax.random.key(0), settings, CONFIG)
+    near_zero = jax.tree.map(lambda x: 1e-3 * x, state.value_params)
+    state = state._replace(value_params=near_zero)
+    advantage, value = advantages(state, costly, CONFIG, settings.advantage_trace_decay)
+    exponent = np.float64(advantage) / (settings.advantage_temperature * np.abs(np.float64(value)).mean())
+    assert exponent.max() < -1_000  # exp of it is 0
+    weight, metrics = row_weights(state, costly, settings, CONFIG)
+    expected = np.exp(exponent - exponent.max())
+    np.testing.assert_allclose(weight, expected / expected.mean(), rtol=1e-2)
+    assert all(np.isfinite(metric) for metric in metrics.values())
