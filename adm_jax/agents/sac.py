@@ -29,6 +29,7 @@ class SACState(NamedTuple):
     actor_opt: optax.OptState
     critic_opt: optax.OptState
     alpha_opt: optax.OptState
+    frozen: Array  # [] bool: it was not finite once, and learns no more
     average_actor_params: Params | None = (
         None  # exponential average of the actor's; None without actor_average
     )
@@ -168,8 +169,21 @@ def _init(spec: _Spec, key: Key, hyper: Hyper, normalizer: Normalizer | None = N
         actor_opt=_ADAM.init(actor_params),
         critic_opt=_ADAM.init(critic_params),
         alpha_opt=_ADAM.init(log_alpha),
+        frozen=jnp.zeros((), bool),
         average_actor_params=jax.tree.map(jnp.copy, actor_params) if spec.config.actor_average else None,
     )
+
+
+def unless_broken(before: SACState, after: SACState, metrics: Metrics) -> SACState:
+    """The agent after some updates, or the one before them, frozen, where a number of it is not finite.
+
+    ``metrics`` are the updates' means; the actor's loss is NaN where it waited.
+    """
+    numbers = [x for x in jax.tree.leaves(after) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    finite = jnp.stack([jnp.isfinite(x).all() for x in [*numbers, metrics["critic/loss"]]]).all()
+    frozen = before.frozen | ~finite | jnp.isinf(metrics["actor/loss"])
+    # a branch: to choose number by number takes a seventh of an update's time
+    return jax.lax.cond(frozen, lambda: before, lambda: after)._replace(frozen=frozen)
 
 
 def _sample(spec: _Spec, actor_params: Params, obs: Array, key: Key) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ def define() -> None:
     learning.define(OfflineConfig, **_DEFAULTS)
 
 
-def main(argv: list[str]) -> None:
-    """Learns, evaluates and prints a table per seed."""
+def main(argv: list[str]) -> int:
+    """Learns, evaluates and prints a table per seed; returns the exit code."""
     del argv
-    learning.run(OfflineConfig, **_DEFAULTS)
+    return learning.run(OfflineConfig, **_DEFAULTS)

@@ -18,7 +18,7 @@ def define() -> None:
     learning.define(OfflineConfig)
 
 
-def main(argv: list[str]) -> None:
-    """Learns, evaluates and prints a table per seed."""
+def main(argv: list[str]) -> int:
+    """Learns, evaluates and prints a table per seed; returns the exit code."""
     del argv
-    learning.run(OfflineConfig)
+    return learning.run(OfflineConfig)

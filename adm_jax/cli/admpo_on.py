@@ -20,7 +20,7 @@ def define() -> None:
     learning.define(OnlineConfig)
 
 
-def main(argv: list[str]) -> None:
-    """Learns, evaluates and prints a table per seed."""
+def main(argv: list[str]) -> int:
+    """Learns, evaluates and prints a table per seed; returns the exit code."""
     del argv
-    learning.run(OnlineConfig)
+    return learning.run(OnlineConfig)

@@ -9,9 +9,9 @@ from absl import flags
 from adm_jax.runs import signals
 from adm_jax.types import InputError
 
-Main = Callable[[list[str]], None]
+Main = Callable[[list[str]], int | None]  # returns the exit code; None is 0
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; more than 128: that of a signal
+BAD_INPUT, PARTIAL, INTERRUPTED = 2, 3, 130  # exit codes; more than 128: that of a signal
 _DEVICE_FAILURES = ("CUDA_ERROR_", "cudaError", "hipError", "UNAVAILABLE:", "DATA_LOSS:")  # in XLA's messages
 
 
@@ -19,8 +19,8 @@ def run(main: Main, argv: Sequence[str] | None = None, flag_values: flags.FlagVa
     """Parses the flags, calls ``main(argv)`` and exits.
 
     What a user can get wrong (flags, input, folders, disk, memory) ends in one line ``error: ...`` on
-    stderr and exit code 2, a signal in one and code 130 (SIGINT) or 143 (SIGTERM); anything else is a bug and
-    shows its traceback.
+    stderr and exit code 2, a signal in one and code 130 (SIGINT) or 143 (SIGTERM); a result without all of
+    its members has code 3; anything else is a bug and shows its traceback.
     """
     with signals.heard():
         code = call(main, list(sys.argv if argv is None else argv), flag_values)
@@ -68,9 +68,9 @@ def _call(main: Main, argv: list[str], flag_values: flags.FlagValues) -> int:
         return fail(f"{error} (--help lists all flags)")
     if len(rest) > 1:
         return fail(f"{rest[1]!r} is not a flag; flags look like --name=value (--help lists them)")
-    main(rest)
+    code = main(rest) or 0
     sys.stdout.flush()
-    return 0
+    return code
 
 
 def help_text(main: Main, flag_values: flags.FlagValues, command: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from adm_jax.cli import flags
+from adm_jax.cli import app, flags
 from adm_jax.config import OfflineConfig, OnlineConfig, config_for_task, online_config_for_task
 from adm_jax.types import InputError
 
@@ -31,8 +31,11 @@ def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) ->
     absl_flags.DEFINE_bool("resume_anyway", False, text, module_name=sys.argv[0])
 
 
-def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> None:
-    """Learns, evaluates and prints a table per seed; ``defaults`` lie below the flags that are given."""
+def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> int:
+    """Learns, evaluates and prints a table per seed; ``defaults`` lie below the flags that are given.
+
+    Returns the exit code: 3 where a member's policy was frozen before the end.
+    """
     given, length = flags.explicit(config_class), _LENGTH[config_class]
     others = [name for name in given if name != length]
     if FLAGS.resume is not None and others:
@@ -51,6 +54,7 @@ def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> No
     compilation_cache.enable(FLAGS.compilation_cache)
     loop: Any = offline if offline_run else online
     if FLAGS.resume is not None:
-        loop.resume(FLAGS.resume, given.get(length), anyway=FLAGS.resume_anyway)
+        result = loop.resume(FLAGS.resume, given.get(length), anyway=FLAGS.resume_anyway)
     else:
-        loop.run(config)
+        result = loop.run(config)
+    return app.PARTIAL if result["frozen"] else 0

@@ -92,6 +92,7 @@ def merge_results(members: Sequence[Member], results: Lines) -> dict[str, Any]:
     """The result of a population from those of its batches, in order."""
     rows = [row for result in results for row in result["members"]]
     estimates = [row for result in results for row in result.get("estimates", ())]
+    frozen = [row for result in results for row in result["frozen"]]
 
     def per_seed(name: str) -> list[Any]:
         of_seed: dict[int, Any] = {}
@@ -103,7 +104,8 @@ def merge_results(members: Sequence[Member], results: Lines) -> dict[str, Any]:
     return {
         **results[0],
         "members": rows,
-        "settings": setting_results(members, rows),
+        "frozen": frozen,
+        "settings": setting_results(members, rows, frozen),
         "estimates": estimates,
         "bc": per_seed("bc"),
         "model": per_seed("model"),

@@ -12,8 +12,17 @@ from rich.table import Table
 
 _WINDOW = 20  # epochs that rates are averaged over
 _OF_A_SETTING = (  # of result.json's "settings", in addition to what is swept
-    *("num_seeds", "return_mean", "return_low", "return_high", "normalized_score", "last_10_return_mean"),
+    *(
+        "num_seeds",
+        "left_out",
+        "return_mean",
+        "return_low",
+        "return_high",
+        "normalized_score",
+        "last_10_return_mean",
+    ),
 )
+_OF_BREAKING = ("epoch", "quantity")  # of "frozen", in addition to the member
 
 
 class Progress:
@@ -112,6 +121,8 @@ class Progress:
     ) -> None:
         """Prints a line for a member's first number that is not finite, and none for its later ones.
 
+        It says so where the policy is frozen for it.
+
         Args:
           where: the phase and how far it is.
           tags: the members' names, P of them.
@@ -127,6 +138,10 @@ class Progress:
                 if tag not in self._warned:
                     self._warned.add(tag)
                     self._print(f"warning: {name} of {tag} is not finite in {where}")
+        for tag in np.array(tags)[np.asarray(metrics.get("agent/frozen", ()), bool)].tolist():
+            if f"{tag} frozen" not in self._warned:
+                self._warned.add(f"{tag} frozen")
+                self._print(f"warning: the policy of {tag} is frozen in {where}, as it was before")
 
     def rates(self) -> dict[str, float]:
         """``{count: per second}`` over the last epochs; empty before the first one."""
@@ -166,6 +181,13 @@ def print_result(result: Mapping[str, Any], console: Console | None = None) -> N
     if "reason" in result.get("evaluation", {}):
         console.print(f"nothing was evaluated for real: {result['evaluation']['reason']}", soft_wrap=True)
     console.print(result_table(result))
+    for row in result.get("frozen", ()):
+        member = ", ".join(f"{name} {value:g}" for name, value in row.items() if name not in _OF_BREAKING)
+        console.print(
+            f"{member}: frozen, as {row['quantity']} was not finite at epoch or step {row['epoch']}; "
+            "left out of means",
+            soft_wrap=True,
+        )
     returns = {name: value for name, value in result.get("dataset", {}).items() if "return" in name}
     if returns:
         texts = [f"{name.replace('_', ' ')} {_number(value)}" for name, value in returns.items()]

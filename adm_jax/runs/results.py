@@ -60,7 +60,7 @@ def summarize(
         for row in evals
         if row["phase"] == "bc"
     ]
-    results = member_results(members, task, trained)
+    results, frozen = member_results(members, task, trained), frozen_members(members, metrics)
     return {
         "dataset": {
             "num_transitions": len(data.reward),
@@ -70,28 +70,44 @@ def summarize(
         },
         "updates": config.num_epochs * config.updates_per_epoch,
         "members": results,
-        "settings": setting_results(members, results),
+        "frozen": frozen,
+        "settings": setting_results(members, results, frozen),
         "estimates": estimate_results(members, metrics),
         "bc": member_results([Member(seed, {}) for seed in seeds_of(members)], task, cloned),
         "model": model_results(seeds_of(members), metrics),
     }
 
 
-def setting_results(members: Sequence[Member], results: Lines) -> list[dict[str, Any]]:
+def frozen_members(members: Sequence[Member], metrics: Lines) -> list[dict[str, Any]]:
+    """The members whose policies were frozen: at which line of metrics.jsonl, and what was not finite."""
+    found = []
+    for index, member in enumerate(members):
+        row = next((row for row in metrics if row.get("agent/frozen", [0.0] * len(members))[index]), None)
+        if row is not None:
+            broken = (name for name, values in row.items() if "/" in name and values[index] is None)
+            found.append({**member.to_dict(), "epoch": row["epoch"], "quantity": next(broken, "parameters")})
+    return found
+
+
+def setting_results(members: Sequence[Member], results: Lines, frozen: Lines) -> list[dict[str, Any]]:
     """Means over the seeds of each setting that was swept (one of all seeds where none was).
 
     ``return_low`` and ``return_high`` are Student's 95 % interval of the last evaluation's return; a setting
-    of a single seed, or with one that broke, has none.
+    of a single seed has none. Members that were ``frozen`` are left out, and named; where another's return
+    is not finite there is no mean.
     """
+    out = {tuple(row[name] for name in members[0].to_dict()) for row in frozen}
     groups: dict[tuple[float, ...], list[int]] = {}
     for index, member in enumerate(members if results else ()):
         groups.setdefault(tuple(member.swept.values()), []).append(index)
     rows = []
-    for indices in groups.values():
-        row: dict[str, Any] = {**members[indices[0]].swept, "num_seeds": len(indices)}
+    for group in groups.values():
+        indices = [index for index in group if tuple(members[index].to_dict().values()) not in out]
+        left_out = [members[index].tag for index in group if index not in indices]
+        row: dict[str, Any] = {**members[group[0]].swept, "num_seeds": len(indices), "left_out": left_out}
         for name in ("return_mean", "normalized_score", "last_10_return_mean"):
             values = [results[index][name] for index in indices]
-            whole = all(value is not None and math.isfinite(value) for value in values)
+            whole = bool(values) and all(value is not None and math.isfinite(value) for value in values)
             row[name] = float(np.mean(values)) if whole else None
             if name == "return_mean":
                 interval = mean_interval(values) if whole and len(values) > 1 else None

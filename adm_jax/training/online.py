@@ -177,12 +177,14 @@ class OnlineLoop:
         """See Loop."""
         config = self.config
         members = results.member_results(self.members, self.task, evals)
+        frozen = results.frozen_members(self.members, metrics)
         return {
             "steps": config.num_steps,
             "warmup_steps": config.warmup_steps,
             "updates": self.num_updates,
             "members": members,
-            "settings": results.setting_results(self.members, members),
+            "frozen": frozen,
+            "settings": results.setting_results(self.members, members, frozen),
         }
 
     def close(self) -> None:

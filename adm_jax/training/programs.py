@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax import model_envs
-from adm_jax.agents.sac import Cloning, SACState
+from adm_jax.agents.sac import Cloning, SACState, unless_broken
 from adm_jax.config import Hyper, OfflineConfig, OnlineConfig
 from adm_jax.config.settings import values_of
 from adm_jax.data import lanes as lanes_module
@@ -294,6 +294,9 @@ def update_program(
 ) -> tuple[SACState, Metrics]:
     """The updates of an epoch, or those that belong to an online iteration's environment steps.
 
+    Where they leave numbers that are not finite they are undone, and that member's agent is frozen: its
+    ``agent/frozen`` is true from then on, and it stays as it was.
+
     Args:
       c: components.
       config: of the run.
@@ -323,7 +326,7 @@ def update_program(
         return c.agent.update(agent, batch, update_key, hyper, with_actor, cloning)
 
     numbers = None if first is None or every == 1 else first + jnp.arange(num_updates)
-    agent, metrics = jax.lax.scan(step, agent, (jax.random.split(key, num_updates), numbers))
-    return agent, {
-        name: jnp.nanmean(x) if may_lack(config, name) else jnp.mean(x) for name, x in metrics.items()
-    }
+    learned, metrics = jax.lax.scan(step, agent, (jax.random.split(key, num_updates), numbers))
+    metrics = {name: jnp.nanmean(x) if may_lack(config, name) else jnp.mean(x) for name, x in metrics.items()}
+    agent = unless_broken(agent, learned, metrics)
+    return agent, {**metrics, "agent/frozen": agent.frozen.astype(jnp.float32)}

@@ -39,8 +39,13 @@ def lines(path: Path) -> list[dict]:
 
 def newest_arrays(folder: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint."""
-    newest = max((folder / "checkpoints").glob("train-*"))
-    return {name: np.asarray(array) for name, array in ocp.load(newest / "arrays").items()}
+    return arrays_of(folder, max((folder / "checkpoints").glob("train-*")).name)
+
+
+def arrays_of(folder: Path, checkpoint: str) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint."""
+    arrays = ocp.load(folder / "checkpoints" / checkpoint / "arrays")
+    return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 def kill(experiment: str, config: OfflineConfig | OnlineConfig, checkpoint: str) -> None:

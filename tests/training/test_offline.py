@@ -25,11 +25,12 @@ from adm_jax.runs.folder import RunFolder
 from adm_jax.runs.signals import Interrupted
 from adm_jax.training import offline
 from adm_jax.training.driver import Run
+from adm_jax.training.loop import Step
 from adm_jax.types import InputError
 from tests.runs.event_records import points
 from tests.stopping import Stop, signal_in, stop_behind
 from tests.tiny import TINY
-from tests.training.run_files import computed, kill, lines, newest_arrays, run_folder
+from tests.training.run_files import arrays_of, computed, kill, lines, newest_arrays, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_curves")
 
@@ -338,23 +339,45 @@ def test_a_disk_too_small_for_its_checkpoints_is_told_before_anything_is_compile
     assert not list(Path(tiny_config.workdir).iterdir())
 
 
-def test_member_that_is_not_finite_leaves_the_others_alive(
-    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_member_that_breaks_is_frozen_and_left_out_of_means(
+    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begin = offline.OfflineLoop._begin_training
+    """What the first member imagined before the third epoch has lost its rewards then."""
+    config, whole, untouched = uninterrupted
+    config = dataclasses.replace(config, workdir=str(tmp_path))
+    train_epoch = offline.OfflineLoop._train_epoch
 
-    def poisoned(loop: offline.OfflineLoop) -> offline.TrainState:
-        state = begin(loop)
-        critic = jax.tree.map(lambda x: x.at[0].set(np.nan), state.agent.critic_params)
-        return state._replace(agent=state.agent._replace(critic_params=critic))
+    def spoilt(loop: offline.OfflineLoop) -> Step:
+        if loop._epoch == 2:
+            assert loop._train
+            data = loop._train.buffer.data
+            data = data._replace(reward=data.reward.at[0].set(np.nan))
+            loop._train = loop._train._replace(buffer=loop._train.buffer._replace(data=data))
+        return train_epoch(loop)
 
-    monkeypatch.setattr(offline.OfflineLoop, "_begin_training", poisoned)
-    result = offline.run(tiny_config)
-    assert np.isnan(result["members"][0]["return_mean"])
-    assert np.isfinite(result["members"][1]["return_mean"])
-    assert "of seed0 is not finite" in capsys.readouterr().out
-    written = json.loads((run_folder(tiny_config) / "result.json").read_text())
-    assert written["members"][0]["return_mean"] is None
+    monkeypatch.setattr(offline.OfflineLoop, "_train_epoch", spoilt)
+    result = offline.run(config)
+    shown = capsys.readouterr().out
+    assert "warning: actor/entropy of seed0 is not finite in train epoch 3\n" in shown
+    assert "the policy of seed0 is frozen in train epoch 3, as it was before\n" in shown
+    arrays, first, second = (
+        {name: array for name, array in of_run.items() if name.startswith("agent/")}
+        for of_run in (
+            newest_arrays(run_folder(config)),
+            arrays_of(whole, "train-000002"),
+            newest_arrays(whole),
+        )
+    )
+    assert arrays.pop("agent/frozen").tolist() == [True, False]
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array[0], first[name][0], err_msg=name)
+        np.testing.assert_array_equal(array[1], second[name][1], err_msg=name)
+    assert result["members"][1] == untouched["members"][1]
+    assert result["frozen"] == [{"seed": 0, "epoch": 3, "quantity": "actor/entropy"}]
+    (setting,) = result["settings"]
+    assert (setting["left_out"], setting["num_seeds"]) == (["seed0"], 1)
+    assert setting["return_mean"] == result["members"][1]["return_mean"]
+    assert "seed 0: frozen, as actor/entropy was not finite at epoch or step 3; left out of means" in shown
 
 
 def test_evaluation_cut_off_after_its_checkpoint_is_done_again(

@@ -21,6 +21,7 @@ from adm_jax.runs.signals import Interrupted
 from adm_jax.training import online
 from adm_jax.types import InputError
 from benchmarks.runs import draw_runs, summarize_run
+from tests.cli import scripts
 from tests.runs.event_records import points
 from tests.stopping import Stop, signal_in, stop_behind
 from tests.training.run_files import computed, kill, lines
@@ -181,19 +182,23 @@ def test_the_baselines_run_in_the_same_loop(dynamics: str, name: str, tmp_path: 
     assert ("model/holdout_nll" in metrics[-1]) == (dynamics != "none")
 
 
-def test_a_member_that_breaks_is_told_and_scores_nothing(
+def test_a_member_that_breaks_is_frozen_told_and_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny("none", workdir=str(tmp_path), seeds=(0,), critic_lr=(1e-3, 1e30), num_steps=100)
     result = online.run(config)
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
-    assert len(warnings) == 1
-    assert warnings[0].endswith("of seed0,critic_lr=1e+30 is not finite in step 60")
-    assert [np.isfinite(member["return_mean"]) for member in result["members"]] == [True, False]
-    scored = [
-        np.isfinite(np.array(row["eval/return"], float)) for row in lines(run_folder(config) / "eval.jsonl")
+    assert warnings == [
+        "warning: actor/entropy of seed0,critic_lr=1e+30 is not finite in step 60",
+        "warning: the policy of seed0,critic_lr=1e+30 is frozen in step 60, as it was before",
     ]
-    assert np.all(scored, axis=(0, 2)).tolist() == [True, False]
+    frozen = {"seed": 0, "critic_lr": 1e30, "epoch": 60, "quantity": "actor/entropy"}
+    assert result["frozen"] == [frozen]
+    assert np.isfinite([member["return_mean"] for member in result["members"]]).all()
+    whole, broken = result["settings"]
+    assert (whole["left_out"], broken["left_out"]) == ([], ["seed0,critic_lr=1e+30"])
+    assert (whole["return_mean"], broken["return_mean"]) == (result["members"][0]["return_mean"], None)
+    assert scripts.run("admpo_on", f"--resume={run_folder(config)}").returncode == 3
 
 
 def test_nothing_is_left_of_a_run_that_could_not_begin(
