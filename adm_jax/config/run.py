@@ -33,6 +33,9 @@ class RunConfig:
     matmul_precision: MatmulPrecision = setting(
         "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
     )
+    deterministic: bool = setting(
+        False, "the same bits each time on a GPU, at some loss of speed; a CPU gives them anyway"
+    )
     memory_limit_gib: float | None = setting(
         None, "memory this run may use; what is free when empty", above=0.0
     )

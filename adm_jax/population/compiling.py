@@ -1,7 +1,9 @@
 """Programs over a population: written for one member, mapped, spread over devices, compiled ahead of time."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
@@ -9,11 +11,31 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from adm_jax.config.run import RunConfig
+from adm_jax.nn.precision import matmul_precision
 from adm_jax.population.devices import AXIS
 from adm_jax.types import Array
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# XLA for GPU refuses operations that sum in any order, and takes each product's kernel without trying several
+_DETERMINISTIC: dict[str, str | bool] = {"xla_gpu_deterministic_ops": True}
+_compiler_options: ContextVar[dict[str, str | bool] | None] = ContextVar("compiler_options", default=None)
+
+
+@contextlib.contextmanager
+def compiling(config: RunConfig) -> Iterator[None]:
+    """A context in which a run's programs are traced and compiled.
+
+    Raises InputError: the device lacks the precision of matrix products that is asked for.
+    """
+    token = _compiler_options.set(_DETERMINISTIC if config.deterministic else None)
+    try:
+        with matmul_precision(config.matmul_precision):
+            yield
+    finally:
+        _compiler_options.reset(token)
 
 
 class Whole(NamedTuple):
@@ -89,9 +111,9 @@ class MemberProgram(Generic[P, R]):
           args: as the program will be called with.
           mesh: devices that the members are spread over; one that holds everything already when None.
         """
-        donate = self.donated_positions
+        donate, options = self.donated_positions, _compiler_options.get()
         if mesh is None or mesh.size == 1:
-            return Program(jax.jit(self, donate_argnums=donate).lower(*args).compile())
+            return Program(jax.jit(self, donate_argnums=donate).lower(*args).compile(options))
         names = self._names(len(args))
         specs = tuple(PartitionSpec() if name in self.shared else PartitionSpec(AXIS) for name in names)
         spread = jax.shard_map(
@@ -99,7 +121,7 @@ class MemberProgram(Generic[P, R]):
         )
         shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
         program = jax.jit(spread, in_shardings=shardings, donate_argnums=donate)
-        return Program(program.lower(*args).compile(), shardings)
+        return Program(program.lower(*args).compile(options), shardings)
 
     def _names(self, number: int | None = None) -> list[str]:
         return list(inspect.signature(self.fn).parameters)[:number]

@@ -18,7 +18,7 @@ from adm_jax.data.episodes import EpisodeData
 from adm_jax.dynamics.fitting import FitState, holdout_segments
 from adm_jax.dynamics.interface import Carry, ModelParams
 from adm_jax.model_episodes import draw_starts, episode_starts
-from adm_jax.nn.precision import matmul_precision
+from adm_jax.population.compiling import compiling
 from adm_jax.population.keys import Purpose, fold_keys, offline_keys, shared_key
 from adm_jax.population.members import Member, all_members, member_hyper, seeds_of
 from adm_jax.runs import results
@@ -102,7 +102,7 @@ class OfflineLoop:
             self._long_holdout,
             self._starts,
         )
-        with desk.clock.phase("compile"), matmul_precision(config.matmul_precision):
+        with desk.clock.phase("compile"), compiling(config):
             self._programs, self._abstract_fit, self._abstract_train = compile_programs(
                 config, components, inputs, desk
             )

@@ -23,7 +23,7 @@ from adm_jax.config import MODEL_FREE, OnlineConfig, online_from_flat
 from adm_jax.config.models import get_model
 from adm_jax.data.lanes import LaneIndex, Lanes
 from adm_jax.envs.experience import Experience
-from adm_jax.nn.precision import matmul_precision
+from adm_jax.population.compiling import compiling
 from adm_jax.population.keys import Purpose, fold_keys, online_keys, shared_key
 from adm_jax.population.members import Member, all_members, member_hyper
 from adm_jax.runs import results
@@ -99,7 +99,7 @@ class OnlineLoop:
             online_keys(self._seeds, purpose) for purpose in (Purpose.INIT_AGENT, Purpose.ACT, Purpose.UPDATE)
         )
         self._hyper = member_hyper(config, self.members)
-        with self.clock.phase("compile"), matmul_precision(config.matmul_precision):
+        with self.clock.phase("compile"), compiling(config):
             self._programs, self._abstract = compile_programs(
                 config, self.components, self._hyper, self._init_keys, desk
             )
