@@ -1,6 +1,5 @@
 """Settings every test runs under; they must be in place before JAX and MuJoCo are imported."""
 
-import functools
 import os
 import tempfile
 
@@ -47,12 +46,15 @@ def pytest_unconfigure() -> None:
 _plain_compile = jax.stages.Lowered.compile
 
 
+def _quick_compile(lowered: jax.stages.Lowered, options: dict | None = None, **others) -> jax.stages.Compiled:
+    return _plain_compile(lowered, {**QUICK_COMPILER, **(options or {})}, **others)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Chooses the compiler, before fixtures, which compile too; see QUICK_COMPILER."""
     quick = os.environ["XLA_FLAGS"] == _XLA_FLAGS and item.get_closest_marker("bitwise") is None
-    compiler = functools.partialmethod(_plain_compile, QUICK_COMPILER) if quick else _plain_compile
-    jax.stages.Lowered.compile = compiler  # type: ignore[method-assign]
+    jax.stages.Lowered.compile = _quick_compile if quick else _plain_compile  # type: ignore[method-assign]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

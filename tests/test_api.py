@@ -17,6 +17,7 @@ from adm_jax.data.formats import minari_io
 from adm_jax.tasks import registry
 from adm_jax.training.data import put_on_device
 from adm_jax.types import Segment
+from tests.data.sample_data import d4rl_arrays
 from tests.tiny import TINY
 
 pytestmark = pytest.mark.usefixtures("small_curves")
@@ -25,15 +26,7 @@ SETTINGS = {name: value for name, value in TINY.items() if name not in ("task", 
 
 @pytest.fixture(scope="module")
 def arrays(tiny_dataset: str):
-    data = minari_io.load(tiny_dataset)
-    return {
-        "observations": data.obs,
-        "actions": data.action,
-        "rewards": data.reward,
-        "next_observations": data.next_obs,
-        "terminals": data.terminated,
-        "timeouts": data.truncated,
-    }
+    return d4rl_arrays(minari_io.load(tiny_dataset))
 
 
 def linear_arrays(num_episodes, length):

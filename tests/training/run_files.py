@@ -50,17 +50,21 @@ def arrays_of(folder: Path, checkpoint: str) -> dict[str, np.ndarray]:
 
 def kill(experiment: str, config: OfflineConfig | OnlineConfig, checkpoint: str) -> None:
     """Runs an experiment in a process of its own, and kills it once a checkpoint stands."""
-    flags = [f"--{name}={_text(value)}" for name, value in to_flat(config).items() if value is not None]
-    command = [sys.executable, "-m", f"experiments.{experiment}", *flags]
     environment = {**os.environ, "XLA_FLAGS": QUICK_FLAGS, "PYTHONPATH": str(ROOT)}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as run:
+    with subprocess.Popen(command(experiment, config), cwd=ROOT, env=environment, **output) as run:
         deadline = time.monotonic() + 300
         while not list(Path(config.workdir).glob(f"*/*/*/checkpoints/{checkpoint}")):
             assert run.poll() is None, run.stdout and run.stdout.read().decode()
             assert time.monotonic() < deadline
             time.sleep(0.005)
         run.send_signal(signal.SIGKILL)
+
+
+def command(experiment: str, config: OfflineConfig | OnlineConfig) -> list[str]:
+    """What runs an experiment with a configuration in a process of its own."""
+    flags = [f"--{name}={_text(value)}" for name, value in to_flat(config).items() if value is not None]
+    return [sys.executable, "-m", f"experiments.{experiment}", *flags]
 
 
 def _text(value: Any) -> str:

@@ -8,22 +8,10 @@ import numpy as np
 import pytest
 
 from adm_jax.data import validation
-from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import d4rl, minari_io
-from tests.data.sample_data import assert_same_bits, error_line, make_data
+from tests.data.sample_data import assert_same_bits, d4rl_arrays, error_line, make_data
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "offline"
-
-
-def arrays(data: EpisodeData) -> dict[str, np.ndarray]:
-    return {
-        "observations": data.obs,
-        "actions": data.action,
-        "rewards": data.reward,
-        "next_observations": data.next_obs,
-        "terminals": data.terminated,
-        "timeouts": data.truncated,
-    }
 
 
 def write(
@@ -51,7 +39,7 @@ DATA = make_data((4, 3, 5, 2))
 
 
 def test_complete_file(path):
-    data, report = d4rl.read(write(path, arrays(DATA)))
+    data, report = d4rl.read(write(path, d4rl_arrays(DATA)))
     assert_same_bits(data, DATA)
     validation.validate(data)
     assert data.metadata == {"env_id": "Hopper-v4", "imported_from": "file.hdf5"}
@@ -61,7 +49,7 @@ def test_complete_file(path):
 
 
 def test_a_terminal_may_also_be_a_timeout(path):
-    contents = arrays(DATA)
+    contents = d4rl_arrays(DATA)
     contents["timeouts"] = DATA.terminated | DATA.truncated
     data, _ = d4rl.read(write(path, contents))
     assert data.truncated.sum() == 4
@@ -69,7 +57,7 @@ def test_a_terminal_may_also_be_a_timeout(path):
 
 
 def test_other_kinds_of_numbers(path):
-    contents = arrays(DATA)
+    contents = d4rl_arrays(DATA)
     contents["rewards"] = DATA.reward.astype(np.float64)
     contents["terminals"] = DATA.terminated.astype(np.float32)
     contents["timeouts"] = DATA.truncated.astype(np.uint8)
@@ -79,7 +67,7 @@ def test_other_kinds_of_numbers(path):
 
 
 def test_last_row_without_a_flag(path):
-    contents = arrays(DATA)
+    contents = d4rl_arrays(DATA)
     contents["timeouts"] = DATA.truncated.copy()
     contents["timeouts"][13] = False
     data, report = d4rl.read(write(path, contents))
@@ -88,7 +76,7 @@ def test_last_row_without_a_flag(path):
 
 
 def test_splits_where_rows_do_not_follow(path):
-    contents = arrays(DATA)
+    contents = d4rl_arrays(DATA)
     contents["next_observations"] = DATA.next_obs.copy()
     contents["next_observations"][[1, 9], 0] += 1
     data, report = d4rl.read(write(path, contents))
@@ -104,14 +92,14 @@ def test_splits_where_rows_do_not_follow(path):
 
 def test_rows_out_of_order_are_refused(path):
     order = np.random.default_rng(0).permutation(14)
-    shuffled = {name: values[order] for name, values in arrays(DATA).items()}
+    shuffled = {name: values[order] for name, values in d4rl_arrays(DATA).items()}
     text = error_line(d4rl.read, write(path, shuffled))
     assert text.startswith(f"{path}: next_observations[t] is not observations[t+1] at ")
     assert text.endswith("rows must be in order of time")
 
 
 def test_termination_in_mid_episode_is_refused(path):
-    contents = arrays(DATA)
+    contents = d4rl_arrays(DATA)
     contents["terminals"] = DATA.terminated.copy()
     contents["terminals"][9] = True
     assert error_line(d4rl.read, write(path, contents)) == (
@@ -122,7 +110,7 @@ def test_termination_in_mid_episode_is_refused(path):
 
 
 def test_timeouts_that_cut_an_episode_in_two(path):
-    contents = arrays(DATA)
+    contents = d4rl_arrays(DATA)
     contents["timeouts"] = DATA.truncated.copy()
     contents["timeouts"][8] = True
     data, report = d4rl.read(write(path, contents))
@@ -133,7 +121,7 @@ def test_timeouts_that_cut_an_episode_in_two(path):
 
 
 def test_without_timeouts(path):
-    data, report = d4rl.read(write(path, arrays(DATA), without=("timeouts",)))
+    data, report = d4rl.read(write(path, d4rl_arrays(DATA), without=("timeouts",)))
     assert_same_bits(data, DATA)
     assert report.splits == (6,)
     assert report.lines()[1:] == [
@@ -143,7 +131,7 @@ def test_without_timeouts(path):
 
 
 def test_without_next_observations(path):
-    data, report = d4rl.read(write(path, arrays(DATA), without=("next_observations",)))
+    data, report = d4rl.read(write(path, d4rl_arrays(DATA), without=("next_observations",)))
     validation.validate(data)
     kept = np.delete(np.arange(14), [3, 6, 11, 13])
     for name in ("obs", "action", "reward", "next_obs"):
@@ -160,12 +148,12 @@ def test_without_next_observations(path):
 
 
 def test_without_next_observations_an_episode_of_one_row_is_gone(path):
-    data, report = d4rl.read(write(path, arrays(make_data((1, 3, 1))), without=("next_observations",)))
+    data, report = d4rl.read(write(path, d4rl_arrays(make_data((1, 3, 1))), without=("next_observations",)))
     validation.validate(data)
     assert len(data.obs) == 2
     assert report.dropped_episodes == 2
     assert "(2 episodes held no other)" in report.lines()[1]
-    only = write(path, arrays(make_data((1, 1))), without=("next_observations",))
+    only = write(path, d4rl_arrays(make_data((1, 1))), without=("next_observations",))
     assert "every episode is one row long, and without next_observations none is left" in error_line(
         d4rl.read, only
     )
@@ -173,7 +161,7 @@ def test_without_next_observations_an_episode_of_one_row_is_gone(path):
 
 def test_without_either_the_time_limit_must_be_given(path):
     data = make_data((3, 4, 2, 4, 4))  # terminated at rows 2, 8, 16; time limit at rows 6, 12
-    write(path, arrays(data), without=("timeouts", "next_observations"))
+    write(path, d4rl_arrays(data), without=("timeouts", "next_observations"))
     assert error_line(d4rl.read, path) == (
         f"{path}: has neither timeouts nor next_observations, so that time limits cannot be told; "
         f"give the limit, as in --max_episode_steps=1000"
@@ -188,7 +176,7 @@ def test_without_either_the_time_limit_must_be_given(path):
 
 
 def test_environment_from_flag_or_file_or_none(path):
-    write(path, arrays(DATA), env_id=None)
+    write(path, d4rl_arrays(DATA), env_id=None)
     data, report = d4rl.read(path)
     assert (report.env_id, data.metadata) == (None, {"imported_from": path.name})
     assert report.lines()[0].startswith(f"read 14 rows of {path} (no environment): 14 transitions")
@@ -208,25 +196,25 @@ def test_environment_from_flag_or_file_or_none(path):
     ],
 )
 def test_malformed_arrays(path, name, change, expected):
-    contents = arrays(DATA)
+    contents = d4rl_arrays(DATA)
     contents[name] = change(contents[name])
     assert error_line(d4rl.read, write(path, contents)) == f"{path}: {expected}"
 
 
 @pytest.mark.parametrize("name", ["observations", "actions", "rewards", "terminals"])
 def test_missing_arrays(path, name):
-    assert error_line(d4rl.read, write(path, arrays(DATA), without=(name,))).startswith(
+    assert error_line(d4rl.read, write(path, d4rl_arrays(DATA), without=(name,))).startswith(
         f"{path}: {name} is missing"
     )
 
 
 def test_empty_missing_and_damaged_files(path, tmp_path):
-    empty = {name: values[:0] for name, values in arrays(DATA).items()}
+    empty = {name: values[:0] for name, values in d4rl_arrays(DATA).items()}
     assert error_line(d4rl.read, write(path, empty)) == (
         f"{path}: empty, observations holds no row; at least one is needed"
     )
     assert error_line(d4rl.read, tmp_path / "no.hdf5") == f"{tmp_path / 'no.hdf5'}: no such file"
-    write(path, arrays(make_data((300,))))
+    write(path, d4rl_arrays(make_data((300,))))
     os.truncate(path, path.stat().st_size // 2)
     assert "cannot be read as HDF5, damaged or cut short" in error_line(d4rl.read, path)
     path.write_bytes(b"\x89HDF but no more")
@@ -238,12 +226,12 @@ def test_empty_missing_and_damaged_files(path, tmp_path):
     [("rewards",), ("terminals", "timeouts"), ("rewards", "terminals", "timeouts")],
 )
 def test_columns_are_squeezed(path, columns):
-    contents = {name: x[:, None] if name in columns else x for name, x in arrays(DATA).items()}
+    contents = {name: x[:, None] if name in columns else x for name, x in d4rl_arrays(DATA).items()}
     assert_same_bits(d4rl.read(write(path, contents))[0], DATA)
 
 
 def test_non_finite_values_name_file_episode_and_field(path):
-    contents = arrays(DATA)
+    contents = d4rl_arrays(DATA)
     contents["rewards"] = DATA.reward.copy()
     contents["rewards"][8] = np.nan
     data, _ = d4rl.read(write(path, contents))
