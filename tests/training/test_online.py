@@ -136,11 +136,15 @@ def test_metrics_are_means_over_all_fits_since_they_were_last_asked_for():
 
 
 def test_a_member_that_breaks_rests_and_the_others_go_on():
-    config = tiny("none", critic_lr=(1e-3, 1e30), seeds=(0,))
-    run, alone = finished(config), finished(tiny("none", seeds=(0,)))
-    recorded = run.saved[140].recorded
+    """Its actor's numbers are finite, and too large for its actions to be."""
+    settings = {"seeds": (0,), "updates_per_step": 1}
+    alone = finished(tiny("none", **settings))
+    run = finished(tiny("none", actor_lr=(tiny("none").sac.actor_lr, 1e30), **settings))
+    recorded, agent = run.saved[140].recorded, run.saved[140].state.agent
     assert_equal(recorded, alone.saved[140].recorded, (0,), (0,))
     assert (recorded.action[1, :, -1] == 0.0).all()  # the middle of the pendulum's forces
+    assert agent.frozen.tolist() == [False, True]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(agent))
 
 
 def test_data_that_cannot_be_split_are_refused_in_one_line():

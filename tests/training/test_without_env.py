@@ -308,7 +308,12 @@ def test_a_file_is_a_dataset_by_its_stem(data, tmp_path) -> None:
 
 def test_estimates_of_batches_are_put_together() -> None:
     members = [Member(seed, {}) for seed in (0, 1)]
-    shared = {"members": [], "bc": [], "evaluation": {"env_id": None, "num_episodes": 0, "reason": "none"}}
+    shared = {
+        "members": [],
+        "frozen": [],
+        "bc": [],
+        "evaluation": {"env_id": None, "num_episodes": 0, "reason": "none"},
+    }
     parts = [
         {**shared, "estimates": [{"seed": seed}], "model": [{"seed": seed}], "wall_clock": {"total": 1.0}}
         for seed in (0, 1)
