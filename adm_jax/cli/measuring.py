@@ -12,7 +12,7 @@ from adm_jax.config.models import get_model
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.types import InputError
 
-_SHARED = ("task", "dataset", "seeds", "workdir", "members", "matmul_precision")
+_SHARED = ("task", "dataset", "eval_env", "seeds", "workdir", "members", "matmul_precision")
 
 C = TypeVar("C", bound=EvaluationConfig)
 FLAGS = absl_flags.FLAGS

@@ -25,6 +25,11 @@ class OfflineConfig(RunConfig):
         "own, which registers the task, or the dataset's environment",
     )
     dataset: str | None = setting(None, "Minari dataset id; the task's own when empty")
+    eval_env: Literal["recorded", "dataset"] = setting(
+        "recorded",
+        "with task=auto, the environment that policies are evaluated in: the one that was recorded, or the "
+        "eval_env that the dataset names beside it",
+    )
     preset: Literal["code", "paper", "steady"] = setting(
         "code",
         "settings to take: the authors' code's, the paper's tables', or the library's own, one for all data",

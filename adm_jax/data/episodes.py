@@ -3,11 +3,19 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+
+
+class Reset(NamedTuple):
+    """What a recorded episode began with."""
+
+    episode: int
+    seed: int
+    options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -25,8 +33,10 @@ class EpisodeData:
     truncated: np.ndarray  # [N] bool
     source: str = ""  # file or Minari id, for messages
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    # lowest and highest action [A] of the action space stored with the data, where there is one
+    # of the spaces stored with the data: lowest and highest action [A], and observation [D], where there are
     action_space: tuple[np.ndarray, np.ndarray] | None = None
+    obs_space: tuple[np.ndarray, np.ndarray] | None = None  # None in this library's files: it bounds nothing
+    resets: tuple[Reset, ...] = ()  # of the first episodes, where they were seeded; not saved
 
     @property
     def episode_ends(self) -> np.ndarray:

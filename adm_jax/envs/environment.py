@@ -48,10 +48,7 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
     InputError: there is no such environment (EnvUnavailable), or it has other spaces or no step limit.
     """
     spec = as_spec(env)
-    _route_mujoco_warnings()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
-        made = _make(spec)
+    made = make_bare(spec)
     if isinstance(made.observation_space, (gymnasium.spaces.Dict, gymnasium.spaces.Tuple)):
         has_keys = bool(spec.obs_keys)
         made = JoinedKeys(made, spec) if has_keys else gymnasium.wrappers.FlattenObservation(made)
@@ -66,17 +63,24 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
     return made if spec.obs_limit is None else FirstEntries(made, spec.obs_limit)
 
 
-def _make(spec: EnvSpec) -> gymnasium.Env:
-    """The environment as Gymnasium makes it."""
+def make_bare(spec: EnvSpec) -> gymnasium.Env:
+    """The environment as Gymnasium makes it, whatever it observes; see ``make_env``."""
+    _route_mujoco_warnings()
     register_robotics(spec.env_id)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
+        return _make(spec)
+
+
+def _make(spec: EnvSpec) -> gymnasium.Env:
     try:
         if spec.spec_json is not None:
             whole = registration.EnvSpec.from_json(spec.spec_json)
             whole.entry_point = gymnasium.spec(spec.env_id).entry_point
             return gymnasium.make(whole, disable_env_checker=True)
         return gymnasium.make(spec.env_id, **{"disable_env_checker": True, **spec.kwargs})
-    except (gymnasium.error.Error, TypeError, ImportError) as error:
-        text = str(error).splitlines()[0]
+    except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
         if not is_registered(spec.env_id):
             text = f"{text.rstrip('.')}; import the package that registers it first"
         kind = EnvUnavailable if isinstance(error, _MISSING) else InputError

@@ -19,6 +19,7 @@ import numpy as np
 
 from adm_jax.data.episodes import EpisodeData, end_at
 from adm_jax.envs import environment
+from adm_jax.envs.agreement import differences, made_by, read_spec, require_no_state
 from adm_jax.envs.environment import EnvUnavailable
 from adm_jax.envs.termination import TERMINATIONS, TerminationFn
 from adm_jax.tasks import EnvlessTask, Task
@@ -81,14 +82,11 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
             )
         _require_registered(metadata["env_id"], "", source)
         return EnvSpec(metadata["env_id"], metadata.get("env_kwargs", {}), None, limit, keys)
-    try:
-        stored = json.loads(metadata["env_spec"])
-        env_id, kwargs, maker = stored["id"], stored.get("kwargs") or {}, str(stored.get("entry_point"))
-        wrappers = [str(w["entry_point"]) for w in stored.get("additional_wrappers") or ()]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"{source}: metadata: env_spec cannot be read ({text})") from error
-    foreign = [name for name in wrappers if not name.startswith(_TRUSTED_MAKERS)]
+    stored = read_spec(metadata["env_spec"], source)
+    require_no_state(stored, source)
+    env_id, kwargs, maker = stored["id"], stored["kwargs"], str(stored.get("entry_point"))
+    makers = [str(wrapper["entry_point"]) for wrapper in stored["additional_wrappers"]]
+    foreign = [name for name in makers if not name.startswith(_TRUSTED_MAKERS)]
     if foreign:
         raise InputError(
             f"{source}: environment {env_id} is wrapped in {foreign[0]}, which is not run on a dataset's "
@@ -120,20 +118,25 @@ def _require_registered(env_id: Any, maker: str, source: str) -> None:
 
 
 def task_from_dataset(
-    data: EpisodeData, termination: str | None = None, *, without_env: str | None = None
+    data: EpisodeData,
+    termination: str | None = None,
+    eval_env: str = "recorded",
+    *,
+    without_env: str | None = None,
 ) -> DerivedTask | EnvlessTask:
-    """A task on the environment a dataset was made for, with no published settings.
+    """A task on the environment a dataset was recorded in, with no published settings.
 
-    Reference scores are the dataset's, where it has some; the termination is the environment's, where it is
-    known and none is given. Where no environment is available (unnamed, not installed or not registered), or
-    it is to be done ``without_env`` for a reason, the task is one of the data alone. Raises InputError: the
-    environment cannot be recovered or made; its dimensions are not the data's; its termination is unknown and
-    not given.
+    ``eval_env`` "dataset" takes the one that the dataset would have policies evaluated in. Reference scores
+    are the dataset's, where it has some for that environment; the termination is the environment's, where it
+    is known and none is given. Where no environment is available (unnamed, not installed or not registered),
+    or it is to be done ``without_env`` for a reason, the task is one of the data alone. Raises InputError:
+    the environment cannot be recovered or made; its dimensions are not the data's; its termination is unknown
+    and not given.
     """
     if without_env is not None:
         return _task_of_data(data, termination, without_env)
     try:
-        spec = recover_env(data.metadata, data.source)
+        spec, is_scored = _choose_env(data, eval_env)
         dims = environment.dims(spec)
     except EnvUnavailable as error:
         return _task_of_data(data, termination, str(error))
@@ -144,7 +147,36 @@ def task_from_dataset(
             f"{spec.env_id} has {dims[0]} and {dims[1]}"
         )
     termination = termination or _termination_of(spec, data)
-    return DerivedTask(**_fields(data, spec, termination), spec=spec)
+    fields = _fields(data, spec, termination)
+    if not is_scored:
+        fields |= {"reference_min": None, "reference_max": None}
+    return DerivedTask(**fields, spec=spec)
+
+
+def _choose_env(data: EpisodeData, eval_env: str) -> tuple[EnvSpec, bool]:
+    """The environment to evaluate in, and whether the dataset's reference scores are its.
+
+    The recorded one takes its step limit from the dataset's ``eval_env``: recordings are often endless.
+    """
+    metadata, stored = data.metadata, data.metadata.get("eval_env_spec")
+    if eval_env == "dataset":
+        if stored is None:
+            raise InputError(f"eval_env: {data.source} stores no eval_env; leave --eval_env out")
+        return recover_env({**metadata, "env_spec": stored}, data.source), True
+    recorded = recover_env(metadata, data.source)
+    if stored is None or recorded.spec_json is None:
+        return recorded, True
+    spec, other = json.loads(recorded.spec_json), read_spec(stored, data.source)
+    spec["max_episode_steps"] = other.get("max_episode_steps") or spec.get("max_episode_steps")
+    differ = differences(made_by(other), made_by(spec))
+    if differ:
+        scores = "; its reference scores are left out" if metadata.get("reference_max") is not None else ""
+        logger.warning(
+            "%s: evaluated in %s as it was recorded; the dataset's eval_env differs: %s; --eval_env=dataset "
+            "evaluates there%s",
+            data.source, recorded.env_id, "; ".join(differ.values()), scores,
+        )  # fmt: skip
+    return recorded._replace(spec_json=json.dumps(spec)), not differ
 
 
 def _task_of_data(data: EpisodeData, termination: str | None, reason: str) -> EnvlessTask:

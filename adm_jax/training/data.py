@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from adm_jax.config import OfflineConfig, is_derived
+from adm_jax.config import OfflineConfig, is_derived, presets
 from adm_jax.config.references import import_named
 from adm_jax.data.dataset import count_short_episodes, make_dataset
 from adm_jax.data.episodes import EpisodeData
@@ -10,6 +10,7 @@ from adm_jax.data.formats import minari_io
 from adm_jax.data.validation import check_actions, check_dims
 from adm_jax.dynamics.fitting import holdout_segments
 from adm_jax.envs import environment
+from adm_jax.envs.agreement import check_agreement
 from adm_jax.envs.recovered import check_terminations, relabel_terminations, task_from_dataset
 from adm_jax.envs.termination import get_termination
 from adm_jax.tasks import EnvlessTask, Task, get_task
@@ -46,12 +47,20 @@ def load_data(
         assert dataset_id is not None
         data = minari_io.load(dataset_id)
     if task is None:
-        task = task_from_dataset(data, config.rollout.termination, without_env=without_env)
+        task = task_from_dataset(data, config.rollout.termination, config.eval_env, without_env=without_env)
+    elif config.eval_env != "recorded":
+        raise InputError(
+            f"eval_env: {config.eval_env} needs --task=auto; task {task.name} has its own environment"
+        )
     elif layout := data.metadata.get("obs_layout"):  # evaluation joins the observation's keys as the data do
         task = dataclasses.replace(task, obs_keys=tuple(layout))
     wanted_by = f"task {task.name}"
-    check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=task.env_id or None)
+    named = task.env_id if config.eval_env == "recorded" else None
+    check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=named or None)
     check_actions(data, environment.scale_of_task(task), wanted_by)
+    if task.has_env:
+        is_published = task.name in presets.BUILTIN and data.source.partition(" ")[0] == task.dataset
+        check_agreement(data, task.env, wanted_by, is_published=is_published)
     terminated_fn = get_termination(config.rollout.termination or task.termination, task.obs_dim)
     if task.relabel_terminations:
         data = relabel_terminations(data, terminated_fn, wanted_by)

@@ -120,8 +120,10 @@ def test_dictionaries_are_flattened_as_the_environment_is(goals):
     spec = recovered.recover_env(goals.metadata)
     assert spec.kwargs == {"goal": 7.0}
     env = environment.make_env(spec)
-    assert environment.step_limit(env) == 400
+    assert environment.step_limit(env) == 50
     recorded.assert_environment_repeats(env, goals)
+    evaluated = environment.make_env(recovered.task_from_dataset(goals, "hopper").env)
+    assert environment.step_limit(evaluated) == 400
 
 
 def test_nested_dictionaries_and_matrices_in_gymnasiums_order(store):

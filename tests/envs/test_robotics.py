@@ -1,6 +1,8 @@
 """The robotics environments of D4RL, recorded and recovered for real; pip install 'adm_jax[robotics]'."""
 
+import contextlib
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from adm_jax.config import config_for_task
 from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import environment, recovered
+from adm_jax.envs.agreement import check_agreement
 from adm_jax.envs.experience import Experience
 from adm_jax.tasks import get_task
 from adm_jax.training.data import load_data
@@ -90,6 +93,44 @@ def test_a_maze_that_ends_at_its_goal_needs_a_termination():
     data = minari_io.load("D4RL/pointmaze/umaze-v2")
     with pytest.raises(InputError, match="PointMaze_UMaze-v3 with continuing_task=False is not known"):
         recovered.task_from_dataset(data)
+
+
+def test_a_maze_whose_eval_env_is_mirrored_is_evaluated_as_recorded(caplog):
+    """As in Minari#304: the walls of the one stand where the other's ways are."""
+    walls = [[1, 1, 1, 1, 1], [1, "g", 0, 0, 1], [1, 1, 1, 0, 1], [1, "r", 0, 0, 1], [1, 1, 1, 1, 1]]
+    mirrored = {"maze_map": [row[::-1] for row in walls]}
+    maze = "PointMaze_UMaze-v3"
+    recorded.record("tests/maze-v0", maze, eval_steps=40, maze_map=walls, eval_kwargs=mirrored)
+    task, data = load_data(config_for_task("auto", dataset="tests/maze-v0"))
+    told = "as it was recorded; the dataset's eval_env differs: maze_map; --eval_env=dataset evaluates there"
+    assert f"evaluated in {maze} {told}" in caplog.text
+    with contextlib.closing(environment.make_env(task.env)) as env:
+        assert environment.step_limit(env) == 40
+        recorded.assert_environment_repeats(env, data, max_steps=40)
+    caplog.clear()
+    other, _ = load_data(config_for_task("auto", dataset="tests/maze-v0", eval_env="dataset"))
+    assert (
+        "not evaluated as recorded: maze_map; max_episode_steps 40 (recorded: 50); episode 0" in caplog.text
+    )
+    with contextlib.closing(environment.make_env(other.env)) as env:
+        assert abs(env.reset(seed=0)[0] - data.obs[0]).max() > 1
+
+
+def test_the_pen_is_reset_to_the_recorded_state(caplog):
+    """Demonstrations begin in states of their own, which are options of the reset."""
+    with contextlib.closing(environment.make_env("AdroitHandPen-v1")) as env:
+        env.reset(seed=7)
+        state: Any = env.unwrapped
+        options = {"initial_state_dict": state.get_env_state()}
+    recorded.record("D4RL/pen/human-v2", "AdroitHandPen-v1", max_steps=100, options=options)
+    _, data = load_data(config_for_task("pen-human"))
+    assert "not evaluated as recorded" not in caplog.text
+    without = tuple(reset._replace(options=None) for reset in data.resets)
+    raw = dataclasses.replace(minari_io.load("D4RL/pen/human-v2"), resets=without)
+    with pytest.raises(InputError, match="episode 0, recorded with seed 0, starts at obs"):
+        check_agreement(raw, get_task("pen-human").env, "task pen-human")
+    check_agreement(raw, get_task("pen-human").env, "task pen-human", is_published=True)
+    assert "task pen-human is not evaluated as recorded: episode 0" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["pen-human", "antmaze-umaze"])

@@ -5,8 +5,11 @@ too many, which pads the last row. Read with pyarrow, and not through Minari, wh
 table is read in for episodes: from 131,072 steps on an episode has several.
 """
 
+import json
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adm_jax.types import InputError
 
@@ -36,6 +39,16 @@ def read_episode(folder: Path, data_format: str, names: tuple[str, ...]) -> dict
     ).to_table()
     columns = {name: _values(table[name].combine_chunks()) for name in names if name in table.column_names}
     return {name: values if name == "observations" else values[:-1] for name, values in columns.items()}
+
+
+def read_attributes(folder: Path) -> dict[str, Any]:
+    """What is kept of an episode beside its table, as seed and options of its reset; lists as arrays."""
+
+    def arrays(table: dict[str, Any]) -> dict[str, Any]:
+        return {name: np.asarray(x) if isinstance(x, list) else x for name, x in table.items()}
+
+    path = folder / "metadata.json"
+    return json.loads(path.read_bytes(), object_hook=arrays) if path.exists() else {}
 
 
 def _values(column: Any) -> Any:

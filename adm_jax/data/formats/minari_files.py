@@ -33,9 +33,11 @@ from adm_jax.data.formats.minari_metadata import (
     check_references,
     check_seal,
     foreign_facts,
+    observation_bounds,
     observation_keys,
     one_line,
     read_metadata,
+    recorded_resets,
 )
 from adm_jax.types import InputError
 
@@ -112,8 +114,9 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
     keys = observation_keys(metadata, source)
     bounds = action_bounds(metadata, source)
     try:
-        with _opened(path, data_format, source) as (count, read_array):
+        with _opened(path, data_format, source) as (count, read_array, read_attributes):
             episodes, layout = _read_episodes(count, read_array, metadata, source, keys)
+            resets = recorded_resets(count, read_attributes)
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes of its reader; a size may ask for any memory
@@ -128,7 +131,8 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
     data = _assemble(episodes, source, facts)
     validation.validate(data, *bounds)
     low, high = (np.broadcast_to(bound, data.action.shape[1:]) for bound in bounds)
-    data = dataclasses.replace(data, action_space=(low, high))
+    obs_space = None if own else observation_bounds(metadata, source)
+    data = dataclasses.replace(data, action_space=(low, high), obs_space=obs_space, resets=resets)
     if own:
         validation.check_digests(data, own.get("sha256"))
     check_seal(folder, metadata, source)
@@ -136,8 +140,10 @@ def read(dataset_id: str, root: Path | None = None) -> EpisodeData:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, data_format: str, source: str) -> Iterator[tuple[int, _ReadArray]]:
-    """How many episodes a dataset holds, and what reads an array of one."""
+def _opened(
+    path: Path, data_format: str, source: str
+) -> Iterator[tuple[int, _ReadArray, Callable[[int], Mapping[str, Any]]]]:
+    """How many episodes a dataset holds, what reads an array of one, and what is kept beside its arrays."""
     if data_format in minari_arrow.FORMATS:
         minari_arrow.require_pyarrow(data_format, source)
         episodes: dict[int, dict[str, Any]] = {}
@@ -150,10 +156,15 @@ def _opened(path: Path, data_format: str, source: str) -> Iterator[tuple[int, _R
                 raise InputError(f"{where}: {name} is missing; must hold {', '.join(_ARRAYS)}")
             return episodes[i][name]
 
-        yield sum(folder.name.isdecimal() for folder in path.iterdir() if folder.is_dir()), read_array
+        count = sum(folder.name.isdecimal() for folder in path.iterdir() if folder.is_dir())
+        yield count, read_array, lambda i: minari_arrow.read_attributes(path / str(i))
         return
     with h5py.File(path, "r") as file:
-        yield len(file), lambda i, name, where: _read_hdf5(file, i, name, where)
+        yield (
+            len(file),
+            lambda i, name, where: _read_hdf5(file, i, name, where),
+            lambda i: file[f"episode_{i}"].attrs,
+        )
 
 
 def _read_episodes(

@@ -7,13 +7,14 @@ that it has one. So neither file can lose its word, or change it, without the ot
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from adm_jax.data.episodes import Reset
 from adm_jax.types import InputError
 
 _LONGEST_SHOWN = 80
@@ -25,6 +26,7 @@ _COUNT = (  # entries that are read here
     *("action_space", "observation_space", "data_format", "total_episodes", "total_steps"),
     *("env_spec", "eval_env_spec", "ref_min_score", "ref_max_score", METADATA_KEY),
 )
+_NUM_RESETS = 5  # episodes that are asked for their seed
 
 
 def one_line(error: BaseException) -> str:
@@ -101,9 +103,10 @@ def _digest(metadata: Mapping[str, Any]) -> str:
 def foreign_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What any Minari dataset says of its origin, by this library's names.
 
-    ``env_id`` and ``env_spec`` (JSON) are of the environment to evaluate in, where Minari names one, else of
-    the one the data come from; ``reference_min`` and ``reference_max`` the returns that score 0 and 100, as
-    they are: see ``check_references``.
+    ``env_id`` and ``env_spec`` (JSON) are of the environment that was recorded, ``eval_env_spec`` of the one
+    that the dataset would have policies evaluated in, where it names one; that of a dataset without the first
+    stands for it. ``reference_min`` and ``reference_max`` are the returns that score 0 and 100, as they are:
+    see ``check_references``.
     """
     facts: dict[str, Any] = {}
     for name in ("eval_env_spec", "env_spec"):
@@ -111,8 +114,7 @@ def foreign_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
             env_id = json.loads(metadata[name])["id"]
         except _UNREADABLE:
             continue
-        facts = {"env_id": env_id, "env_spec": metadata[name]}
-        break
+        facts |= {"env_id": env_id, "env_spec": metadata[name], name: metadata[name]}
     for ours, theirs in {"reference_min": "ref_min_score", "reference_max": "ref_max_score"}.items():
         if metadata.get(theirs) is not None:
             facts[ours] = metadata[theirs]
@@ -163,25 +165,73 @@ def observation_keys(metadata: Mapping[str, Any], source: str) -> tuple[str, ...
     files. Gymnasium would flatten other spaces too, but into one-hot vectors, which no dynamics model here
     predicts. Raises InputError: one line naming the kind of space and its key.
     """
+    return tuple(key for key, _ in _boxes(metadata, source) if key)
 
-    def keys(space: Any, where: str) -> list[str]:
+
+def observation_bounds(metadata: Mapping[str, Any], source: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Lowest and highest observation [D] of the dataset's space, keys joined; None where it does not say."""
+    boxes = [box for _, box in _boxes(metadata, source)]
+    try:
+        low, high = (
+            np.concatenate([np.ravel(np.asarray(box[end], float)) for box in boxes])
+            for end in ("low", "high")
+        )
+    except (*_UNREADABLE, OverflowError):
+        return None
+    return low, high
+
+
+def recorded_resets(count: int, read_attributes: Callable[[int], Mapping[str, Any]]) -> tuple[Reset, ...]:
+    """Seeds and options of the first of ``count`` episodes, of those that have a seed.
+
+    Minari's HDF5 attributes hold an option as "options/a/b", its other layouts a table of them.
+    """
+    found = []
+    for i in range(min(count, _NUM_RESETS)):
+        given = dict(read_attributes(i))
+        options = dict(given.get("options") or {})
+        for path in [path for path in given if path.startswith("options/")]:
+            inner = options
+            *outer, last = path.split("/")[1:]
+            for name in outer:
+                inner = inner.setdefault(name, {})
+            inner[last] = given[path]
+        if given.get("seed") is not None:
+            found.append(Reset(i, int(given["seed"]), options or None))
+    return tuple(found)
+
+
+def _boxes(metadata: Mapping[str, Any], source: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The boxes of the observation space by key, in its order; the key of a Box alone is empty."""
+
+    def boxes(space: Any, where: str) -> list[tuple[str, Mapping[str, Any]]]:
         if not isinstance(space, Mapping):
             raise InputError(f"{source}: metadata: observation_space{where} is no space ({_shown(space)})")
         kind, parts = space.get("type"), space.get("subspaces")
         if kind == "Tuple" and isinstance(parts, list):
             parts = {f"_index_{i}": part for i, part in enumerate(parts)}
         if kind in ("Dict", "Tuple") and isinstance(parts, dict):
-            found = [(name, keys(part, f"{where}[{name!r}]")) for name, part in parts.items()]
-            return [f"{name}/{key}" if key else name for name, inner in found for key in inner]
+            found = [(name, boxes(part, f"{where}[{name!r}]")) for name, part in parts.items()]
+            return [(f"{name}/{key}" if key else name, box) for name, inner in found for key, box in inner]
         if kind != "Box":
             raise InputError(
                 f"{source}: observations{where} are {_described(space)}; only Box, or a Dict or Tuple of "
                 "nothing but Box, will do"
             )
-        return [""]
+        return [("", space)]
 
     space = _space(metadata, "observation_space", source)
-    return () if space is None else tuple(key for key in keys(space, "") if key)
+    space = _space(metadata, "observation_space", source)
+    if space is None:
+        return []
+    found = boxes(space, "")
+    shape = space.get("shape")
+    if space["type"] == "Box" and isinstance(shape, list) and len(shape) != 1:
+        raise InputError(
+            f"{source}: observations are {_described(space)}; must be a vector: record through "
+            "FlattenObservation, over FrameStackObservation too"
+        )
+    return found
 
 
 def _described(space: Mapping[str, Any]) -> str:

@@ -173,9 +173,9 @@ def installed_versions() -> dict[str, str]:
 
 
 def _without_other_environment(metadata: Mapping[str, Any], env_id: str | None) -> dict[str, Any]:
-    """The metadata less a specification that tells of another environment."""
-    same = metadata.get("env_id") == env_id
-    return {name: value for name, value in metadata.items() if same or name != "env_spec"}
+    """The metadata less specifications that tell of another environment."""
+    same, specs = metadata.get("env_id") == env_id, ("env_spec", "eval_env_spec")
+    return {name: value for name, value in metadata.items() if same or name not in specs}
 
 
 def _remove_abandoned(root: Path) -> None:
@@ -245,6 +245,7 @@ def _write(
     storage.update_metadata(
         {
             **({"env_spec": spec} if spec else {}),
+            **({"eval_env_spec": facts["eval_env_spec"]} if "eval_env_spec" in facts else {}),
             "dataset_id": dataset_id,
             "minari_version": minari.__version__,
             **{name: facts[name] for name in _MINARI_SCORES if name in facts},

@@ -53,6 +53,8 @@ def write(dataset_id: str, data_format: str, observations: str = "box") -> Path:
             rewards=list(rng.normal(size=length)),
             terminations=[False] * (length - 1) + [i == 0],
             truncations=[False] * (length - 1) + [i != 0],
+            seed=None if i == 1 else 7 + i,
+            options={"at": np.array([0.5, i]), "more": {"kind": "calm"}} if i else None,
         )
         for i, length in enumerate(LENGTHS)
     ]
@@ -78,6 +80,12 @@ def test_the_same_bits_as_in_hdf5(data_format, observations):
     assert data.episode_lengths.tolist() == list(LENGTHS)
     assert data.terminated.sum() == 1
     assert data.metadata == same.metadata
+    assert str(data.resets) == str(same.resets)
+    first, last = data.resets
+    assert (first.episode, first.seed, first.options) == (0, 7, None)
+    assert (last.episode, last.seed, str(last.options)) == (
+        2, 9, "{'at': array([0.5, 2. ]), 'more': {'kind': 'calm'}}"
+    )  # fmt: skip
 
 
 DAMAGE = {
