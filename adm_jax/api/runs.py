@@ -128,7 +128,7 @@ def _named(env: str) -> tuple[str, bool]:
     name = import_named(env, "env")
     if name in TASKS:
         return name, True
-    environment.register_robotics(name)
+    environment.require_robotics(name)
     if not environment.is_registered(name):
         try:
             get_task(env)

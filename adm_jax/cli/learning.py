@@ -1,5 +1,6 @@
 """What the commands that learn policies have in common: their flags, and a run or a resume."""
 
+import shlex
 import sys
 from typing import Any
 
@@ -54,7 +55,27 @@ def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> in
     compilation_cache.enable(FLAGS.compilation_cache)
     loop: Any = offline if offline_run else online
     if FLAGS.resume is not None:
+        _check_command(FLAGS.resume, "offline" if offline_run else "online")
         result = loop.resume(FLAGS.resume, given.get(length), anyway=FLAGS.resume_anyway)
     else:
         result = loop.run(config)
     return app.PARTIAL if result["frozen"] else 0
+
+
+def _check_command(folder: str, command: str) -> None:
+    """Raises InputError where another command than this one continues what is in a folder."""
+    from adm_jax.runs.folder import RunFolder
+
+    run = RunFolder.open(folder)
+    algorithm, quoted = run.config["algorithm"], shlex.quote(str(run.path))
+    if "fits" in run.config:
+        raise InputError(
+            f"resume: {run.path} holds a measurement, {algorithm}, which goes on with the same flags: "
+            f"adm-jax {algorithm.replace('_', '-')}"
+        )
+    own = "online" if "num_steps" in run.config["config"] else "offline"
+    if own != command:
+        raise InputError(
+            f"resume: {run.path} is a run of {algorithm}, no {command} one; adm-jax {own} --resume={quoted} "
+            "continues it"
+        )

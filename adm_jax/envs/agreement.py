@@ -53,20 +53,34 @@ class Made(NamedTuple):
 def read_spec(text: str, source: str) -> dict[str, Any]:
     """A stored specification (JSON) as evaluations need it: nothing is drawn, filmed or only watched.
 
-    Raises InputError: it cannot be read.
+    Raises InputError: it cannot be read, or an entry is of another type than Gymnasium writes.
     """
     try:
-        spec = json.loads(text)
-        kwargs = {name: x for name, x in (spec.get("kwargs") or {}).items() if name != "render_mode"}
-        return {**spec, "id": spec["id"], "kwargs": kwargs, "additional_wrappers": _acting(spec)}
+        given = {name: x for name, x in json.loads(text).items() if x is not None}
+        spec: dict[str, Any] = {"kwargs": {}, "additional_wrappers": [], **given}
+        for name, kind in (("id", str), ("kwargs", dict), ("additional_wrappers", list)):
+            _require_kind(name, spec[name], kind)
+        wrappers = _acting(spec)
+        for wrapper in wrappers:
+            _require_kind(f"kwargs of {wrapper['entry_point']}", wrapper.get("kwargs") or {}, dict)
+        steps = spec.get(_STEP_LIMIT, 1)
+        if type(steps) is not int or steps < 1:
+            raise TypeError(f"{_STEP_LIMIT} is {steps!r}; must be a whole number from 1")
+        kwargs = {name: x for name, x in spec["kwargs"].items() if name != "render_mode"}
+        return {**spec, "kwargs": kwargs, "additional_wrappers": wrappers}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{source}: metadata: env_spec cannot be read ({one_line(error)})") from error
 
 
+def _require_kind(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}; must be a {kind.__name__}")
+
+
 def made_by(spec: Mapping[str, Any]) -> Made:
     """How a Gymnasium specification, as a table, makes its environment."""
-    wrappers = tuple((str(wrapper["entry_point"]), _plain(wrapper["kwargs"])) for wrapper in _acting(spec))
-    return Made(spec["id"], spec.get("max_episode_steps"), _plain(spec["kwargs"]), wrappers)
+    wrappers = tuple((str(w["entry_point"]), _plain(w.get("kwargs"))) for w in _acting(spec))
+    return Made(spec["id"], spec.get(_STEP_LIMIT), _plain(spec["kwargs"]), wrappers)
 
 
 def _acting(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -241,9 +255,10 @@ def _defaults(env_id: str) -> dict[str, Any]:
 
 def _plain(values: Any) -> Any:
     """Values as JSON gives them back, so that a list and a tuple or array are the same."""
-    if isinstance(values, Mapping):
-        return {str(name): _plain(value) for name, value in values.items()}
-    return json.loads(json.dumps(values, default=lambda x: x.tolist() if hasattr(x, "tolist") else repr(x)))
+    text = json.dumps(
+        values, skipkeys=True, default=lambda x: x.tolist() if hasattr(x, "tolist") else repr(x)
+    )
+    return json.loads(text)
 
 
 def _name(maker: Any) -> str:
@@ -254,7 +269,8 @@ def _name(maker: Any) -> str:
 def _listed(wrappers: Iterable[tuple[str, Any]]) -> str:
     """Wrappers as they are made, the innermost first."""
     arguments = [
-        (_name(maker), [f"{k}={v}" for k, v in (kwargs or {}).items()]) for maker, kwargs in wrappers
+        (_name(maker), [f"{k}={v}"[:_LONGEST] for k, v in (kwargs or {}).items()])
+        for maker, kwargs in wrappers
     ]
     return ", ".join(f"{name}({', '.join(given)})" for name, given in arguments) or "none"
 

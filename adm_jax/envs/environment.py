@@ -13,6 +13,8 @@ import mujoco
 import numpy as np
 from gymnasium.envs import registration
 
+from adm_jax.data.formats import minari_write
+from adm_jax.data.formats.minari_metadata import one_line
 from adm_jax.tasks import EnvlessTask, Task
 from adm_jax.types import EnvSpec, InputError
 
@@ -33,8 +35,8 @@ def as_spec(env: EnvSpec | str) -> EnvSpec:
 
 
 def is_registered(env_id: str | None) -> bool:
-    """Whether Gymnasium knows an environment of that id."""
-    return env_id in gymnasium.registry
+    """Whether Gymnasium knows an environment of that id; Gymnasium-Robotics is imported where need be."""
+    return minari_write.is_registered(env_id)
 
 
 def make_env(env: EnvSpec | str) -> gymnasium.Env:
@@ -53,8 +55,10 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
         has_keys = bool(spec.obs_keys)
         made = JoinedKeys(made, spec) if has_keys else gymnasium.wrappers.FlattenObservation(made)
     spaces = (made.observation_space, made.action_space)
-    if not all(isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 for space in spaces):
-        raise InputError(f"environment {spec.env_id}: observations and actions must be vectors, got {spaces}")
+    for name, space in zip(("observations", "actions"), spaces, strict=True):
+        if not (isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1):
+            text = " ".join(str(space).split())
+            raise InputError(f"environment {spec.env_id}: {name} are {text}; only Box, a vector, will do")
     if step_limit(made) is None:
         raise InputError(
             f"environment {spec.env_id}: it has no step limit, so its episodes need never end; register it "
@@ -66,7 +70,7 @@ def make_env(env: EnvSpec | str) -> gymnasium.Env:
 def make_bare(spec: EnvSpec) -> gymnasium.Env:
     """The environment as Gymnasium makes it, whatever it observes; see ``make_env``."""
     _route_mujoco_warnings()
-    register_robotics(spec.env_id)
+    require_robotics(spec.env_id)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is out of date.*", category=DeprecationWarning)
         return _make(spec)
@@ -85,22 +89,24 @@ def _make(spec: EnvSpec) -> gymnasium.Env:
             text = f"{text.rstrip('.')}; import the package that registers it first"
         kind = EnvUnavailable if isinstance(error, _MISSING) else InputError
         raise kind(f"environment {spec.env_id}: {text}") from error
+    except Exception as error:  # whatever an environment's own code does with the arguments it gets
+        raise InputError(f"environment {spec.env_id}: {type(error).__name__}: {one_line(error)}") from error
 
 
-def register_robotics(env_id: str, maker: str = "", wanted_by: str = "") -> None:
-    """Imports Gymnasium-Robotics where an environment is one of its, by id or ``maker``: that registers them.
-
-    Raises EnvUnavailable: it is not installed; ``wanted_by`` is the dataset.
+def require_robotics(env_id: str, maker: str = "", wanted_by: str = "") -> None:
+    """Raises EnvUnavailable where an environment is Gymnasium-Robotics', by id or ``maker``, and that is not
+    installed; ``wanted_by`` is the dataset.
     """
-    known = env_id.startswith(_ROBOTICS) or maker.startswith("gymnasium_robotics.")
-    if known and env_id not in gymnasium.registry:
-        try:
-            importlib.import_module("gymnasium_robotics")
-        except ImportError as error:
-            where = f"{wanted_by}: environment" if wanted_by else "environment"
-            raise EnvUnavailable(
-                f"{where} {env_id} needs gymnasium-robotics ({error}); pip install 'adm_jax[robotics]'"
-            ) from error
+    of_robotics = env_id.startswith(_ROBOTICS) or maker.startswith("gymnasium_robotics.")
+    if is_registered(env_id) or not of_robotics:
+        return
+    try:
+        importlib.import_module("gymnasium_robotics")
+    except ImportError as error:
+        where = f"{wanted_by}: environment" if wanted_by else "environment"
+        raise EnvUnavailable(
+            f"{where} {env_id} needs gymnasium-robotics ({error}); pip install 'adm_jax[robotics]'"
+        ) from error
 
 
 class FirstEntries(gymnasium.ObservationWrapper):

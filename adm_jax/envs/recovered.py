@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.data.episodes import EpisodeData, end_at
+from adm_jax.data.formats import minari_files
 from adm_jax.envs import environment
 from adm_jax.envs.agreement import differences, made_by, read_spec, require_no_state
 from adm_jax.envs.environment import EnvUnavailable
@@ -43,7 +44,6 @@ _TERMINATES_LIKE = {  # by name and dimension, which tells whether positions are
 _NEVER_TERMINATING = ("halfcheetah", "pointmaze", "antmaze", "adroithand")  # beginnings of names
 _EPISODIC = {"continuing_task": False}  # makes a maze terminate at its goal
 _HEALTH = ("healthy", "terminate")  # parts of arguments that move or switch off termination
-_FILES = (".hdf5", ".h5", ".npz")  # sources that are a file and no id of a dataset
 _MOST, _SOME = 0.5, 1e-3  # shares of states on which data and termination disagree: refused, warned of
 
 
@@ -68,7 +68,12 @@ def recover_env(metadata: Mapping[str, Any], source: str = "dataset") -> EnvSpec
     InputError: its specification is damaged; EnvUnavailable: no environment is named, or nobody registers it;
     says what to install where a known package does, or how to import one.
     """
-    limit, keys = metadata.get("obs_limit"), tuple(metadata.get("obs_layout", ()))
+    limit, layout = metadata.get("obs_limit"), metadata.get("obs_layout", {})
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise InputError(f"{source}: metadata: obs_limit is {limit!r}; must be a whole number from 1")
+    if not isinstance(layout, Mapping):
+        raise InputError(f"{source}: metadata: obs_layout is {layout!r}; must be a table of keys")
+    keys = tuple(layout)
     if metadata.get("env_spec") is None:
         if not metadata.get("env_id"):
             raise EnvUnavailable(
@@ -109,7 +114,7 @@ def _require_registered(env_id: Any, maker: str, source: str) -> None:
             f"{source}: environment {env_id} names a module, which is not imported on a dataset's word; must "
             "be an id alone, as MyRobot-v0; give --task=<name> of a registered task"
         )
-    environment.register_robotics(env_id, maker, source)
+    environment.require_robotics(env_id, maker, source)
     if not environment.is_registered(env_id):
         raise EnvUnavailable(
             f"{source}: environment {env_id} is not registered with Gymnasium {gymnasium.__version__}; "
@@ -208,7 +213,7 @@ def _named_env(metadata: Mapping[str, Any]) -> EnvSpec:
 def _fields(data: EpisodeData, spec: EnvSpec, termination: str) -> dict[str, Any]:
     """What tasks that are made from a dataset have in common."""
     path = Path(data.source)
-    name = path.stem if path.suffix in _FILES else data.source.partition(" ")[0]
+    name = path.stem if path.suffix in minari_files.FILES else data.source.partition(" ")[0]
     return {
         "name": name,
         "env_id": spec.env_id,

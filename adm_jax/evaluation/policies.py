@@ -20,8 +20,6 @@ import glob
 import os
 import pickle
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,7 +131,7 @@ def read_policy(path: Path) -> TargetPolicy:
         with path.open("rb") as file, np.load(file) as archive:
             is_plain = "w0" in archive
             arrays = dict(archive) if is_plain else {}
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a damaged file makes of its readers
         raise InputError(f"{path}: is no policy, or damaged ({_reason(error)})") from error
     return _from_plain(path, arrays) if is_plain else _own(path)
 
@@ -177,18 +175,14 @@ def of_actor(name: str, actor_params: Params, action_scale: float) -> TargetPoli
     """
     actor_params = with_raw_inputs(actor_params)
     named = actor_params["params"]
-    layers = [named[f"Dense_{i}"] for i in range(sum(name.startswith("Dense") for name in named))]
-    kernels, biases = ([layer[leaf].shape for layer in layers] for leaf in ("kernel", "bias"))
     try:
-        _check_layers(kernels, biases)
-        (obs_dim, width), num_hidden = kernels[0], len(layers) - 1
-        widths = {kernel[1] for kernel in kernels[:-1]}
-        _require(widths == {width}, f"hidden layers of the widths {sorted(widths)}; must be one")
-        _require(kernels[-1][1] % 2 == 0, f"{kernels[-1][1]} outputs are no means and deviations")
+        policy_file.check_layers(named)
         params = _float32(actor_params)
     except ValueError as error:
         raise InputError(f"{name}: is no policy ({error})") from error
-    action_dim = kernels[-1][1] // 2
+    num_hidden = sum(name.startswith("Dense") for name in named) - 1
+    (obs_dim, width), outputs = named["Dense_0"]["kernel"].shape, named[f"Dense_{num_hidden}"]["bias"]
+    action_dim = len(outputs) // 2
     details = (obs_dim, action_dim, action_scale, width, num_hidden, "LayerNorm_0" in named)
     return TargetPolicy(name, Kind("sac", details), params, obs_dim, action_dim)
 

@@ -15,8 +15,6 @@ sampled one ``b * tanh(mean + exp(clip(log_std, -5, 2)) * noise)`` with standard
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +24,8 @@ import numpy as np
 from adm_jax import files
 from adm_jax.agents.sac import make_sac, with_raw_inputs
 from adm_jax.config import SACConfig
+from adm_jax.data.formats import containers
+from adm_jax.data.formats.minari_metadata import one_line
 from adm_jax.types import Array, InputError, Key, Params
 
 # a layer's arrays here, and their names in the file
@@ -82,6 +82,39 @@ def _layer(arrays: Mapping[str, np.ndarray], kind: str, number: int) -> dict[str
     return {name: arrays[f"{stored}_{number}"] for name, stored in _STORED[kind].items()}
 
 
+def check_layers(layers: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Raises ValueError where an actor's layers do not fit each other, in the file's words."""
+    stored = {
+        f"{name}_{layer.partition('_')[2]}": layers[layer][own].shape
+        for layer in layers
+        for own, name in _STORED[layer.partition("_")[0]].items()
+    }
+    last = sum(name.startswith("kernel_") for name in stored) - 1
+    width, hidden_dim = stored["kernel_0"]
+    for i in range(last + 1):
+        out = hidden_dim if i < last else stored[f"kernel_{i}"][-1]
+        wanted = {"kernel": (width, out), "bias": (out,)}
+        if "scale_0" in stored and i < last:
+            wanted |= {"scale": (out,), "shift": (out,)}
+        for name, shape in wanted.items():
+            if stored[f"{name}_{i}"] != shape or 0 in shape:
+                raise ValueError(f"{name}_{i} has shape {stored[f'{name}_{i}']}; must be {shape}")
+        width = out
+    if width % 2:
+        raise ValueError(f"kernel_{last} has {width} outputs, which are no means and deviations")
+
+
+def _check(arrays: Mapping[str, np.ndarray], info: Any) -> None:
+    """Raises ValueError: an array holds no finite numbers, the scale is not positive, or info is no table."""
+    for name, array in arrays.items():
+        if name != "info" and not (array.dtype.kind == "f" and np.isfinite(array).all()):
+            raise ValueError(f"{name}: a parameter is not finite, or no number")
+    if not arrays["action_scale"] > 0:
+        raise ValueError("action_scale must be above 0")
+    if not isinstance(info, dict) or not isinstance(info.get("env_id", ""), str | None):
+        raise ValueError("info is no table, or its env_id no text")
+
+
 def load_policy(path: str | os.PathLike[str]) -> Policy:
     """Reads what ``save_policy`` wrote.
 
@@ -96,15 +129,15 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         layers = {f"Dense_{i}": _layer(arrays, "Dense", i) for i in range(num_layers)}
         if layer_norm:
             layers |= {f"LayerNorm_{i}": _layer(arrays, "LayerNorm", i) for i in range(num_layers - 1)}
-        widths = [arrays[f"kernel_{i}"].shape for i in range(num_layers)]
         info = json.loads(str(arrays["info"]))
         scale = float(arrays["action_scale"])
-        (obs_dim, hidden_dim), (_, out_dim) = widths[0], widths[-1]
-    except (
-        *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zlib.error),
-        zipfile.BadZipFile,
-    ) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        _check(arrays, info)
+        check_layers(layers)
+        obs_dim, hidden_dim = arrays["kernel_0"].shape
+        out_dim = len(arrays[f"bias_{num_layers - 1}"])
+    except Exception as error:  # whatever a damaged file makes of its readers
+        kind, _ = containers.kind_of(Path(path))
+        reason = one_line(error) if kind in ("", containers.NPZ) else kind
         raise InputError(f"{path}: is no policy, or damaged ({reason})") from error
     config = SACConfig(
         policy_hidden_dim=hidden_dim, policy_hidden_layers=num_layers - 1, actor_layer_norm=layer_norm

@@ -65,7 +65,8 @@ def medium_return(task: Task, config: CollectConfig) -> float | None:
         return config.medium_return
     if task.reference_min is None or task.reference_max is None:
         raise InputError(
-            f"medium_return: empty, and task {task.name} has no reference scores to take a share of; give it"
+            f"medium_return: empty, and task {task.name} has no reference scores to take a share of; give "
+            "it, as in --medium_return=1000"
         )
     return task.reference_min + MEDIUM_SHARE * (task.reference_max - task.reference_min)
 

@@ -77,6 +77,19 @@ def assert_one_line(error: str, message: str) -> None:
     [
         (["--task=cheetah"], "task: 'cheetah' is unknown; one of hopper"),
         (["--task=hopper-medium-v2"], "'hopper-medium-v2' is unknown (did you mean hopper-medium?); one of"),
+        (["--task=HalfCheetah-v4"], "'HalfCheetah-v4' is unknown (did you mean halfcheetah?); one of"),
+        (["--task=pen-human-v1"], "'pen-human-v1' is unknown (did you mean pen-human?); one of"),
+        (["--task=walker2d_medium-v0"], "unknown (did you mean walker2d-medium?); one of"),
+        (
+            ["--task=hopper", "--dataset=/some/file.hdf5"],
+            "/some/file.hdf5 is a file, not an id; import it: adm-jax import --source=d4rl "
+            "--path=/some/file.hdf5 --dataset=mine/data-v0, and give --dataset=mine/data-v0",
+        ),
+        (
+            ["--task=auto", "--dataset=my data/Hopper-v3-low.npz"],
+            "adm-jax import --source=neorl --path='my data/Hopper-v3-low.npz' --dataset=mine/data-v0",
+        ),
+        (["--task=auto", "--dataset=./cheetah.H5"], "--source=d4rl --path=./cheetah.H5"),
         (["--task=hopper"], "dataset: task hopper has none of its own"),
         (["--task=walker2d", "--dataset=tests/bad-input-v0"], "task walker2d"),
         (["--task=hopper", "--dataset=replay"], "dataset: 'replay' is no Minari id"),

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from adm_jax.runs import config_file
+
 # environments as a user brings them, in a module of the current folder
 SOURCE = """
 import gymnasium
@@ -47,8 +49,14 @@ TINY = [
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task=mine:discrete"], "environment Discrete-v0: observations and actions must be vectors, got "),
-        (["--task=mine:image"], "environment Image-v0: observations and actions must be vectors, got "),
+        (
+            ["--task=mine:discrete"],
+            "environment Discrete-v0: actions are Discrete(3); only Box, a vector, will do",
+        ),
+        (
+            ["--task=mine:image"],
+            "environment Image-v0: observations are Box(0, 255, (8, 8, 3), uint8); only ",
+        ),
         (["--task=mine:unbounded"], "environment Unbounded-v0: its actions are unbounded; a policy needs "),
         (
             ["--task=hopper", "--model_every=30", "--steps_per_iteration=20"],
@@ -65,6 +73,46 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, refused):
     done = refused("admpo_on", *arguments, *([] if resumed else ["--workdir=runs"]))
     assert message in done.stderr
     assert [path.name for path in Path().rglob("*") if path.is_file()] == ["mine.py"]
+
+
+OTHERS = {  # what config.json says of a run, and what continues it; by the command that is given its folder
+    "an offline run": ("admpo_on", "admpo_off", {}, "is a run of admpo_off, no online one; adm-jax offline "),
+    "an ensemble's": ("admpo_on", "mopo", {}, "is a run of mopo, no online one; adm-jax offline --resume="),
+    "full horizons'": ("admpo_on", "adm2po_fh", {}, "is a run of adm2po_fh, no online one; adm-jax offline "),
+    "an online run": (
+        "admpo_off",
+        "sac",
+        {"num_steps": 9},
+        "is a run of sac, no offline one; adm-jax online ",
+    ),
+    "MBPO's": (
+        "adm2po",
+        "mbpo",
+        {"num_steps": 9},
+        "is a run of mbpo, no offline one; adm-jax online --resume=",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_runs_of_another_command_are_named(kind, refused, tmp_path):
+    script, algorithm, settings, message = OTHERS[kind]
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    config = {"algorithm": algorithm, "task": "hopper", "members": [{"seed": 0}], "config": settings}
+    config_file.write(folder, config)
+    error = refused(script, f"--resume={folder}").stderr
+    assert error.startswith(f"error: resume: {folder} {message}")
+    assert error.endswith(f" --resume='{folder}' continues it\n")
+
+
+@pytest.mark.parametrize("algorithm", ["ope", "compounding_error"])
+def test_measurements_are_no_runs_to_resume(algorithm, refused):
+    config = {"algorithm": algorithm, "task": "hopper", "members": [], "config": {}, "fits": {}}
+    config_file.write(Path(), config)
+    error = refused("admpo_off", "--resume=.").stderr
+    command = algorithm.replace("_", "-")
+    assert f"holds a measurement, {algorithm}, which goes on with the same flags: adm-jax {command}" in error
 
 
 def test_a_number_that_is_not_finite_is_told_with_its_step_and_seed(refused):

@@ -266,23 +266,6 @@ def test_what_wrappers_without_such_a_state_do_is_evaluated(wrap, caplog):
     assert warned(caplog) == ""
 
 
-def test_a_wrapper_that_films_is_left_out(tmp_path, caplog):
-    """Evaluation would write videos into a folder that the dataset names."""
-    folder = tmp_path / "videos"
-    film = {"video_folder": str(folder), "episode_trigger": None, "name_prefix": "x"}
-    recorded.record(ID, recorded.SWING_ID, order="")
-    path = minari_files.dataset_dir(ID) / "data" / "metadata.json"
-    metadata = json.loads(path.read_text())
-    spec = json.loads(metadata["env_spec"])
-    maker = "gymnasium.wrappers.rendering:RecordVideo"
-    spec["additional_wrappers"] = [{"name": "RecordVideo", "entry_point": maker, "kwargs": film}]
-    spec["kwargs"]["render_mode"] = "human"
-    path.write_text(json.dumps({**metadata, "env_spec": json.dumps(spec)}))
-    assert_evaluated_as_recorded(*load())
-    assert not folder.exists()
-    assert warned(caplog) == ""
-
-
 def test_a_function_that_no_dataset_can_name_shows_in_the_first_observation():
     """Minari stores no environment at all then, so that a task names it."""
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -170,3 +172,33 @@ def test_the_simulator_is_still_the_one_scores_compare_with():
 
     assert tuple(map(int, mujoco.__version__.split(".")[:2])) < (3, 5)
     assert np.isfinite(environment.make_env("Hopper-v4").reset(seed=0)[0]).all()
+
+
+LOOK_UPS = {  # of an id
+    "AdroitHandHammer-v1": "minari_write.env_spec(env_id, {}, 'test') is not None",
+    "FetchReach-v4": "environment.is_registered(env_id)",
+    "FetchPush-v4": "environment.make_env(env_id) is not None",
+    "PointMaze_UMaze-v3": "datasets._action_bounds(data)[0][0] == -1",
+}
+
+
+@pytest.mark.parametrize("env_id", LOOK_UPS)
+def test_robotics_is_imported_wherever_an_id_is_looked_up(env_id):
+    """In a process that has not imported it yet."""
+    code = f"""
+import logging, sys, types
+from adm_jax.api import datasets
+from adm_jax.data.formats import minari_write
+from adm_jax.envs import environment
+assert "gymnasium_robotics" not in sys.modules
+env_id = {env_id!r}
+data = types.SimpleNamespace(metadata={{"env_id": env_id}})
+assert {LOOK_UPS[env_id]}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_id_of_nobody_is_looked_up_in_silence():
+    code = "from adm_jax.envs import environment; assert not environment.is_registered('mylab/Swing-v0')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

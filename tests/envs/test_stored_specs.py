@@ -1,5 +1,6 @@
 """What is stored of the environment that data come from, and what is recovered of it."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.data.formats import minari_files, minari_io, minari_write
 from adm_jax.envs import environment, recovered
+from adm_jax.envs.agreement import check_agreement
 from adm_jax.types import EnvSpec, InputError
+from tests.data.sample_data import make_data
 
 CLASS_ID, LAMBDA_ID = "TestOfAClass-v0", "TestOfALambda-v0"
 
@@ -118,3 +121,85 @@ def test_what_gymnasium_make_takes_itself_is_the_specifications_own(given, kwarg
 def test_no_step_limit_at_all_is_kept():
     spec = json.loads(minari_write.env_spec(CLASS_ID, {"max_episode_steps": -1}, "x") or "")
     assert (spec["max_episode_steps"], spec["kwargs"]) == (None, {})
+
+
+BAD_SPECS = {  # what stands in a stored specification, and the line
+    "id a number": ({"id": 5}, "id is 5; must be a str"),
+    "kwargs a list": ({"kwargs": [1]}, "kwargs is [1]; must be a dict"),
+    "kwargs a text": ({"kwargs": "fast"}, "kwargs is 'fast'; must be a dict"),
+    "no steps": ({"max_episode_steps": 0}, "max_episode_steps is 0; must be a whole number from 1"),
+    "fewer": ({"max_episode_steps": -3}, "max_episode_steps is -3; must be a whole number from 1"),
+    "a fraction": ({"max_episode_steps": 2.5}, "max_episode_steps is 2.5; must be a whole number from 1"),
+    "a truth": ({"max_episode_steps": True}, "max_episode_steps is True; must be a whole number from 1"),
+    "wrappers a table": ({"additional_wrappers": {}}, "additional_wrappers is {}; must be a list"),
+    "a wrapper a number": ({"additional_wrappers": [7]}, "'int' object is not subscriptable"),
+    "a wrapper's kwargs a list": (
+        {"additional_wrappers": [{"name": "Any", "entry_point": "gymnasium.wrappers:Any", "kwargs": [1]}]},
+        "kwargs of gymnasium.wrappers:Any is [1]; must be a dict",
+    ),
+}
+
+
+def hopper_data(spec: str | None = None, /, **parts) -> EpisodeData:
+    """Hopper's dimensions and specification, parts of it changed, with noise for states."""
+    spec = spec or json.dumps({**json.loads(gymnasium.spec("Hopper-v4").to_json()), **parts})
+    metadata = {"env_id": "Hopper-v4", "env_spec": spec}
+    return dataclasses.replace(make_data((4, 3, 5), 11, 3), metadata=metadata)
+
+
+def refused(data: EpisodeData) -> str:
+    with pytest.raises(InputError) as caught:
+        recovered.task_from_dataset(data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(f"{data.source}: ")
+
+
+@pytest.mark.parametrize("kind", BAD_SPECS)
+def test_damaged_specifications_are_one_line(kind):
+    parts, text = BAD_SPECS[kind]
+    assert refused(hopper_data(**parts)) == f"metadata: env_spec cannot be read ({text})"
+
+
+def test_a_specification_nested_too_deep_is_one_line():
+    told = "metadata: env_spec cannot be read (maximum recursion depth exceeded"
+    assert refused(hopper_data("[" * 100_000)).startswith(told)
+
+
+@pytest.mark.parametrize("limit", ["all", 0, -1, 2.0, [3], True])
+def test_an_obs_limit_that_is_no_count_is_one_line(limit):
+    data = hopper_data()
+    data = dataclasses.replace(data, metadata={**data.metadata, "obs_limit": limit})
+    assert refused(data) == f"metadata: obs_limit is {limit!r}; must be a whole number from 1"
+
+
+def wrapped(module: str, name: str, **kwargs) -> dict:
+    return {"name": name, "entry_point": f"gymnasium.wrappers.{module}:{name}", "kwargs": kwargs}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"additional_wrappers": None},
+        {"additional_wrappers": [wrapped("rendering", "RecordVideo", video_folder="videos")]},
+        {"additional_wrappers": [{**wrapped("common", "RecordEpisodeStatistics"), "kwargs": None}]},
+        {"additional_wrappers": [wrapped("rendering", "HumanRendering")], "kwargs": {"render_mode": "human"}},
+    ],
+)
+def test_what_only_watches_is_left_out(parts, tmp_path, monkeypatch, caplog):
+    """Evaluation would write videos into a folder that the dataset names, and open windows."""
+    monkeypatch.chdir(tmp_path)
+    data = hopper_data(**parts)
+    task = recovered.task_from_dataset(data)
+    env = environment.make_env(task.env)
+    obs, _ = env.reset(seed=3)
+    np.testing.assert_array_equal(obs, environment.make_env("Hopper-v4").reset(seed=3)[0])
+    assert env.render_mode is None
+    assert not (tmp_path / "videos").exists()
+    check_agreement(data, task.env, "task x")
+    assert caplog.text == ""
+
+
+def test_a_specification_without_wrappers_named():
+    stored = json.loads(hopper_data().metadata["env_spec"])
+    del stored["additional_wrappers"]
+    assert recovered.task_from_dataset(hopper_data(json.dumps(stored))).env_id == "Hopper-v4"

@@ -244,16 +244,15 @@ def test_own_policies_must_have_the_environments_actions(tmp_path):
         policies.read_policies(str(tmp_path), D, A, 1.0)
     broken = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params)
     policy_file.save_policy(tmp_path / "own.npz", broken, 0.4, {})
-    with pytest.raises(InputError, match=r"own\.npz: is no policy \(a parameter is not finite\)"):
-        policies.read_policies(str(tmp_path), D, A, 0.4)
-    arrays = dict(np.load(tmp_path / "own.npz"))
-    for name, shape, message in (
-        ("kernel_1", (W, 2 * W), "layer 1 has a weight of"),
-        ("kernel_1", (2 * W, W), "layer 1 has a weight of"),
-        ("bias_2", (3,), "layer 2 has a weight of"),
+    with pytest.raises(
+        InputError, match=r"own\.npz: is no policy, or damaged \(kernel_0: a parameter is not finite"
     ):
+        policies.read_policies(str(tmp_path), D, A, 0.4)
+    policy_file.save_policy(tmp_path / "own.npz", params, 0.4, {})
+    arrays = dict(np.load(tmp_path / "own.npz"))
+    for name, shape in (("kernel_1", (W, 2 * W)), ("kernel_1", (2 * W, W)), ("bias_2", (3,))):
         np.savez(tmp_path / "own.npz", **{**arrays, name: np.zeros(shape, np.float32)})
-        with pytest.raises(InputError, match=rf"own\.npz: is no policy \({message}"):
+        with pytest.raises(InputError, match=rf"own\.npz: is no policy, or damaged \({name} has shape"):
             policies.read_policies(str(tmp_path), D, A, 0.4)
 
 

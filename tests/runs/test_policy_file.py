@@ -1,5 +1,6 @@
 """Policies on disk: readable by NumPy alone, as the module says, and by the library."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -93,3 +94,50 @@ def test_what_is_no_policy_is_one_line(saved, damage):
     with pytest.raises(InputError, match=r"^policies/own.npz: is no policy, or damaged \(") as error:
         load_policy(PATH)
     assert "\n" not in str(error.value)
+
+
+def changed(**arrays) -> None:
+    """The saved policy with other arrays; None removes one."""
+    with np.load(PATH) as file:
+        kept = {name: array for name, array in {**file, **arrays}.items() if array is not None}
+    np.savez(PATH, **kept)
+
+
+def encrypted() -> None:
+    """The bit that says so, in the archive's list of entries and before each of them."""
+    content = bytearray(PATH.read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = content.find(mark)
+        while start >= 0:
+            content[start + offset] |= 1
+            start = content.find(mark, start + 1)
+    PATH.write_bytes(content)
+
+
+WRONG = {
+    "encrypted": (encrypted, "is encrypted, password required"),
+    "gzip": (lambda: PATH.write_bytes(gzip.compress(PATH.read_bytes())), "a gzip file"),
+    "csv": (lambda: PATH.write_text("w0,b0\n0.1,0.2\n"), "a CSV file"),
+    "info a list": (lambda: changed(info=np.array("[1]")), "info is no table"),
+    "info a number": (lambda: changed(info=np.array("5")), "info is no table"),
+    "info nested": (lambda: changed(info=np.array("[" * 100_000)), "maximum recursion depth exceeded"),
+    "another env_id": (lambda: changed(info=np.array('{"env_id": [1]}')), "or its env_id no text"),
+    "a missing bias": (lambda: changed(bias_1=None), "bias_1"),
+    "a bias too short": (lambda: changed(bias_0=np.zeros(1, np.float32)), "bias_0 has shape (1,); must be"),
+    "a kernel of rank 1": (lambda: changed(kernel_1=np.zeros(3, np.float32)), "kernel_1 has shape (3,)"),
+    "infinite": (lambda: changed(bias_0=np.full(1, np.inf, np.float32)), "bias_0: a parameter is not finite"),
+    "text": (lambda: changed(kernel_1=np.array("x")), "kernel_1: a parameter is not finite, or no number"),
+    "no scale": (lambda: changed(action_scale=np.float32(0)), "action_scale must be above 0"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_policies_that_are_none_are_one_line(saved, kind):
+    damage, reason = WRONG[kind]
+    damage()
+    with pytest.raises(InputError) as error:
+        load_policy(PATH)
+    assert str(error.value).startswith("policies/own.npz: is no policy, or damaged (")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500

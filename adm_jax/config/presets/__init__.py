@@ -5,6 +5,7 @@ The settings themselves are data: ``offline`` (ADMPO-OFF, MOPO), ``full_horizon`
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -86,7 +87,8 @@ def named(reference: str, known: Mapping[str, Any]) -> Any:
             "here a task has a name, or module:task of a module that calls adm_jax.tasks.register_task"
         )
     if own not in known:
-        close = difflib.get_close_matches(own, known, n=1, cutoff=0.8)
+        meant = re.sub(r"-v\d+$", "", own.lower())  # of an environment's id, or with D4RL's version behind
+        close = difflib.get_close_matches(meant, known, n=1, cutoff=0.8)
         guess = f" (did you mean {close[0]}?)" if close else ""
         raise InputError(
             f"task: {own!r} is unknown{guess}; one of {', '.join(known)}; or register one of your own with "

@@ -18,7 +18,7 @@ from adm_jax.types import InputError
 
 _HEAD = 1024  # bytes that tell what a file is
 _UNPACK = "unpack it first"
-HDF5 = "an HDF5 file"
+HDF5, NPZ = "an HDF5 file", "an npz archive"
 _MAGIC = (  # first bytes, what they say, and what helps
     (b"\x89HDF\r\n\x1a\n", HDF5, "adm-jax import --source=d4rl reads it"),
     (b"\x1f\x8b", "a gzip file", _UNPACK),
@@ -75,7 +75,7 @@ def _kind_of_zip(path: Path) -> tuple[str, str]:
     except Exception:  # whatever a damaged archive makes of its reader
         return "", ""
     if names and all(name.endswith(".npy") for name in names):
-        return "an npz archive", "adm-jax import --source=neorl reads it"
+        return NPZ, "adm-jax import --source=neorl reads it"
     if any(name.endswith("data.pkl") for name in names):
         return "a PyTorch file", ""
     return "a zip archive", _UNPACK

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,12 @@ from adm_jax.data.formats.minari_metadata import (
     one_line,
     read_metadata,
     recorded_resets,
+    shown,
 )
 from adm_jax.types import InputError
 
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
+FILES = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "neorl"}  # layouts that are imported, by suffix
 # Minari's pattern with the version required: Minari takes an id without one, then fails and leaves a folder.
 _ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v(?:0|[1-9]\d*)", re.ASCII)
 _ReadArray = Callable[[int, str, str], Any]  # episode, name, where -> array, or dictionary of arrays
@@ -56,6 +59,12 @@ def datasets_root() -> Path:
 
 def check_id(dataset_id: str) -> str:
     """The id itself; raises InputError, before anything is touched, where Minari could not store it."""
+    if Path(dataset_id).suffix.lower() in FILES:
+        raise InputError(
+            f"dataset: {dataset_id} is a file, not an id; import it: adm-jax import "
+            f"--source={FILES[Path(dataset_id).suffix.lower()]} --path={shlex.quote(dataset_id)} "
+            f"--dataset=mine/data-v0, and give --dataset=mine/data-v0"
+        )
     namespaces = dataset_id.split("/")[:-1]
     if not _ID.fullmatch(dataset_id) or any(len(name) < 2 for name in namespaces[:1]):
         raise InputError(
@@ -176,7 +185,7 @@ def _read_episodes(
     if metadata.get("total_episodes") != count:
         raise InputError(
             f"{source}: holds {count} episodes, its metadata say "
-            f"total_episodes={metadata.get('total_episodes')}; both must agree"
+            f"total_episodes={shown(metadata.get('total_episodes'))}; both must agree"
         )
     episodes, layouts = [], []
     for i in range(count):
@@ -198,8 +207,8 @@ def _read_episodes(
     steps = sum(len(episode["rewards"]) for episode in episodes)
     if metadata.get("total_steps") != steps:
         raise InputError(
-            f"{source}: holds {steps} steps, its metadata say total_steps={metadata.get('total_steps')}; "
-            f"both must agree"
+            f"{source}: holds {steps} steps, its metadata say "
+            f"total_steps={shown(metadata.get('total_steps'))}; both must agree"
         )
     return episodes, layouts[0]
 
@@ -293,9 +302,9 @@ def _check_episode(episode: dict[str, np.ndarray], first: dict[str, np.ndarray],
         else:
             wanted = (num_steps,)
         if array.shape != wanted:
-            shown = f"({wanted[0]}, dimension)" if array.ndim == 1 < len(wanted) else wanted
+            must_be = f"({wanted[0]}, dimension)" if array.ndim == 1 < len(wanted) else wanted
             raise InputError(
-                f"{where}: {name} has shape {array.shape}; for {num_steps} rewards must be {shown}"
+                f"{where}: {name} has shape {array.shape}; for {num_steps} rewards must be {must_be}"
             )
         if array.dtype == bool and array[:-1].any():
             raise InputError(

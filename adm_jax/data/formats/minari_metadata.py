@@ -17,7 +17,7 @@ import numpy as np
 from adm_jax.data.episodes import Reset
 from adm_jax.types import InputError
 
-_LONGEST_SHOWN = 80
+_LONGEST_SHOWN, _LONGEST_ERROR = 80, 300
 _FORMATS = ("hdf5", "arrow", "parquet")
 _UNREADABLE = (KeyError, TypeError, ValueError, RecursionError)  # what JSON of another form ends in
 METADATA_KEY, SEALED = "adm_jax", "sealed"  # our own facts; whether they are sealed, in them
@@ -30,8 +30,14 @@ _NUM_RESETS = 5  # episodes that are asked for their seed
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's text without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An exception's text without line breaks, and no longer than a line: a file may put anything in it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]} ..."
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value's text."""
+    return str(value)[:_LONGEST_SHOWN]
 
 
 def read_metadata(path: Path, dataset_id: str) -> dict[str, Any]:
@@ -64,7 +70,8 @@ def read_metadata(path: Path, dataset_id: str) -> dict[str, Any]:
         raise InputError(f"{where}: holds no table of metadata")
     if metadata.get("data_format", "hdf5") not in _FORMATS:
         raise InputError(
-            f"{where}: data_format is {metadata['data_format']}; only {', '.join(_FORMATS)} can be read"
+            f"{where}: data_format is {shown(metadata['data_format'])}; only {', '.join(_FORMATS)} can be "
+            "read"
         )
     return metadata
 
@@ -206,7 +213,7 @@ def _boxes(metadata: Mapping[str, Any], source: str) -> list[tuple[str, Mapping[
 
     def boxes(space: Any, where: str) -> list[tuple[str, Mapping[str, Any]]]:
         if not isinstance(space, Mapping):
-            raise InputError(f"{source}: metadata: observation_space{where} is no space ({_shown(space)})")
+            raise InputError(f"{source}: metadata: observation_space{where} is no space ({shown(space)})")
         kind, parts = space.get("type"), space.get("subspaces")
         if kind == "Tuple" and isinstance(parts, list):
             parts = {f"_index_{i}": part for i, part in enumerate(parts)}
@@ -237,12 +244,7 @@ def _boxes(metadata: Mapping[str, Any], source: str) -> list[tuple[str, Mapping[
 def _described(space: Mapping[str, Any]) -> str:
     """A space in Gymnasium's words, as Discrete(2)."""
     size = next((space[name] for name in ("n", "nvec", "shape") if name in space), None)
-    return f"{_shown(space.get('type'))}{'' if size is None else f'({_shown(size)})'}"
-
-
-def _shown(value: Any) -> str:
-    """The beginning of a value's text."""
-    return str(value)[:_LONGEST_SHOWN]
+    return f"{shown(space.get('type'))}{'' if size is None else f'({shown(size)})'}"
 
 
 def _space(metadata: Mapping[str, Any], name: str, source: str) -> dict[str, Any] | None:

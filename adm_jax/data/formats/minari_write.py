@@ -4,9 +4,12 @@ Minari's own classes write the files, in a hidden folder among the datasets (Min
 one rename then makes the dataset appear. Whoever is killed leaves a hidden folder; the next write removes it.
 """
 
+import contextlib
 import dataclasses
 import errno
+import importlib
 import importlib.metadata
+import io
 import json
 import logging
 import os
@@ -92,6 +95,21 @@ def require_writable(dataset_id: str, root: Path | None = None) -> None:
         raise _cannot_write(dataset_id, root, error) from error
 
 
+def is_registered(env_id: str | None) -> bool:
+    """Whether Gymnasium knows an environment of that id; Gymnasium-Robotics is imported where need be."""
+    from gymnasium import registry
+
+    if not isinstance(env_id, str):
+        return False
+    if env_id not in registry:
+        said = io.StringIO()  # a note on others of its environments
+        with contextlib.suppress(Exception), contextlib.redirect_stderr(said):
+            importlib.import_module("gymnasium_robotics")
+        if env_id in registry:
+            sys.stderr.write(said.getvalue())
+    return env_id in registry
+
+
 def env_spec(env_id: str, env_kwargs: Mapping[str, Any] | None, wanted_by: str) -> str | None:
     """A registered environment's specification as JSON, as ``save`` stores it.
 
@@ -102,6 +120,7 @@ def env_spec(env_id: str, env_kwargs: Mapping[str, Any] | None, wanted_by: str) 
     """
     from gymnasium import error, spec
 
+    is_registered(env_id)  # imports what would register it
     try:
         registered = spec(env_id)
     except error.Error:

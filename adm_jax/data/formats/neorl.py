@@ -171,6 +171,9 @@ def _read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
             )
         with np.load(path, allow_pickle=False) as archive:
             raw: dict[str, np.ndarray] = {name: archive[name] for name in (*_REQUIRED, *cuts)}
+        strange = [name for name, array in raw.items() if not isinstance(array, np.ndarray)]
+        if strange:  # np.load gives what is no npy file as bytes
+            raise ValueError(f"{strange[0]} is no array")
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes of NumPy; of memory, a size may ask for any
