@@ -90,6 +90,11 @@ def assert_one_line(error: str, message: str) -> None:
             "adm-jax import --source=neorl --path='my data/Hopper-v3-low.npz' --dataset=mine/data-v0",
         ),
         (["--task=auto", "--dataset=./cheetah.H5"], "--source=d4rl --path=./cheetah.H5"),
+        (["--task=hopper", "--dataset=runs/2024.NPZ"], "--source=neorl --path=runs/2024.NPZ"),
+        (
+            ["--task=hopper", "--dataset=/data/hopper/replay-v0/data/main_data.hdf5"],
+            "is a Minari dataset's own file; give the dataset's id, its folders below ",
+        ),
         (["--task=hopper"], "dataset: task hopper has none of its own"),
         (["--task=walker2d", "--dataset=tests/bad-input-v0"], "task walker2d"),
         (["--task=hopper", "--dataset=replay"], "dataset: 'replay' is no Minari id"),

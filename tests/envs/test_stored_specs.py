@@ -199,6 +199,26 @@ def test_what_only_watches_is_left_out(parts, tmp_path, monkeypatch, caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "what"),
+    [
+        ("transform_observation", "TransformObservation", "function is"),
+        ("transform_action", "TransformAction", "function is"),
+        ("vector.stateful_observation", "NormalizeObservation", "running mean and variance are"),
+    ],
+)
+def test_wrappers_whose_state_nobody_has_are_refused_between_others(module, name, what):
+    others = [wrapped("common", "RecordEpisodeStatistics"), wrapped("stateful_action", "StickyAction")]
+    data = hopper_data(additional_wrappers=[others[0], wrapped(module, name), others[1]])
+    message = (
+        f"environment Hopper-v4 is wrapped in {name}, whose {what} not in the data, so that nothing can be "
+        "evaluated as it was recorded; record without it"
+    )
+    assert refused(data) == message
+    with pytest.raises(InputError, match=message):
+        check_agreement(data, EnvSpec("Hopper-v4"), "task hopper")
+
+
 def test_a_specification_without_wrappers_named():
     stored = json.loads(hopper_data().metadata["env_spec"])
     del stored["additional_wrappers"]

@@ -149,8 +149,11 @@ def test_medium_is_a_third_of_the_way_unless_it_is_given():
     assert medium_return(hopper, wanted) == pytest.approx(-20.272305 + (3234.3 + 20.272305) / 3)
     assert medium_return(hopper, dataclasses.replace(wanted, medium_return=5.0)) == 5.0
     assert medium_return(hopper, CollectConfig(("random", "expert"))) is None
-    with pytest.raises(InputError, match=r"humanoid has no reference scores .*, as in --medium_return=1000$"):
-        medium_return(get_task("humanoid"), wanted)
+    without = dataclasses.replace(hopper, name="mine", reference_max=None)
+    for task in (get_task("humanoid"), get_task("inverted_pendulum"), without):
+        told = rf"task {task.name} has no reference scores .*, as in --medium_return=1000$"
+        with pytest.raises(InputError, match=told):
+            medium_return(task, wanted)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,11 @@ def datasets_root() -> Path:
 
 def check_id(dataset_id: str) -> str:
     """The id itself; raises InputError, before anything is touched, where Minari could not store it."""
+    if Path(dataset_id).name == "main_data.hdf5":
+        raise InputError(
+            f"dataset: {dataset_id} is a Minari dataset's own file; give the dataset's id, its folders below "
+            f"{datasets_root()}, as hopper/replay-v0; {ROOT_VARIABLE} names another place"
+        )
     if Path(dataset_id).suffix.lower() in FILES:
         raise InputError(
             f"dataset: {dataset_id} is a file, not an id; import it: adm-jax import "
