@@ -25,7 +25,7 @@ from adm_jax.rollout import (
     rollout,
     rollout_into,
 )
-from adm_jax.types import Prediction, Segment
+from adm_jax.types import ActionBounds, Prediction, Segment
 from tests.known_dynamics import (
     DATA,
     LENGTH,
@@ -332,7 +332,7 @@ def real_program():
     )
     dataset = make_dataset(DATA, M)
     config = SACConfig(policy_hidden_dim=8)
-    agent = make_sac(3, 1, 1.0, config)
+    agent = make_sac(3, ActionBounds.symmetric(1.0, 1), config)
     params = jax.jit(dynamics.init)(jax.random.key(0), dataset.normalizer)
     actor_params = jax.jit(agent.init)(jax.random.key(1), make_hyper(config)).actor_params
 

@@ -9,26 +9,26 @@ from adm_jax.config import SACConfig
 from adm_jax.data.dataset import Dataset, sample_rows, transitions_at
 from adm_jax.nn import squashed_gaussian
 from adm_jax.nn.layers import apply
-from adm_jax.types import Array, Key, Params, Transition
+from adm_jax.types import ActionBounds, Array, Key, Params, Transition
 
 
 def bc_loss(
     actor_params: Params,
     batch: Transition,
-    action_scale: float,
+    bounds: ActionBounds,
     config: SACConfig,
     row_weight: Array | None = None,
 ) -> Array:
-    """Mean squared error of the actor's mode against the data's actions, averaged over B and A.
+    """Mean squared error of the actor's mode against the data's actions, normalised, averaged over B and A.
 
     Rows may be weighted, ``row_weight`` [B].
     """
     obs_dim, action_dim = batch.obs.shape[-1], batch.action.shape[-1]
     head = apply(sac.make_actor(obs_dim, action_dim, config), actor_params, batch.obs)
-    mode = squashed_gaussian.mode(head, action_scale)
+    mode = squashed_gaussian.mode(head, bounds.scale)
     if mode.shape != batch.action.shape:
         raise ValueError(f"shapes differ: policy {mode.shape}, data {batch.action.shape}")
-    error = jnp.square(mode - batch.action)
+    error = jnp.square(mode - bounds.normalize(batch.action))
     return jnp.mean(error if row_weight is None else row_weight[:, None] * error)
 
 
@@ -38,7 +38,7 @@ def clone(
     *,
     num_steps: int,
     learning_rate: float,
-    action_scale: float,
+    bounds: ActionBounds,
     config: SACConfig,
     row_weight: Array | None = None,
     decay: bool = False,
@@ -51,7 +51,7 @@ def clone(
       key: consumed.
       num_steps: optimiser steps of ``config.batch_size`` transitions.
       learning_rate: Adam's.
-      action_scale: bound of the actions.
+      bounds: of the actions.
       config: network sizes and batch size.
       row_weight: weights [N] of the transitions in the loss; all alike when None.
       decay: the rate goes to zero as a cosine, which takes the noise of the last steps out of the actor.
@@ -72,7 +72,7 @@ def clone(
         rows = sample_rows(dataset, step_key, config.batch_size)
         weight = None if row_weight is None else row_weight[rows]
         batch = transitions_at(dataset, rows)
-        loss, grads = jax.value_and_grad(bc_loss)(params, batch, action_scale, config, weight)
+        loss, grads = jax.value_and_grad(bc_loss)(params, batch, bounds, config, weight)
         updates, opt_state = adam.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), loss
 

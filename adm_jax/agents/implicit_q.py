@@ -15,7 +15,7 @@ from adm_jax.config import PretrainConfig, SACConfig
 from adm_jax.data.dataset import Dataset, sample_transitions
 from adm_jax.nn.layers import apply
 from adm_jax.returns import lambda_returns
-from adm_jax.types import Array, Key, Params, Transition
+from adm_jax.types import ActionBounds, Array, Key, Params, Transition
 
 _ADAM = optax.scale_by_adam()
 _MAX_ROW_WEIGHT = 20.0
@@ -50,7 +50,7 @@ def critic_loss(critic_params: Params, value_params: Params, batch: Transition, 
 
 
 def q_values(critic_params: Params, obs: Array, action: Array, config: SACConfig) -> Array:
-    """All critics' values [num_critics, B]."""
+    """All critics' values [num_critics, B] of normalised actions."""
     critic, q_input = sac.make_critic(obs.shape[-1], config), jnp.concatenate([obs, action], axis=-1)
     return jax.vmap(lambda one: apply(critic, one, q_input))(critic_params)[..., 0]
 
@@ -61,7 +61,7 @@ def values(value_params: Params, obs: Array, config: SACConfig) -> Array:
 
 
 def pretrain(
-    dataset: Dataset, key: Key, pretrain: PretrainConfig, config: SACConfig
+    dataset: Dataset, key: Key, pretrain: PretrainConfig, bounds: ActionBounds, config: SACConfig
 ) -> tuple[InSample, dict[str, Array]]:
     """Learns critics and state values from the whole dataset; their rate decays to zero as a cosine.
 
@@ -69,6 +69,7 @@ def pretrain(
       dataset: the transitions.
       key: consumed.
       pretrain: how long, and which expectile.
+      bounds: of the actions.
       config: networks, batch size, gamma, rates.
 
     Returns:
@@ -94,6 +95,7 @@ def pretrain(
     def step(state: InSample, xs: tuple[Key, Array]) -> tuple[InSample, tuple[Array, Array]]:
         step_key, index = xs
         batch = sample_transitions(dataset, step_key, config.batch_size)
+        batch = batch._replace(action=bounds.normalize(batch.action))
         rate = pretrain.pretrain_lr * 0.5 * (1.0 + jnp.cos(jnp.pi * index / pretrain.pretrain_steps))
         loss, grads = jax.value_and_grad(value_loss)(
             state.value_params, state, batch, config, pretrain.expectile

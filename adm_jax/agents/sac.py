@@ -13,7 +13,7 @@ from adm_jax.config import SWEPT, Hyper, SACConfig
 from adm_jax.config.settings import only_value
 from adm_jax.nn import squashed_gaussian
 from adm_jax.nn.layers import MLP, apply
-from adm_jax.types import Array, Key, Normalizer, Params, Transition
+from adm_jax.types import ActionBounds, Array, Key, Normalizer, Params, Transition
 
 Metrics = dict[str, Array]
 _ADAM = optax.scale_by_adam()
@@ -102,30 +102,33 @@ class _Spec(NamedTuple):
     """What is static about an agent."""
 
     obs_dim: int
-    action_dim: int
-    action_scale: float
+    bounds: ActionBounds
     config: SACConfig
     actor: MLP
     critic: MLP
 
 
-def make_sac(obs_dim: int, action_dim: int, action_scale: float, config: SACConfig) -> SAC:
-    """SAC over observations [B, D] and actions [B, A] within +-action_scale.
+def make_sac(obs_dim: int, bounds: ActionBounds, config: SACConfig) -> SAC:
+    """SAC over observations [B, D] and actions [B, A] within bounds; entropies are of normalised actions.
 
     One update moves the critics and their targets, then (on the critics as updated) the actor, then alpha
     where it is adapted; the last two only ``with_actor``, which may be traced (their metrics are NaN else). A
     learning rate multiplies Adam's direction, so that it may be traced.
     """
-    actor, critic = make_actor(obs_dim, action_dim, config), make_critic(obs_dim, config)
-    spec = _Spec(obs_dim, action_dim, action_scale, config, actor, critic)
+    actor, critic = make_actor(obs_dim, bounds.action_dim, config), make_critic(obs_dim, config)
+    spec = _Spec(obs_dim, bounds, config, actor, critic)
     return SAC(
         init=partial(_init, spec),
         update=partial(_update, spec),
-        sample_action=lambda actor_params, obs, key: _sample(spec, actor_params, obs, key)[0],
-        mode_action=lambda actor_params, obs: squashed_gaussian.mode(
-            apply(spec.actor, actor_params, obs), action_scale
+        sample_action=lambda actor_params, obs, key: bounds.denormalize(
+            _sample(spec, actor_params, obs, key)[0]
         ),
-        q_values=partial(_q_values, spec),
+        mode_action=lambda actor_params, obs: bounds.denormalize(
+            squashed_gaussian.mode(apply(spec.actor, actor_params, obs), bounds.scale)
+        ),
+        q_values=lambda critic_params, obs, action: _q_values(
+            spec, critic_params, obs, bounds.normalize(action)
+        ),
         critic_loss=partial(_critic_loss, spec),
         actor_loss=partial(_actor_loss, spec),
     )
@@ -155,7 +158,7 @@ def _init(spec: _Spec, key: Key, hyper: Hyper, normalizer: Normalizer | None = N
     actor_key, critic_key = jax.random.split(key)
     actor_params = spec.actor.init(actor_key, jnp.zeros((1, spec.obs_dim)))
     actor_params = standardized(actor_params, normalizer)
-    q_input = jnp.zeros((1, spec.obs_dim + spec.action_dim))
+    q_input = jnp.zeros((1, spec.obs_dim + spec.bounds.action_dim))
     critic_keys = jax.random.split(critic_key, spec.config.num_critics)
     critic_params = jax.vmap(lambda one_key: spec.critic.init(one_key, q_input))(critic_keys)
     critic_params = standardized(critic_params, normalizer)
@@ -187,13 +190,13 @@ def unless_broken(before: SACState, after: SACState, metrics: Metrics) -> SACSta
 
 
 def _sample(spec: _Spec, actor_params: Params, obs: Array, key: Key) -> tuple[Array, Array]:
-    """The policy's action [B, A] and its log-density [B]."""
+    """The policy's normalised action [B, A] and its log-density [B]."""
     head = apply(spec.actor, actor_params, obs)
-    return squashed_gaussian.sample_and_log_prob(head, key, spec.action_scale)
+    return squashed_gaussian.sample_and_log_prob(head, key, spec.bounds.scale)
 
 
 def _q_values(spec: _Spec, critic_params: Params, obs: Array, action: Array) -> Array:
-    """All critics' values [num_critics, B]."""
+    """All critics' values [num_critics, B] of normalised actions."""
     q_input = jnp.concatenate([obs, action], axis=-1)
     return jax.vmap(lambda one: apply(spec.critic, one, q_input))(critic_params)[..., 0]
 
@@ -209,7 +212,7 @@ def _critic_loss(
     next_value = next_q if spec.config.deterministic_backup else next_q - alpha * next_log_prob
     discount = spec.config.gamma if batch.discount is None else batch.discount
     target = batch.reward + discount * not_done * next_value
-    q = _q_values(spec, critic_params, batch.obs, batch.action)
+    q = _q_values(spec, critic_params, batch.obs, spec.bounds.normalize(batch.action))
     chex.assert_shape(q, (spec.config.num_critics, *target.shape))
     error = q - jax.lax.stop_gradient(target)[None]
     loss = jnp.sum(jnp.mean(jnp.square(error), axis=-1))  # each critic has its own mean squared error
@@ -234,7 +237,7 @@ def _actor_loss(
     cloning_weight: Array | float = 0.0,
 ) -> tuple[Array, Metrics]:
     head = apply(spec.actor, actor_params, obs)
-    action, log_prob = squashed_gaussian.sample_and_log_prob(head, key, spec.action_scale)
+    action, log_prob = squashed_gaussian.sample_and_log_prob(head, key, spec.bounds.scale)
     q = _q_values(spec, critic_params, obs, action)
     # the mean where targets take the minimum of a few (REDQ; Chen et al., 2021)
     q = q.min(axis=0) if spec.config.num_min_critics is None else q.mean(axis=0)
@@ -256,13 +259,11 @@ def _cloning_term(spec: _Spec, head: Array, critic_params: Params, obs: Array, c
     A mean over the action's dimensions, and a weighted one over rows; with ``cloning_rows=better`` a row
     counts only where the critics' minimum prefers the recorded action to the mode.
     """
-    mode = squashed_gaussian.mode(head, spec.action_scale)
-    chex.assert_equal_shape([mode, cloning.action])
-    distance = jnp.square((mode - cloning.action) / spec.action_scale).mean(axis=-1)
+    mode, target = squashed_gaussian.mode(head, spec.bounds.scale), spec.bounds.normalize(cloning.action)
+    chex.assert_equal_shape([mode, target])
+    distance = jnp.square((mode - target) / spec.bounds.scale).mean(axis=-1)
     if spec.config.cloning_rows == "better":
-        recorded, own = (
-            _q_values(spec, critic_params, obs, action).min(axis=0) for action in (cloning.action, mode)
-        )
+        recorded, own = (_q_values(spec, critic_params, obs, action).min(axis=0) for action in (target, mode))
         distance = jnp.where(jax.lax.stop_gradient(recorded > own), distance, 0.0)
     chex.assert_equal_shape([distance, cloning.row_weight])
     return jnp.mean(cloning.row_weight * distance)
@@ -327,7 +328,9 @@ def _update_actor(
         average = jax.tree.map(lambda mean, new: mean + share * (new - mean), average, actor_params)
     log_alpha, alpha_opt = state.log_alpha, state.alpha_opt
     if config.auto_entropy:
-        target_entropy = -float(spec.action_dim) if config.target_entropy is None else config.target_entropy
+        target_entropy = config.target_entropy
+        if target_entropy is None:
+            target_entropy = -float(spec.bounds.action_dim)
         # gradient of -log_alpha * (log_prob + target_entropy), averaged over the batch
         gradient = metrics["actor/entropy"] - target_entropy
         direction, alpha_opt = _ADAM.update(gradient, alpha_opt)

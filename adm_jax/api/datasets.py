@@ -13,7 +13,7 @@ from adm_jax.data import validation
 from adm_jax.data.episodes import FIELDS, EpisodeData
 from adm_jax.data.formats import d4rl, minari_io, neorl
 from adm_jax.envs import environment
-from adm_jax.types import InputError
+from adm_jax.types import ActionBounds, InputError
 
 _D4RL_NAMES = {
     "observations": "obs",
@@ -59,7 +59,7 @@ def load_dataset(
         return source if isinstance(source, EpisodeData) else minari_io.load(str(source))
     path = Path(source)
     data, _ = READERS[path.suffix](path, env_id=env_id)
-    validation.validate(data, *_action_bounds(data))
+    validation.validate(data, *_action_bounds(data).arrays())
     return data
 
 
@@ -89,17 +89,13 @@ def _from_arrays(arrays: Mapping[str, Any], env_id: str | None) -> EpisodeData:
         read["truncated"] = np.append(cut, True) & ~read["terminated"]
     metadata = {} if env_id is None else {"env_id": env_id, "env_kwargs": {}}
     data = EpisodeData(**read, source="dataset", metadata=metadata)
-    validation.validate(data, *_action_bounds(data))
+    validation.validate(data, *_action_bounds(data).arrays())
     return data
 
 
-def _action_bounds(data: EpisodeData) -> tuple[Any, Any]:
-    """The environment's bounds [A] of actions, where it is known; else the data's own largest."""
+def _action_bounds(data: EpisodeData) -> ActionBounds:
+    """The environment's bounds of actions, where it is known; else the data's own largest."""
     if environment.is_registered(env_id := data.metadata.get("env_id")):
-        with (
-            contextlib.suppress(environment.EnvUnavailable),  # registered, and what it needs is missing
-            contextlib.closing(environment.make_env(str(env_id))) as made,
-        ):
-            return environment.action_bounds(made)
-    low, high, _ = data.action_bounds()
-    return low, high
+        with contextlib.suppress(environment.EnvUnavailable):  # registered, and what it needs is missing
+            return environment.action_bounds(str(env_id))
+    return data.action_bounds()[0]

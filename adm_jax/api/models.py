@@ -22,7 +22,7 @@ from adm_jax.training import fit as training_fit
 from adm_jax.training.components import Components
 from adm_jax.training.data import put_on_device
 from adm_jax.training.fit import FitEpoch
-from adm_jax.types import Array, InputError
+from adm_jax.types import ActionBounds, Array, InputError
 
 Policy = Callable[[Array], Array]  # obs [..., D] -> action [..., A]
 
@@ -258,16 +258,16 @@ def fit(
         )
     config = config_for_task("auto", dynamics=dynamics, **settings)
     dims = data.obs.shape[1], data.action.shape[1]
-    model = make_dynamics(dynamics, *dims, config.model)
+    model, bounds = make_dynamics(dynamics, *dims, config.model), ActionBounds.symmetric(1.0, dims[1])
     components = Components(
         dynamics=model,
-        agent=make_sac(*dims, 1.0, config.sac),
+        agent=make_sac(dims[0], bounds, config.sac),
         termination_fn=lambda obs: jnp.zeros(obs.shape[:-1], bool),
         reward_fn=None,
         uncertainty_fn=None,
         obs_dim=dims[0],
         action_dim=dims[1],
-        action_scale=1.0,
+        action_bounds=bounds,
         mapping="map",
         data_is_shared=True,
     )

@@ -35,7 +35,7 @@ from adm_jax.runs.checkpoint import Checkpointer, restore_names
 from adm_jax.runs.folder import RunFolder
 from adm_jax.tasks import TASKS, Task, get_task, register_task
 from adm_jax.training import driver, offline, online
-from adm_jax.types import Array, EnvSpec, InputError, Normalizer
+from adm_jax.types import ActionBounds, Array, EnvSpec, InputError, Normalizer
 
 
 def train_offline(dataset: Any, *, task: str = "auto", **settings: Any) -> "Run":
@@ -224,11 +224,10 @@ class Run:
           InputError: the run has no such member, or nobody has registered its environment, whose bounds the
             actions keep to; of the policy: the observations are not the environment's.
         """
-        low, high = self._action_bounds()
-        scale = float(high[0])  # a run's actions are within one +-b
-        found = policies_of_run(self.path, scale)[self.members.index(self._member(seed, swept))]
+        bounds = self._action_bounds()
+        found = policies_of_run(self.path, bounds)[self.members.index(self._member(seed, swept))]
         obs_dim = found.kind.details[0]
-        act = jax.jit(action_fn(found.kind, low, high, deterministic=deterministic))
+        act = jax.jit(action_fn(found.kind, *bounds.arrays(), deterministic=deterministic))
 
         def policy(obs: Any) -> Array:
             obs = floats("obs", obs)
@@ -252,14 +251,11 @@ class Run:
         abstract = jax.eval_shape(lambda: dynamics.init(jax.random.key(0), Normalizer(**normalizer)))
         return Model(config.dynamics, dynamics, restore_names(own, abstract))
 
-    def _action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest action [A]: the environment's, or what the run took from its data."""
-        config = self._folder.config
+    def _action_bounds(self) -> ActionBounds:
+        """The environment's, or what the run took from its data."""
         if self.env_id is None:
-            low, high = config["action_bounds"]
-            return np.asarray(low, np.float32), np.asarray(high, np.float32)
-        with contextlib.closing(environment.make_env(self._env())) as made:
-            return environment.action_bounds(made)
+            return ActionBounds(*map(tuple, self._folder.config["action_bounds"]))
+        return environment.action_bounds(self._env())
 
     def _env(self) -> EnvSpec | str:
         self._folder.require_own(self._anyway)

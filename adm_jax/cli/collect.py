@@ -31,7 +31,7 @@ from adm_jax.runs.policy_file import save_policy
 from adm_jax.runs.progress import Progress
 from adm_jax.tasks import Task, get_task
 from adm_jax.training import collect
-from adm_jax.types import InputError
+from adm_jax.types import ActionBounds, InputError
 
 FLAGS = absl_flags.FLAGS
 
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     policy_dir = resolve_path("policy_dir", FLAGS.policy_dir or f"policies/{task.name}-seed{config.seed}")
     _check_targets(ids, policy_dir, wanted.kinds)
     compilation_cache.enable(FLAGS.compilation_cache)
-    scale = environment.scale_of_task(task)
+    bounds = environment.action_bounds(task.env)
     minari_write.env_spec(task.env_id, task.env_kwargs, f"task {task.name}")  # its warnings come now
     with Progress() as progress:
         collected = collect.collect(config, wanted, progress)
@@ -74,11 +74,11 @@ def main(argv: list[str]) -> None:
         "versions": {"python": platform.python_version(), **minari_write.installed_versions()},
     }
     for kind, (actor_params, info) in collected.policies.items():
-        save_policy(policy_dir / f"{kind}.npz", actor_params, scale, {**info, **facts})
+        save_policy(policy_dir / f"{kind}.npz", actor_params, bounds, {**info, **facts})
         print(f"{kind} policy saved as {policy_dir / kind}.npz")
     for kind, data in collected.datasets.items():
         data = replace(data, metadata={**data.metadata, **facts})
-        _save(task, data, ids[kind], scale)
+        _save(task, data, ids[kind], bounds)
         if kind == "full-replay" and FLAGS.builtin_file:
             size = builtin.pack(data, Path(FLAGS.builtin_file))
             print(f"packed into {FLAGS.builtin_file}, {size / 1e6:.2f} MB")
@@ -133,8 +133,9 @@ def _check_policy_dir(path: Path) -> None:
     require_writable("policy_dir", path)
 
 
-def _save(task: Task, data: EpisodeData, dataset_id: str, scale: float) -> None:
-    folder = minari_io.save(data, dataset_id, env_id=task.env_id, action_low=-scale, action_high=scale)
+def _save(task: Task, data: EpisodeData, dataset_id: str, bounds: ActionBounds) -> None:
+    low, high = bounds.arrays()
+    folder = minari_io.save(data, dataset_id, env_id=task.env_id, action_low=low, action_high=high)
     kind, steps, episodes = data.metadata["kind"], len(data.reward), len(data.episode_ends)
     print(f"{kind}: {steps} transitions, {episodes} episodes; {data.describe_returns()}")
     print(f"saved as {dataset_id} in {folder}")

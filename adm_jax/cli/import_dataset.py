@@ -55,7 +55,8 @@ def main(_: list[str]) -> None:
     data, report = read(Path(FLAGS.path), env_id=env_id, max_episode_steps=FLAGS.max_episode_steps)
     low, high, bounds_from = -1.0, 1.0, None
     if report.env_id is None:
-        low, high, bounds_from = data.action_bounds()
+        found, bounds_from = data.action_bounds()
+        low, high = found.arrays()
     folder = minari_io.save(
         data,
         FLAGS.dataset,

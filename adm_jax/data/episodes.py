@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adm_jax.types import ActionBounds, is_bounded
+
 FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 
 
@@ -68,16 +70,17 @@ class EpisodeData:
         mean, weighted, best = self.return_statistics().values()
         return f"returns: mean {mean:.1f}, best {best:.1f}, weighted by length {weighted:.1f}"
 
-    def action_bounds(self) -> tuple[np.ndarray, np.ndarray, str]:
-        """Lowest and highest action [A] float32 as the data have them, and where they come from, in words.
+    def action_bounds(self) -> tuple[ActionBounds, str]:
+        """Bounds of the actions as the data have them, and where they come from, in words.
 
         They are those of the stored action space; without a finite one, of the largest action on both sides.
+        Raises InputError: a dimension of it has but one action.
         """
-        if self.action_space is not None and np.isfinite(self.action_space).all():
-            low, high = (np.asarray(bound, np.float32) for bound in self.action_space)
-            return low, high, "the dataset's action space"
-        largest = np.full(self.action.shape[1:], np.abs(self.action).max(initial=1e-3), np.float32)
-        return -largest, largest, "the largest action in the data, which have no action space"
+        if self.action_space is not None and is_bounded(*self.action_space).all():
+            return ActionBounds.of(*self.action_space, self.source), "the dataset's action space"
+        largest = float(np.float32(np.abs(self.action).max(initial=1e-3)))
+        bounds = ActionBounds.symmetric(largest, self.action.shape[1])
+        return bounds, "the largest action in the data, which have no action space"
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of every field's bytes, stored with the data to notice a bit that flipped on disk."""

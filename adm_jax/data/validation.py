@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from adm_jax.data.episodes import FIELDS, EpisodeData
-from adm_jax.types import InputError
+from adm_jax.types import ActionBounds, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -104,15 +104,15 @@ def check_dims(
     logger.warning("%s: made in %s; %s runs in %s, another version", data.source, made_in, wanted_by, env_id)
 
 
-def check_actions(data: EpisodeData, scale: float, wanted_by: str) -> None:
+def check_actions(data: EpisodeData, bounds: ActionBounds, wanted_by: str) -> None:
     """Checks that a policy bounded as the environment's actions are could have taken the data's.
 
-    The environment's lie within +-scale; ``wanted_by`` is whose environment that is, as "task hopper". Raises
-    InputError: one line naming the first action outside.
+    ``wanted_by`` is whose environment has these bounds, as "task hopper". Raises InputError: one line naming
+    the first action outside.
     """
-    outside = np.abs(data.action) > scale + ACTION_TOLERANCE * max(1.0, scale)
     others = "data of another environment, or actions in another unit"
-    _refuse(data, "action", outside, f"actions of {wanted_by} lie within +-{scale:g}: {others}")
+    wanted = f"actions of {wanted_by} lie within {bounds}: {others}"
+    _refuse(data, "action", _outside(data.action, *bounds), wanted)
 
 
 def check_digests(data: EpisodeData, expected: Any) -> None:
@@ -196,15 +196,20 @@ def _check_bounds(data: EpisodeData, low: float | np.ndarray, high: float | np.n
             f"{data.source}: bounds of action[{i}] are [{low[i]:g}, {high[i]:g}]; "
             f"action_low must be a number below action_high"
         )
-    slack_low, slack_high = (
-        ACTION_TOLERANCE * np.maximum(1.0, np.abs(np.where(np.isfinite(bound), bound, 0.0)))
-        for bound in (low, high)
-    )
-    outside = (data.action < low - slack_low) | (data.action > high + slack_high)
+    outside = _outside(data.action, low, high)
     if outside.any():
         i = np.argwhere(outside)[0, 1]
         wanted = f"must lie in the action bounds [{low[i]:g}, {high[i]:g}]"
         _refuse(data, "action", outside, wanted, count=False)
+
+
+def _outside(action: np.ndarray, low: Any, high: Any) -> np.ndarray:
+    """Which of the actions [N, A] lie outside the bounds [A], by more than their rounding."""
+    slack_low, slack_high = (
+        ACTION_TOLERANCE * np.maximum(1.0, np.abs(np.where(np.isfinite(bound), bound, 0.0)))
+        for bound in (low, high)
+    )
+    return (action < low - slack_low) | (action > high + slack_high)
 
 
 def _check_continuity(data: EpisodeData) -> None:

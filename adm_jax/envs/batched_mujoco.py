@@ -38,7 +38,7 @@ class EnvBatch:
     def __init__(self, env: gymnasium.Env, num_envs: int):
         self.num_envs = num_envs
         self.obs_dim = environment.obs_dim(env)
-        self.action_low, self.action_high = environment.action_bounds(env)  # [A] float32
+        self.action_low, self.action_high = environment.action_bounds(env).arrays()  # [A] float32
         step_limit = environment.step_limit(env)
         assert step_limit is not None  # make_env refuses those without
         self.step_limit = step_limit

@@ -16,7 +16,7 @@ from gymnasium.envs import registration
 from adm_jax.data.formats import minari_write
 from adm_jax.data.formats.minari_metadata import one_line
 from adm_jax.tasks import EnvlessTask, Task
-from adm_jax.types import EnvSpec, InputError
+from adm_jax.types import ActionBounds, EnvSpec, InputError
 
 _log = logging.getLogger("adm_jax.mujoco")
 
@@ -205,46 +205,26 @@ def require_dims(env: EnvSpec | str, obs_dim: int, action_dim: int, wanted_by: s
         )
 
 
-def action_bounds(env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action, each [A] float32. Raises InputError: an action is unbounded."""
-    space = env.action_space
-    assert isinstance(space, gymnasium.spaces.Box)
-    if not space.is_bounded():
-        raise InputError(
-            f"environment {env.spec.id if env.spec else env}: its actions are unbounded; a policy needs a "
-            "Box with a finite low and high"
-        )
-    return space.low.astype(np.float32), space.high.astype(np.float32)
+def action_bounds(env: gymnasium.Env | EnvSpec | str) -> ActionBounds:
+    """What an environment's actions lie within.
 
-
-def action_scale(env: EnvSpec | str) -> float:
-    """The bound b of actions in [-b, b] in every dimension: what a tanh policy is multiplied with.
-
-    Raises InputError: the bounds aren't symmetric, or differ between dimensions.
+    Raises InputError: they are whole numbers; in some dimension they are unbounded, or there is only one.
     """
-    with contextlib.closing(make_env(env)) as made:
-        return _one_scale(*action_bounds(made), f"environment {as_spec(env).env_id}")
+    if not isinstance(env, gymnasium.Env):
+        with contextlib.closing(make_env(env)) as made:
+            return action_bounds(made)
+    space, name = env.action_space, env.spec.id if env.spec else env
+    assert isinstance(space, gymnasium.spaces.Box)
+    if not np.issubdtype(space.dtype, np.floating):
+        raise InputError(
+            f"environment {name}: its actions are whole numbers, {space.dtype}; a policy needs float32"
+        )
+    return ActionBounds.of(space.low, space.high, f"environment {name}")
 
 
-def bounds_of_task(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action [A] float32: its environment's; the data's where it has none."""
-    if isinstance(task, EnvlessTask):
-        return np.asarray(task.action_low, np.float32), np.asarray(task.action_high, np.float32)
-    with contextlib.closing(make_env(task.env)) as made:
-        return action_bounds(made)
-
-
-def scale_of_task(task: Task) -> float:
-    """As ``action_scale``, of a task's actions."""
-    of = f"dataset {task.name}" if isinstance(task, EnvlessTask) else f"environment {task.env_id}"
-    return _one_scale(*bounds_of_task(task), of)
-
-
-def _one_scale(low: np.ndarray, high: np.ndarray, of: str) -> float:
-    scale = float(high[0])
-    if not (np.all(high == scale) and np.all(low == -scale)):
-        raise InputError(f"{of}: action bounds {low} to {high} aren't one +-b for all dimensions")
-    return scale
+def bounds_of_task(task: Task) -> ActionBounds:
+    """What a task's actions lie within: its environment's; the data's where it has none."""
+    return task.bounds if isinstance(task, EnvlessTask) else action_bounds(task.env)
 
 
 def reset_seed(*path: int) -> int:

@@ -186,7 +186,7 @@ def _choose_env(data: EpisodeData, eval_env: str) -> tuple[EnvSpec, bool]:
 
 def _task_of_data(data: EpisodeData, termination: str | None, reason: str) -> EnvlessTask:
     """A task of what was recorded: dimensions and bounds of actions are the data's."""
-    low, high, bounds_from = data.action_bounds()
+    bounds, bounds_from = data.action_bounds()
     try:
         termination = termination or _termination_of(_named_env(data.metadata), data)
     except InputError as error:  # the environment would tell, if there were one
@@ -195,8 +195,7 @@ def _task_of_data(data: EpisodeData, termination: str | None, reason: str) -> En
     return EnvlessTask(
         **_fields(data, EnvSpec(""), termination),
         reason=reason,
-        action_low=tuple(low.tolist()),
-        action_high=tuple(high.tolist()),
+        bounds=bounds,
         bounds_from=bounds_from,
         longest_episode=int(data.episode_lengths.max()),
     )

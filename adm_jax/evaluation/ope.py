@@ -37,7 +37,7 @@ from adm_jax.statistics import mean_interval
 from adm_jax.tasks import EnvlessTask, Task
 from adm_jax.training.components import make_simulation
 from adm_jax.training.data import load_data
-from adm_jax.types import InputError, Key, Params
+from adm_jax.types import ActionBounds, InputError, Key, Params
 
 FQE = "fqe"
 _RESULTS = "estimates"  # folder among the fitted models
@@ -55,11 +55,10 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     task, data = load_data(fits[0])
     if config.real_episodes and isinstance(task, EnvlessTask):
         raise InputError(f"real_episodes: there is no environment for true returns: {task.reason}")
-    action_scale = environment.scale_of_task(task)
-    policies = read_policies(config.policies, task.obs_dim, task.action_dim, action_scale)
+    bounds = environment.bounds_of_task(task)
+    policies = read_policies(config.policies, task.obs_dim, bounds)
     names = [policy.name for policy in policies]
     starts = model_episodes.episode_starts(data)
-    low, high = environment.bounds_of_task(task)
     limit = _step_limit(task)
     horizon = config.horizon or limit or int(data.episode_lengths.max())
     if limit is not None and horizon > limit:
@@ -70,7 +69,7 @@ def run(config: OPEConfig, fits: Sequence[OfflineConfig]) -> dict[str, Any]:
     store = None if config.models is None else resolve_path("models", config.models)
     models = prepare_models(fits, task, data, store)
     folder = create_folder("ope", config, fits, task, data)
-    work = _Work(config, task, horizon, data, starts, policies, _group(config, policies, low, high))
+    work = _Work(config, task, horizon, data, starts, policies, _group(config, policies, bounds))
     result: dict[str, Any] = {"policies": names, "horizon": horizon, "num_initial_states": len(starts)}
     with Progress() as progress, matmul_precision(fits[0].matmul_precision):
         progress.note(
@@ -119,15 +118,13 @@ class _Work(NamedTuple):
     groups: Sequence[Group]
 
 
-def _group(
-    config: OPEConfig, policies: Sequence[TargetPolicy], low: np.ndarray, high: np.ndarray
-) -> list[Group]:
+def _group(config: OPEConfig, policies: Sequence[TargetPolicy], bounds: ActionBounds) -> list[Group]:
     """Policies that are one function of parameters [P', ...]: indices, parameters, the function."""
     return [
         (
             group,
             stack([policies[i] for i in group]),
-            action_fn(policies[group[0]].kind, low, high, deterministic=config.deterministic),
+            action_fn(policies[group[0]].kind, *bounds.arrays(), deterministic=config.deterministic),
         )
         for group in group_by_kind(policies)
     ]

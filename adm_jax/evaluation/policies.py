@@ -34,7 +34,7 @@ from adm_jax.files import resolve_path
 from adm_jax.runs import policy_file
 from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.folder import RunFolder
-from adm_jax.types import Array, InputError, Key, Params
+from adm_jax.types import ActionBounds, Array, InputError, Key, Params
 
 _LOG_STD_RANGE = (-5.0, 2.0)
 
@@ -60,37 +60,37 @@ class TargetPolicy(NamedTuple):
 ActionFn = Callable[[Params, Array, Key], Array]  # (params, obs [B, D], key) -> action [B, A]
 
 
-def read_policies(patterns: str, obs_dim: int, action_dim: int, action_scale: float) -> list[TargetPolicy]:
+def read_policies(patterns: str, obs_dim: int, bounds: ActionBounds) -> list[TargetPolicy]:
     """Reads the policies of folders, of globs, or of a run's newest checkpoint, separated by commas.
 
-    Raises InputError: there are none; a file is damaged, hostile or of another environment (dimensions D and
-    A, actions within +-``action_scale``); two have one name.
+    Raises InputError: there are none; a file is damaged, hostile or of another environment (dimension D, A
+    actions within ``bounds``); two have one name.
     """
     policies: list[TargetPolicy] = []
     for pattern in patterns.split(","):
-        policies += _read_pattern(pattern, action_scale)
+        policies += _read_pattern(pattern, bounds)
     names = [policy.name for policy in policies]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise InputError(f"policies: two files are named {doubled}; results are by name")
     for policy in policies:
-        if (policy.obs_dim, policy.action_dim) != (obs_dim, action_dim):
+        if (policy.obs_dim, policy.action_dim) != (obs_dim, bounds.action_dim):
             raise InputError(
                 f"policies: {policy.name} is from {policy.obs_dim} observations to {policy.action_dim} "
-                f"actions; the dataset has {obs_dim} and {action_dim}"
+                f"actions; the dataset has {obs_dim} and {bounds.action_dim}"
             )
-        if policy.kind.form == "sac" and not np.isclose(policy.kind.details[2], action_scale):
+        if policy.kind.form == "sac" and not bounds.is_close(policy.kind.details[1]):
             raise InputError(
-                f"policies: {policy.name} has actions within {policy.kind.details[2]:g}; the environment's "
-                f"are within {action_scale:g}"
+                f"policies: {policy.name} has actions within {policy.kind.details[1]}; the environment's "
+                f"are within {bounds}"
             )
     return policies
 
 
-def _read_pattern(pattern: str, action_scale: float) -> list[TargetPolicy]:
+def _read_pattern(pattern: str, bounds: ActionBounds) -> list[TargetPolicy]:
     path = resolve_path("policies", pattern)
     if (path / "config.json").exists():
-        return policies_of_run(path, action_scale)
+        return policies_of_run(path, bounds)
     if path.is_dir():
         files = [*path.glob("*.npz"), *path.glob("*.pkl")]
     elif path.exists():
@@ -102,7 +102,7 @@ def _read_pattern(pattern: str, action_scale: float) -> list[TargetPolicy]:
     return [read_policy(file) for file in sorted(files)]
 
 
-def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
+def policies_of_run(folder: Path, bounds: ActionBounds) -> list[TargetPolicy]:
     """Every member's policy of the newest checkpoint of a run, offline or online: ``<run>/<member>``.
 
     Raises InputError: the run has no policies yet, or its checkpoint is damaged.
@@ -118,7 +118,7 @@ def policies_of_run(folder: Path, action_scale: float) -> list[TargetPolicy]:
             layers.setdefault(layer, {})[leaf] = array
         for index, member in enumerate(part.members):
             actor_params = {"params": jax.tree.map(lambda x, i=index: x[i], layers)}
-            policy = of_actor(f"{folder.name}/{member.tag}", actor_params, action_scale)
+            policy = of_actor(f"{folder.name}/{member.tag}", actor_params, bounds)
             policies.append(policy._replace(env_id=part.config.get("env_id")))
     return policies
 
@@ -141,9 +141,9 @@ def action_fn(
 ) -> ActionFn:
     """What policies of a kind do, within the bounds [A] of the actions; their modes, or samples."""
     if kind.form == "sac":
-        obs_dim, action_dim, scale, width, num_layers, norm = kind.details
+        obs_dim, bounds, width, num_layers, norm = kind.details
         config = SACConfig(policy_hidden_dim=width, policy_hidden_layers=num_layers, actor_layer_norm=norm)
-        sac = make_sac(obs_dim, action_dim, scale, config)
+        sac = make_sac(obs_dim, bounds, config)
 
         def act_as_agent(params: Params, obs: Array, key: Key) -> Array:
             action = sac.mode_action(params, obs) if deterministic else sac.sample_action(params, obs, key)
@@ -164,11 +164,11 @@ def action_fn(
 
 def _own(path: Path) -> TargetPolicy:
     policy = policy_file.load_policy(path)
-    own = of_actor(path.name, policy.actor_params, policy.action_scale)
+    own = of_actor(path.name, policy.actor_params, policy.bounds)
     return own._replace(env_id=policy.info.get("env_id"))
 
 
-def of_actor(name: str, actor_params: Params, action_scale: float) -> TargetPolicy:
+def of_actor(name: str, actor_params: Params, bounds: ActionBounds) -> TargetPolicy:
     """An actor of ``adm_jax.agents.sac``.
 
     Raises InputError: its layers do not fit, or a parameter is not finite.
@@ -183,7 +183,7 @@ def of_actor(name: str, actor_params: Params, action_scale: float) -> TargetPoli
     num_hidden = sum(name.startswith("Dense") for name in named) - 1
     (obs_dim, width), outputs = named["Dense_0"]["kernel"].shape, named[f"Dense_{num_hidden}"]["bias"]
     action_dim = len(outputs) // 2
-    details = (obs_dim, action_dim, action_scale, width, num_hidden, "LayerNorm_0" in named)
+    details = (obs_dim, bounds, width, num_hidden, "LayerNorm_0" in named)
     return TargetPolicy(name, Kind("sac", details), params, obs_dim, action_dim)
 
 

@@ -24,7 +24,7 @@ def mode(head: Array, action_scale: float) -> Array:
 
 
 def sample_and_log_prob(head: Array, key: Key, action_scale: float) -> tuple[Array, Array]:
-    """A reparametrised action [..., A] and its log-density [...] in the environment's units."""
+    """A reparametrised action [..., A], scaled likewise, and its log-density [...]."""
     mean, log_std = _split(head)
     normal = distrax.MultivariateNormalDiag(mean, jnp.exp(log_std))
     squashed = distrax.Transformed(normal, distrax.Block(distrax.Tanh(), 1))

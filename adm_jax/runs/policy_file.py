@@ -2,7 +2,8 @@
 
     kernel_0 [D, W], bias_0 [W], ..., kernel_n [W, 2 A], bias_n [2 A]    float32
     scale_0 [W], shift_0 [W], ..., up to n - 1                           float32, of an actor with LayerNorm
-    action_scale []                                                      float32, the environment's bound b
+    action_scale []                                                      float32, b, of actions within one +-b
+    action_low [A], action_high [A]                                      float32, where bounds are others
     info []                                                              JSON: task, env_id, returns, ...
 
 ``x = obs``, the environment's observation [D], neither scaled nor shifted (of it the first ``obs_limit``
@@ -10,7 +11,8 @@ entries, where ``info`` names that); then ``x = max(norm_i(x @ kernel_i + bias_i
 last, where ``norm_i(y)`` is y without LayerNorm, else
 ``(y - mean(y)) / sqrt(var(y) + 1e-5) * scale_i + shift_i``;
 ``mean, log_std = split(x @ kernel_n + bias_n, 2)``. The deterministic action [A] is ``b * tanh(mean)``, a
-sampled one ``b * tanh(mean + exp(clip(log_std, -5, 2)) * noise)`` with standard normal noise.
+sampled one ``b * tanh(mean + exp(clip(log_std, -5, 2)) * noise)`` with standard normal noise. Other bounds
+take the same tanh ``t`` to ``clip((low + high) / 2 + (high - low) / 2 * t, low, high)``.
 """
 
 import json
@@ -26,7 +28,7 @@ from adm_jax.agents.sac import make_sac, with_raw_inputs
 from adm_jax.config import SACConfig
 from adm_jax.data.formats import containers
 from adm_jax.data.formats.minari_metadata import one_line
-from adm_jax.types import Array, InputError, Key, Params
+from adm_jax.types import ActionBounds, Array, InputError, Key, Params, is_bounded
 
 # a layer's arrays here, and their names in the file
 _STORED = {
@@ -43,23 +45,25 @@ class Policy(NamedTuple):
     sample_action: Callable[[Params, Array, Key], Array]  # obs [B, D], key -> action [B, A]
     obs_dim: int
     action_dim: int
-    action_scale: float
+    bounds: ActionBounds  # of the actions
     info: dict[str, Any]
 
 
-def save_policy(path: Path, actor_params: Params, action_scale: float, info: Mapping[str, Any]) -> None:
+def save_policy(path: Path, actor_params: Params, bounds: ActionBounds, info: Mapping[str, Any]) -> None:
     """Writes an actor's parameters, in one rename.
 
     Args:
       path: the file, ending in ``.npz``; its folder is made.
       actor_params: of ``adm_jax.agents.sac``.
-      action_scale: bound b of the actions.
+      bounds: of the actions.
       info: what JSON can hold: where the policy comes from.
 
     Raises:
       InputError: the file cannot be written.
     """
-    arrays = {"action_scale": np.float32(action_scale), "info": np.asarray(json.dumps(dict(info)))}
+    low, high = bounds.arrays()
+    arrays = {"action_scale": high[0]} if bounds.is_symmetric else {"action_low": low, "action_high": high}
+    arrays["info"] = np.asarray(json.dumps(dict(info)))
     for layer, values in with_raw_inputs(actor_params)["params"].items():
         kind, number = layer.split("_")
         for name, stored in _STORED[kind].items():
@@ -105,14 +109,23 @@ def check_layers(layers: Mapping[str, Mapping[str, np.ndarray]]) -> None:
 
 
 def _check(arrays: Mapping[str, np.ndarray], info: Any) -> None:
-    """Raises ValueError: an array holds no finite numbers, the scale is not positive, or info is no table."""
+    """Raises ValueError: an array holds no finite numbers, or info is no table."""
     for name, array in arrays.items():
         if name != "info" and not (array.dtype.kind == "f" and np.isfinite(array).all()):
             raise ValueError(f"{name}: a parameter is not finite, or no number")
-    if not arrays["action_scale"] > 0:
-        raise ValueError("action_scale must be above 0")
     if not isinstance(info, dict) or not isinstance(info.get("env_id", ""), str | None):
         raise ValueError("info is no table, or its env_id no text")
+
+
+def _bounds(arrays: Mapping[str, np.ndarray], action_dim: int) -> ActionBounds:
+    if "action_scale" in arrays:
+        high = np.full(action_dim, arrays["action_scale"])
+        low = -high
+    else:
+        low, high = arrays["action_low"], arrays["action_high"]
+    if not (low.shape == high.shape == (action_dim,) and is_bounded(low, high).all() and (low < high).all()):
+        raise ValueError(f"action_low {low} and action_high {high} are no bounds of {action_dim} actions")
+    return ActionBounds(tuple(low.tolist()), tuple(high.tolist()))
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
@@ -130,11 +143,11 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         if layer_norm:
             layers |= {f"LayerNorm_{i}": _layer(arrays, "LayerNorm", i) for i in range(num_layers - 1)}
         info = json.loads(str(arrays["info"]))
-        scale = float(arrays["action_scale"])
         _check(arrays, info)
         check_layers(layers)
         obs_dim, hidden_dim = arrays["kernel_0"].shape
         out_dim = len(arrays[f"bias_{num_layers - 1}"])
+        bounds = _bounds(arrays, out_dim // 2)
     except Exception as error:  # whatever a damaged file makes of its readers
         kind, _ = containers.kind_of(Path(path))
         reason = one_line(error) if kind in ("", containers.NPZ) else kind
@@ -142,5 +155,5 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
     config = SACConfig(
         policy_hidden_dim=hidden_dim, policy_hidden_layers=num_layers - 1, actor_layer_norm=layer_norm
     )
-    sac = make_sac(obs_dim, out_dim // 2, scale, config)
-    return Policy({"params": layers}, sac.mode_action, sac.sample_action, obs_dim, out_dim // 2, scale, info)
+    sac = make_sac(obs_dim, bounds, config)
+    return Policy({"params": layers}, sac.mode_action, sac.sample_action, obs_dim, out_dim // 2, bounds, info)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adm_jax.config.presets.preset import Presets
-from adm_jax.types import EnvSpec, InputError
+from adm_jax.types import ActionBounds, EnvSpec, InputError
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class EnvlessTask(Task):
     """A task of logged data whose environment is not available: nothing is evaluated for real."""
 
     reason: str = ""  # why there is no environment, in a line
-    action_low: tuple[float, ...] = ()  # [A], what the environment would have told
-    action_high: tuple[float, ...] = ()  # [A]
+    bounds: ActionBounds = field(kw_only=True)  # of the actions: what the environment would have told
     bounds_from: str = ""  # where they come from, in words
     longest_episode: int = 1  # of the recorded ones, in steps: as long are those in the model
 
@@ -68,16 +67,15 @@ class EnvlessTask(Task):
     @property
     def record(self) -> dict[str, Any]:
         """Entries of a run's config.json, which stand for the environment's."""
-        return {"not_evaluated": self.reason, "action_bounds": [[*self.action_low], [*self.action_high]]}
+        return {"not_evaluated": self.reason, "action_bounds": [[*self.bounds.low], [*self.bounds.high]]}
 
     def lines(self, horizon: int | None = None) -> list[str]:
         """What follows from it, to be told before anything is computed; ``horizon`` is that of estimates."""
         steps = (
             f"{horizon} steps" if horizon else f"{self.longest_episode} steps, the longest recorded episode"
         )
-        low, high = min(self.action_low), max(self.action_high)
         return [
             "warning: policies are not evaluated for real, for want of an environment (--task=<name> of a "
             f"registered task gives one): {self.reason}",
-            f"actions lie within {low:g} to {high:g}: {self.bounds_from}; returns are estimated over {steps}",
+            f"actions lie within {self.bounds}: {self.bounds_from}; returns are estimated over {steps}",
         ]

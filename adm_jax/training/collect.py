@@ -158,8 +158,7 @@ class _Collection:
     def __init__(self, task: Task, config: ReplayConfig, wanted: CollectConfig, progress: Progress):
         self._task, self._config, self._wanted, self._progress = task, config, wanted, progress
         environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
-        self._scale = environment.scale_of_task(task)
-        self._sac = make_sac(task.obs_dim, task.action_dim, self._scale, config.sac)
+        self._sac = make_sac(task.obs_dim, environment.action_bounds(task.env), config.sac)
         self._data: dict[str, EpisodeData] = {}
         self._made_by: dict[str, dict[str, Any]] = {}  # kind -> its own metadata
         self._policies: dict[str, tuple[Params, dict[str, Any]]] = {}

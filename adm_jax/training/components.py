@@ -26,7 +26,7 @@ from adm_jax.population.devices import require_jax
 from adm_jax.population.members import resolve_mapping
 from adm_jax.rollout import PolicyFn, Simulation
 from adm_jax.tasks import EnvlessTask, Task
-from adm_jax.types import Array, InputError, Key, Prediction, Segment
+from adm_jax.types import ActionBounds, Array, InputError, Key, Prediction, Segment
 
 Config = OfflineConfig | OnlineConfig
 Metrics = dict[str, Array]
@@ -60,7 +60,7 @@ class Components(NamedTuple):
     uncertainty_fn: Callable[[Prediction], Array] | None  # of the roll-outs
     obs_dim: int
     action_dim: int
-    action_scale: float
+    action_bounds: ActionBounds
     mapping: str  # vmap or map
     data_is_shared: bool
     longest_episode: int | None = None  # what bounds estimates of returns where no environment does
@@ -116,19 +116,19 @@ def make_components(config: Config, task: Task) -> Components:
     if task.has_env:
         environment.require_dims(task.env, task.obs_dim, task.action_dim, f"task {task.name}")
     dims, settings = (task.obs_dim, task.action_dim), config.rollout
-    scale, offline = environment.scale_of_task(task), isinstance(config, OfflineConfig)
+    bounds, offline = environment.bounds_of_task(task), isinstance(config, OfflineConfig)
     dynamics = None
     if config.dynamics != MODEL_FREE:
         dynamics = make_dynamics(config.dynamics, *dims, config.model)
     return Components(
         dynamics=dynamics,
-        agent=make_sac(*dims, scale, config.sac),
+        agent=make_sac(task.obs_dim, bounds, config.sac),
         termination_fn=get_termination(settings.termination or task.termination, task.obs_dim),
         reward_fn=None if settings.reward is None else get_reward(settings.reward, *dims),
         uncertainty_fn=None if dynamics is None else UNCERTAINTIES[_uncertainty(config, dynamics)],
         obs_dim=task.obs_dim,
         action_dim=task.action_dim,
-        action_scale=scale,
+        action_bounds=bounds,
         mapping=resolve_mapping(config.members),
         data_is_shared=offline,
         longest_episode=task.longest_episode if isinstance(task, EnvlessTask) else None,

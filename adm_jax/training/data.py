@@ -57,7 +57,9 @@ def load_data(
     wanted_by = f"task {task.name}"
     named = task.env_id if config.eval_env == "recorded" else None
     check_dims(data, task.obs_dim, task.action_dim, wanted_by, env_id=named or None)
-    check_actions(data, environment.scale_of_task(task), wanted_by)
+    if task.has_env:
+        environment.require_dims(task.env, task.obs_dim, task.action_dim, wanted_by)
+    check_actions(data, environment.bounds_of_task(task), wanted_by)
     if task.has_env:
         is_published = task.name in presets.BUILTIN and data.source.partition(" ")[0] == task.dataset
         check_agreement(data, task.env, wanted_by, is_published=is_published)

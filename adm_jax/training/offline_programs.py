@@ -108,7 +108,7 @@ def pretrain_program(
 ) -> tuple[Array, Params, Metrics]:
     """Values of recorded actions: weights [N] to clone these with, and the critics they were learned with."""
     settings = config.pretrain
-    values, metrics = implicit_q.pretrain(data.dataset, key, settings, config.sac)
+    values, metrics = implicit_q.pretrain(data.dataset, key, settings, c.action_bounds, config.sac)
     row_weight, further = implicit_q.row_weights(values, data.dataset, settings, config.sac)
     return row_weight, values.critic_params, {**metrics, **further}
 
@@ -123,7 +123,7 @@ def clone_program(
         key,
         num_steps=config.bc_steps,
         learning_rate=config.bc_lr,
-        action_scale=c.action_scale,
+        bounds=c.action_bounds,
         config=config.sac,
         row_weight=row_weight,
         decay=config.bc_lr_schedule == "cosine",

@@ -12,9 +12,10 @@ from adm_jax.agents.sac import make_actor
 from adm_jax.config import SACConfig
 from adm_jax.data.dataset import Dataset, make_dataset
 from adm_jax.data.episodes import EpisodeData
-from adm_jax.types import Params, Transition
+from adm_jax.types import ActionBounds, Params, Transition
 
 SCALE = 0.4
+BOUNDS = ActionBounds.symmetric(SCALE, 2)
 CONFIG = SACConfig(policy_hidden_dim=32, batch_size=64)
 
 
@@ -38,19 +39,17 @@ def test_loss_equals_numpy() -> None:
         x = x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
         x = np.maximum(x, 0) if i < 2 else x
     expected = np.mean((SCALE * np.tanh(x[:, :2]) - np.asarray(batch.action)) ** 2)
-    np.testing.assert_allclose(bc_loss(params, batch, SCALE, CONFIG), expected, rtol=1e-5)
+    np.testing.assert_allclose(bc_loss(params, batch, BOUNDS, CONFIG), expected, rtol=1e-5)
 
 
 def test_known_policy_is_recovered() -> None:
     dataset = demonstrations()
     run = jax.jit(
-        lambda key: clone(
-            dataset, key, num_steps=1_500, learning_rate=3e-3, action_scale=SCALE, config=CONFIG
-        )
+        lambda key: clone(dataset, key, num_steps=1_500, learning_rate=3e-3, bounds=BOUNDS, config=CONFIG)
     )
     params, metrics = run(jax.random.key(0))
     spread = float(jnp.var(dataset.transitions.action))
-    assert float(bc_loss(params, dataset.transitions, SCALE, CONFIG)) < 0.01 * spread
+    assert float(bc_loss(params, dataset.transitions, BOUNDS, CONFIG)) < 0.01 * spread
     assert float(metrics["bc/loss"]) < 0.02 * spread
 
 
@@ -61,7 +60,7 @@ def test_weight_decay_shrinks_what_is_learned() -> None:
     key, rate, decay = jax.random.key(0), 1e-2, 0.5
 
     def after_one_step(weight_decay: float) -> Params:
-        settings = {"num_steps": 1, "learning_rate": rate, "action_scale": SCALE, "config": config}
+        settings = {"num_steps": 1, "learning_rate": rate, "bounds": BOUNDS, "config": config}
         return clone(dataset, key, **settings, weight_decay=weight_decay)[0]["params"]
 
     plain, decayed = jax.jit(after_one_step, static_argnums=0)(0.0), after_one_step(decay)
@@ -80,4 +79,4 @@ def test_loss_refuses_to_broadcast() -> None:
         jnp.zeros((4, 3)), jnp.zeros((1, 1)), jnp.zeros(4), jnp.zeros((4, 3)), jnp.zeros(4, bool)
     )
     with pytest.raises(ValueError, match="shapes differ"):
-        bc_loss(params, batch, SCALE, CONFIG)
+        bc_loss(params, batch, BOUNDS, CONFIG)

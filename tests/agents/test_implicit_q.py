@@ -10,7 +10,9 @@ from adm_jax.agents.implicit_q import InSample, advantages, pretrain, row_weight
 from adm_jax.config import PretrainConfig, SACConfig
 from adm_jax.data.dataset import make_dataset
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.types import ActionBounds
 
+BOUNDS = ActionBounds.symmetric(1.0, 1)
 CONFIG = SACConfig(policy_hidden_dim=32, critic_layer_norm=True, gamma=0.9, batch_size=64)
 
 
@@ -34,7 +36,7 @@ def dataset():
 @pytest.fixture(scope="module")
 def learned(dataset):
     settings = PretrainConfig(pretrain_steps=3_000, expectile=0.9)
-    return jax.jit(lambda key: pretrain(dataset, key, settings, CONFIG))(jax.random.key(0))
+    return jax.jit(lambda key: pretrain(dataset, key, settings, BOUNDS, CONFIG))(jax.random.key(0))
 
 
 def mlp(params, x):

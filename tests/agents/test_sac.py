@@ -11,7 +11,7 @@ import pytest
 
 from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
-from adm_jax.types import Transition
+from adm_jax.types import ActionBounds, Transition
 
 OBS_DIM, ACTION_DIM = 3, 2
 
@@ -50,7 +50,10 @@ def golden(state):
         target_entropy=setting["target_entropy"],
         **{name: setting[name] for name in ("actor_lr", "critic_lr", "entropy_lr", "tau")},
     )
-    agent, hyper = make_sac(OBS_DIM, ACTION_DIM, setting["scale"], config), make_hyper(config)
+    agent, hyper = (
+        make_sac(OBS_DIM, ActionBounds.symmetric(setting["scale"], ACTION_DIM), config),
+        make_hyper(config),
+    )
     state = state._replace(  # Adam's zeros, and PyTorch's parameters
         actor_params=mlp_from_torch(arrays, "param/actor"),
         critic_params=stacked_from_torch(arrays, "param/critics"),
@@ -159,7 +162,7 @@ def numpy_q(critic_params, obs, action):
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_the_backup_has_an_entropy_term_unless_it_is_deterministic(state, deterministic):
     config = dataclasses.replace(CONFIG, deterministic_backup=deterministic, gamma=0.9)
-    agent = make_sac(OBS_DIM, ACTION_DIM, 1.0, config)
+    agent = make_sac(OBS_DIM, ActionBounds.symmetric(1.0, ACTION_DIM), config)
     batch, key, alpha = make_batch(3), jax.random.key(5), 0.7
     loss, _ = jax.jit(agent.critic_loss)(state.critic_params, state, batch, key, jnp.float32(alpha))
     next_action = np.asarray(agent.sample_action(state.actor_params, batch.next_obs, key), np.float64)
@@ -203,7 +206,7 @@ def make_batch(seed, size=32):
 
 @pytest.fixture(scope="module")
 def agent():
-    return make_sac(OBS_DIM, ACTION_DIM, 1.0, CONFIG)
+    return make_sac(OBS_DIM, ActionBounds.symmetric(1.0, ACTION_DIM), CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +307,7 @@ def test_an_adapted_entropy_weight_has_a_bound(state):
     """The losses take at most the bound; what is adapted below it goes on."""
     config = dataclasses.replace(CONFIG, auto_entropy=True, entropy_weight=3.0, max_entropy_weight=1.0)
     bounded, free = (
-        make_sac(OBS_DIM, ACTION_DIM, 1.0, each)
+        make_sac(OBS_DIM, ActionBounds.symmetric(1.0, ACTION_DIM), each)
         for each in (config, dataclasses.replace(config, max_entropy_weight=None))
     )
     for log_alpha, alpha, expected in ((jnp.log(3.0), 1.0, 3.0), (jnp.log(0.5), 0.5, 0.5)):
@@ -401,7 +404,7 @@ def test_solves_a_linear_quadratic_problem():
         critic_lr=3e-3,
         entropy_weight=0.1,
     )
-    agent, hyper = make_sac(1, 1, 1.5, config), make_hyper(config)
+    agent, hyper = make_sac(1, ActionBounds.symmetric(1.5, 1), config), make_hyper(config)
 
     def update(state, xs):
         key, share_left = xs

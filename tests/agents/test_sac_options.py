@@ -9,7 +9,7 @@ import pytest
 
 from adm_jax.agents.sac import Cloning, make_hyper, make_sac
 from adm_jax.config import SACConfig
-from adm_jax.types import Normalizer, Transition
+from adm_jax.types import ActionBounds, Normalizer, Transition
 
 OBS_DIM, ACTION_DIM, BATCH = 3, 2, 16
 CONFIG = SACConfig(
@@ -39,7 +39,7 @@ def spread(params):
 
 
 def make(config=CONFIG):
-    agent = make_sac(OBS_DIM, ACTION_DIM, 1.5, config)
+    agent = make_sac(OBS_DIM, ActionBounds.symmetric(1.5, ACTION_DIM), config)
     state = agent.init(jax.random.key(0), make_hyper(config), NORMALIZER)
     moved = [spread(x) for x in (state.actor_params, state.critic_params, state.target_critic_params)]
     return agent, state._replace(actor_params=moved[0], critic_params=moved[1], target_critic_params=moved[2])

@@ -11,7 +11,7 @@ import torch
 
 from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
-from adm_jax.types import Transition
+from adm_jax.types import ActionBounds, Transition
 from benchmarks.speed.torch_reference import Rows
 from benchmarks.speed.torch_sac import SAC, Replay
 
@@ -60,7 +60,7 @@ def test_losses_and_updates_equal_the_librarys(monkeypatch, deterministic_backup
         gamma=0.9,
         deterministic_backup=deterministic_backup,
     )
-    agent, hyper = make_sac(OBS_DIM, ACTION_DIM, SCALE, config), make_hyper(config)
+    agent, hyper = make_sac(OBS_DIM, ActionBounds.symmetric(SCALE, ACTION_DIM), config), make_hyper(config)
     state = agent.init(jax.random.key(0), hyper)
     state = state._replace(
         actor_params=stack(state.actor_params),

@@ -44,13 +44,13 @@ def dataset() -> None:
         terminated=ends & (np.arange(40) < 20),
         truncated=ends & (np.arange(40) >= 20),
     )
-    scale = environment.action_scale("Hopper-v4")
+    low, high = environment.action_bounds("Hopper-v4").arrays()
     for name, kept in (("bad-input", 40), ("short", 20)):
         part = {field: getattr(data, field)[:kept] for field in ("obs", "action", "reward", "next_obs")}
         part |= {field: getattr(data, field)[:kept] for field in ("terminated", "truncated")}
         part = dataclasses.replace(data, **part)
-        minari_io.save(part, f"tests/{name}-v0", env_id="Hopper-v4", action_low=-scale, action_high=scale)
-    minari_io.save(data, "tests/damaged-v0", env_id="Hopper-v4", action_low=-scale, action_high=scale)
+        minari_io.save(part, f"tests/{name}-v0", env_id="Hopper-v4", action_low=low, action_high=high)
+    minari_io.save(data, "tests/damaged-v0", env_id="Hopper-v4", action_low=low, action_high=high)
     path = minari_files.dataset_dir("tests/damaged-v0") / "data" / "main_data.hdf5"
     path.write_bytes(path.read_bytes()[:3000])
 

@@ -94,7 +94,7 @@ def test_a_task_of_ones_own_becomes_five_datasets_and_two_policies():
     assert len(digests) == len(KINDS)
     assert sorted(path.name for path in Path("kept").iterdir()) == ["expert.npz", "medium.npz"]
     policy = load_policy("kept/expert.npz")
-    assert (policy.obs_dim, policy.action_dim, policy.action_scale) == (4, 1, 3.0)
+    assert (policy.obs_dim, policy.action_dim, policy.bounds) == (4, 1, ((-3.0,), (3.0,)))
     assert policy.info["env_id"] == "MyPendulum-v0"
     assert policy.info["command"].startswith("adm-jax collect --num_steps=120")
 

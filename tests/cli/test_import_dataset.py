@@ -83,9 +83,9 @@ def test_a_file_that_names_no_environment(path, store):
     ]
     data = minari_io.load(ID)
     assert not {"env_id", "env_spec"} & set(data.metadata)
-    assert [bound.tolist() for bound in data.action_bounds()[:2]] == [[-3, -3], [3, 3]]
+    assert data.action_bounds()[0] == ((-3, -3), (3, 3))
     assert run(f"--path={path}", f"--dataset={ID}", "--overwrite", "--action_low=-4", "--action_high=4")
-    assert minari_io.load(ID).action_bounds()[1].tolist() == [4, 4]
+    assert minari_io.load(ID).action_bounds()[0].high == (4, 4)
 
 
 def test_a_neorl_file_of_no_known_environment(store, tmp_path):

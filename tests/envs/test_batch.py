@@ -44,7 +44,7 @@ def actions_of(row: int, step: int, low: np.ndarray, high: np.ndarray) -> np.nda
 def gymnasium_episode(spec: EnvSpec, seed: int, row: int) -> list[tuple]:
     """One episode in an environment of its own: (obs, reward, terminated, truncated) of every step."""
     env = environment.make_env(spec)
-    low, high = environment.action_bounds(env)
+    low, high = environment.action_bounds(env).arrays()
     obs, _ = env.reset(seed=seed)
     trace: list[tuple] = [(obs, 0.0, False, False)]
     while not (trace[-1][2] or trace[-1][3]):

@@ -1,5 +1,7 @@
 """Collected transitions are what the environment did."""
 
+import re
+
 import gymnasium
 import numpy as np
 import pytest
@@ -97,18 +99,43 @@ class Asymmetric(gymnasium.Env):
     action_space = gymnasium.spaces.Box(np.float32([-1.0, 0.0]), np.float32([1.0, 1.0]))
 
 
-class Unbounded(Asymmetric):
-    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
-
-
 @pytest.mark.parametrize(
-    ("env", "message"), [(Asymmetric, "aren't one"), (Unbounded, "actions are unbounded")]
+    ("low", "high", "message"),
+    [
+        (
+            [-1, -np.inf],
+            [1, 1],
+            "actions are unbounded (action[1] lies within [-inf, 1.0]); a policy needs a Box",
+        ),
+        (
+            [0, 0],
+            [3.4e38, 1],
+            "actions are unbounded (action[0] lies within [0.0, 3.4e+38]); a policy needs a Box",
+        ),
+        ([-1, 0.5], [1, 0.5], "action[1] lies within [0.5, 0.5], which leaves no choice"),
+        (
+            [0, 1],
+            [1, 1 + 1e-9],
+            "action[1] lies within [1.0, 1.000000001], which leaves no choice in float32",
+        ),
+        ([0, 3], [1, 2], "action[1] lies within [3.0, 2.0], which leaves no choice"),
+        ([0], [10], "actions are whole numbers, int64; a policy needs float32"),
+    ],
 )
-def test_an_action_scale_needs_symmetric_bounds(env, message, monkeypatch):
+def test_actions_are_bounded_and_there_is_a_choice(low, high, message, monkeypatch):
+    dtype = np.int64 if "whole" in message else np.float64
+
+    class Own(Asymmetric):
+        action_space = gymnasium.spaces.Box(
+            np.array(low, dtype), np.maximum(low, high).astype(dtype), dtype=dtype
+        )
+
+    Own.action_space.high[:] = high  # Gymnasium itself refuses a Box that is made reversed
     monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
-    gymnasium.register("Own-v0", env, max_episode_steps=5)
-    with pytest.raises(InputError, match=f"environment Own-v0: .*{message}"):
-        environment.action_scale("Own-v0")
+    gymnasium.register("Own-v0", Own, max_episode_steps=5)
+    with pytest.raises(InputError, match=re.escape(f"environment Own-v0: its {message}")) as error:
+        environment.action_bounds("Own-v0")
+    assert "\n" not in str(error.value)
 
 
 def test_an_environment_needs_a_step_limit(monkeypatch):
@@ -116,10 +143,6 @@ def test_an_environment_needs_a_step_limit(monkeypatch):
     gymnasium.register("Own-v0", Asymmetric)
     with pytest.raises(InputError, match=r"Own-v0: it has no step limit.*; register it with max_ep"):
         environment.make_env("Own-v0")
-
-
-def test_an_action_scale_other_than_one():
-    assert environment.action_scale("Humanoid-v4") == pytest.approx(0.4)
 
 
 def test_only_the_first_entries_of_an_observation_are_kept():

@@ -24,7 +24,7 @@ from adm_jax.rollout import open_loop
 from adm_jax.runs import config_file, surroundings
 from adm_jax.tasks import get_task
 from adm_jax.training import offline
-from adm_jax.types import InputError, Prediction, Segment
+from adm_jax.types import ActionBounds, InputError, Prediction, Segment
 from benchmarks.runs import summarize_measured, summarize_run
 from tests.evaluation.policy_files import write
 from tests.tiny import TINY
@@ -322,7 +322,7 @@ def test_policies_of_a_run_are_evaluated(fits, tmp_path, tiny_dataset, capsys):
     ope.run(config, fits[:1])
     assert "seed1 is of Walker2d-v4, the dataset of Hopper-v4" in capsys.readouterr().out
     (checkpoint,) = (folder / "checkpoints").glob("train-*")
-    read = read_policies(str(folder), 11, 3, 1.0)
+    read = read_policies(str(folder), 11, ActionBounds.symmetric(1.0, 3))
     saved = ocp.load(checkpoint / "arrays")["agent/actor_params/params/Dense_0/kernel"]
     np.testing.assert_array_equal(read[1].params["params"]["Dense_0"]["kernel"], np.asarray(saved)[1])
 

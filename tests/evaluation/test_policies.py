@@ -13,10 +13,11 @@ from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
 from adm_jax.evaluation import policies
 from adm_jax.runs import policy_file
-from adm_jax.types import InputError
+from adm_jax.types import ActionBounds, InputError
 from tests.evaluation.policy_files import write
 
 D, A, W = 4, 2, 5
+BOUNDS, WIDE = ActionBounds.symmetric(0.4, A), ActionBounds.symmetric(1.0, A)
 LOW, HIGH = np.float32([-0.4, -0.5]), np.float32([0.4, 0.5])
 KEY = jax.random.key(0)
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "policies"
@@ -89,9 +90,9 @@ def test_dope_pickle_acts_as_in_numpy(rng, tmp_path, nonlinearity, distribution)
 
 
 def test_own_file_acts_as_the_agent_does(rng, tmp_path):
-    sac = make_sac(D, A, 0.4, SACConfig(policy_hidden_dim=W))
+    sac = make_sac(D, BOUNDS, SACConfig(policy_hidden_dim=W))
     params = sac.init(KEY, make_hyper(SACConfig(), 0.0)).actor_params
-    policy_file.save_policy(tmp_path / "own.npz", params, 0.4, {"task": "mine"})
+    policy_file.save_policy(tmp_path / "own.npz", params, BOUNDS, {"task": "mine"})
     policy = policies.read_policy(tmp_path / "own.npz")
     obs = rng.normal(size=(6, D)).astype(np.float32)
     np.testing.assert_allclose(act(policy, obs), sac.mode_action(params, obs), rtol=1e-6)
@@ -204,26 +205,26 @@ def test_a_set_of_policies(rng, tmp_path):
     for name in ("b.npz", "a.pkl", "c.npz"):
         write(tmp_path / name, plain(rng) if name.endswith("npz") else dope(rng))
     (tmp_path / "notes.txt").write_text("no policy")
-    read = policies.read_policies(str(tmp_path), D, A, 1.0)
+    read = policies.read_policies(str(tmp_path), D, WIDE)
     assert [policy.name for policy in read] == ["a.pkl", "b.npz", "c.npz"]
-    assert len(policies.read_policies(f"{tmp_path}/*.npz", D, A, 1.0)) == 2
-    several = policies.read_policies(f"{tmp_path}/c.npz,{tmp_path}/[ab].*", D, A, 1.0)
+    assert len(policies.read_policies(f"{tmp_path}/*.npz", D, WIDE)) == 2
+    several = policies.read_policies(f"{tmp_path}/c.npz,{tmp_path}/[ab].*", D, WIDE)
     assert [policy.name for policy in several] == ["c.npz", "a.pkl", "b.npz"]
     assert policies.group_by_kind(read) == [[0], [1, 2]]
     stacked = policies.stack(read[1:])
     assert {leaf.shape[0] for leaf in jax.tree.leaves(stacked)} == {2}
     with pytest.raises(InputError, match=r"policies: .*\*\.zip: no file; give a folder"):
-        policies.read_policies(f"{tmp_path}/*.zip", D, A, 1.0)
+        policies.read_policies(f"{tmp_path}/*.zip", D, WIDE)
     with pytest.raises(InputError, match=r"a\.pkl is from 4 observations to 2 actions; the dataset has 11"):
-        policies.read_policies(str(tmp_path), 11, A, 1.0)
+        policies.read_policies(str(tmp_path), 11, WIDE)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "same.npz", plain(rng))
     with pytest.raises(InputError, match=r"two files are named same\.npz"):
-        policies.read_policies(f"{tmp_path}/*/same.npz", D, A, 1.0)
+        policies.read_policies(f"{tmp_path}/*/same.npz", D, WIDE)
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(InputError, match=r"x\.npy: is no policy"):
-        policies.read_policies(f"{tmp_path}/*.npy", D, A, 1.0)
+        policies.read_policies(f"{tmp_path}/*.npy", D, WIDE)
 
 
 def test_folders_may_have_a_globs_letters_in_their_names(rng, tmp_path, monkeypatch):
@@ -232,28 +233,30 @@ def test_folders_may_have_a_globs_letters_in_their_names(rng, tmp_path, monkeypa
     write(folder / "more" / "a.npz", plain(rng))
     monkeypatch.chdir(folder)
     for pattern in ("more", "more/a.npz", "more/*.npz", str(folder / "more"), str(folder / "more" / "a.npz")):
-        assert len(policies.read_policies(pattern, D, A, 1.0)) == 1
+        assert len(policies.read_policies(pattern, D, WIDE)) == 1
 
 
 def test_own_policies_must_have_the_environments_actions(tmp_path):
-    sac = make_sac(D, A, 0.4, SACConfig(policy_hidden_dim=W))
+    sac = make_sac(D, BOUNDS, SACConfig(policy_hidden_dim=W))
     params = sac.init(KEY, make_hyper(SACConfig(), 0.0)).actor_params
-    policy_file.save_policy(tmp_path / "own.npz", params, 0.4, {})
-    assert len(policies.read_policies(str(tmp_path), D, A, 0.4)) == 1
-    with pytest.raises(InputError, match=r"own\.npz has actions within 0\.4; the environment's are within 1"):
-        policies.read_policies(str(tmp_path), D, A, 1.0)
+    policy_file.save_policy(tmp_path / "own.npz", params, BOUNDS, {})
+    assert len(policies.read_policies(str(tmp_path), D, BOUNDS)) == 1
+    with pytest.raises(
+        InputError, match=r"own\.npz has actions within \+-0\.4; the environment's are within \+-1"
+    ):
+        policies.read_policies(str(tmp_path), D, WIDE)
     broken = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params)
-    policy_file.save_policy(tmp_path / "own.npz", broken, 0.4, {})
+    policy_file.save_policy(tmp_path / "own.npz", broken, BOUNDS, {})
     with pytest.raises(
         InputError, match=r"own\.npz: is no policy, or damaged \(kernel_0: a parameter is not finite"
     ):
-        policies.read_policies(str(tmp_path), D, A, 0.4)
-    policy_file.save_policy(tmp_path / "own.npz", params, 0.4, {})
+        policies.read_policies(str(tmp_path), D, BOUNDS)
+    policy_file.save_policy(tmp_path / "own.npz", params, BOUNDS, {})
     arrays = dict(np.load(tmp_path / "own.npz"))
     for name, shape in (("kernel_1", (W, 2 * W)), ("kernel_1", (2 * W, W)), ("bias_2", (3,))):
         np.savez(tmp_path / "own.npz", **{**arrays, name: np.zeros(shape, np.float32)})
         with pytest.raises(InputError, match=rf"own\.npz: is no policy, or damaged \({name} has shape"):
-            policies.read_policies(str(tmp_path), D, A, 0.4)
+            policies.read_policies(str(tmp_path), D, BOUNDS)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared policies are absent")
@@ -262,7 +265,7 @@ def test_own_policies_must_have_the_environments_actions(tmp_path):
     [("hopper_online_5.pkl", 11, 3), ("hopper_trpo_200.npz", 11, 3), ("walker_online_5.pkl", 17, 6)],
 )
 def test_published_policies_are_read(name, obs_dim, action_dim):
-    (policy,) = policies.read_policies(str(SHARED / name), obs_dim, action_dim, 1.0)
+    (policy,) = policies.read_policies(str(SHARED / name), obs_dim, ActionBounds.symmetric(1.0, action_dim))
     bounds = np.ones(action_dim, np.float32)
     fn = policies.action_fn(policy.kind, -bounds, bounds, deterministic=True)
     action = fn(policy.params, jnp.zeros((1, obs_dim)), KEY)

@@ -21,7 +21,7 @@ from adm_jax.runs import curves
 from adm_jax.runs.batches import batch_sizes, merge_rows
 from adm_jax.runs.folder import RunFolder
 from adm_jax.training import driver, offline
-from adm_jax.types import InputError
+from adm_jax.types import ActionBounds, InputError
 from tests.runs.event_records import points
 from tests.stopping import Stop, stop_behind
 from tests.tiny import QUICK_FLAGS
@@ -126,7 +126,7 @@ def test_batches_give_what_all_at_once_gives(
     for name in ("metrics.jsonl", "eval.jsonl"):
         assert lines(own / name) == lines(folder / name)
     assert points(own / "tensorboard") == points(folder / "tensorboard")
-    ones, others = (read_policies(str(path), 11, 3, 1.0) for path in (own, folder))
+    ones, others = (read_policies(str(path), 11, ActionBounds.symmetric(1.0, 3)) for path in (own, folder))
     tags = [member.tag for member in all_members(config)]
     assert [policy.name for policy in ones] == [f"{own.name}/{tag}" for tag in tags]
     for one, other in zip(ones, others, strict=True):

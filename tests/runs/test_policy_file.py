@@ -11,9 +11,10 @@ import pytest
 from adm_jax.agents.sac import make_hyper, make_sac
 from adm_jax.config import SACConfig
 from adm_jax.runs.policy_file import load_policy, save_policy
-from adm_jax.types import InputError
+from adm_jax.types import ActionBounds, InputError
 
 SCALE = 3.0
+BOUNDS = ActionBounds.symmetric(SCALE, 2)
 PATH = Path("policies/own.npz")
 OBS = np.random.default_rng(0).normal(0.0, 2.0, (20, 5)).astype(np.float32)
 
@@ -21,13 +22,13 @@ OBS = np.random.default_rng(0).normal(0.0, 2.0, (20, 5)).astype(np.float32)
 @pytest.fixture
 def sac_and_params():
     config = SACConfig(policy_hidden_dim=16, policy_hidden_layers=3)
-    sac = make_sac(5, 2, SCALE, config)
+    sac = make_sac(5, BOUNDS, config)
     return sac, sac.init(jax.random.key(1), make_hyper(config)).actor_params
 
 
 @pytest.fixture
 def saved(sac_and_params):
-    save_policy(PATH, sac_and_params[1], SCALE, {"env_id": "Own-v0", "returns": [1.5, 2.0]})
+    save_policy(PATH, sac_and_params[1], BOUNDS, {"env_id": "Own-v0", "returns": [1.5, 2.0]})
     return sac_and_params
 
 
@@ -59,7 +60,7 @@ def test_numpy_alone_reads_the_policy(saved):
 def test_the_library_reads_it_bit_for_bit(saved):
     sac, actor_params = saved
     policy = load_policy(PATH)
-    assert (policy.obs_dim, policy.action_dim, policy.action_scale) == (5, 2, SCALE)
+    assert (policy.obs_dim, policy.action_dim, policy.bounds) == (5, 2, BOUNDS)
     assert policy.info["returns"] == [1.5, 2.0]
     jax.tree.map(np.testing.assert_array_equal, policy.actor_params, actor_params)
     np.testing.assert_array_equal(
@@ -71,6 +72,29 @@ def test_the_library_reads_it_bit_for_bit(saved):
     )
 
 
+def test_bounds_that_are_not_one_are_kept_with_the_policy(sac_and_params):
+    """``+-b`` is written as ever: ``action_scale``; each file has what its recipe needs."""
+    params, bounds = sac_and_params[1], ActionBounds((0.0, -1.0), (100.0, 3.0))
+    sac = make_sac(5, bounds, SACConfig(policy_hidden_dim=16, policy_hidden_layers=3))
+    save_policy(PATH, params, bounds, {})
+    with np.load(PATH) as file:
+        arrays = dict(file)
+    assert "action_scale" not in arrays
+    low, high = arrays["action_low"], arrays["action_high"]
+    mean, _ = numpy_head(arrays, OBS)
+    action = np.clip((low + high) / 2 + (high - low) / 2 * np.tanh(mean), low, high)
+    np.testing.assert_allclose(action, sac.mode_action(params, OBS), rtol=1e-4, atol=1e-4)
+    policy = load_policy(PATH)
+    assert policy.bounds == bounds
+    np.testing.assert_array_equal(policy.mode_action(params, OBS), sac.mode_action(params, OBS))
+    for damaged in ({"action_low": high}, {"action_high": high[:1]}, {"action_low": low * np.nan}):
+        np.savez(PATH, **{**arrays, **damaged})
+        with pytest.raises(
+            InputError, match=r"own.npz: is no policy, or damaged \(action_low .* are no bounds"
+        ):
+            load_policy(PATH)
+
+
 def test_nothing_else_is_left_in_the_folder(saved):
     assert [path.name for path in PATH.parent.iterdir()] == ["own.npz"]
 
@@ -78,7 +102,7 @@ def test_nothing_else_is_left_in_the_folder(saved):
 def test_a_folder_that_cannot_be_made_is_one_line(sac_and_params):
     Path("file").write_text("")
     with pytest.raises(InputError, match=r"^file/own.npz: cannot be written \(") as error:
-        save_policy(Path("file/own.npz"), sac_and_params[1], SCALE, {})
+        save_policy(Path("file/own.npz"), sac_and_params[1], BOUNDS, {})
     assert "\n" not in str(error.value)
 
 

@@ -13,7 +13,7 @@ from adm_jax.runs.progress import Progress
 from adm_jax.tasks import get_task, register_task
 from adm_jax.training import collect
 from adm_jax.training.collect import medium_return
-from adm_jax.types import InputError
+from adm_jax.types import ActionBounds, InputError
 
 CONFIG = replace_flat(
     ReplayConfig(),
@@ -105,7 +105,7 @@ def test_deterministic_policies_repeat_their_action():
     data, (actor_params, info) = result.datasets["expert"], result.policies["expert"]
     assert data.metadata["policy"] == "SAC, deterministic (mode actions)"
     assert info["policy_steps"] == 240
-    sac = collect.make_sac(4, 1, 3.0, CONFIG.sac)
+    sac = collect.make_sac(4, ActionBounds.symmetric(3.0, 1), CONFIG.sac)
     np.testing.assert_allclose(data.action, sac.mode_action(actor_params, data.obs), rtol=1e-5, atol=1e-6)
     assert "medium" not in result.policies
 

@@ -19,7 +19,7 @@ from adm_jax.population.compiling import MemberProgram
 from adm_jax.runs import config_file
 from adm_jax.runs.signals import Interrupted
 from adm_jax.training import online
-from adm_jax.types import InputError
+from adm_jax.types import ActionBounds, InputError
 from benchmarks.runs import draw_runs, summarize_run
 from tests.cli import scripts
 from tests.runs.event_records import points
@@ -85,7 +85,7 @@ def test_lines_are_told_by_environment_steps(uninterrupted) -> None:
 
 def test_its_policies_are_read_from_the_newest_checkpoint(uninterrupted) -> None:
     config, folder, _ = uninterrupted
-    policies = read_policies(str(folder), 4, 1, 3.0)
+    policies = read_policies(str(folder), 4, ActionBounds.symmetric(3.0, 1))
     assert [policy.name for policy in policies] == [f"{folder.name}/seed0", f"{folder.name}/seed1"]
     newest = ocp.load(max((folder / "checkpoints").glob("train-*")) / "arrays")
     saved = np.asarray(newest["state/agent/actor_params/params/Dense_0/kernel"])

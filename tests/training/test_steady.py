@@ -12,7 +12,7 @@ import pytest
 from adm_jax.config import OfflineConfig, config_for_task
 from adm_jax.config.presets.offline import STEADY
 from adm_jax.config.settings import replace_flat, to_flat
-from adm_jax.envs.environment import action_scale
+from adm_jax.envs import environment
 from adm_jax.envs.evaluator import Evaluator
 from adm_jax.evaluation.policies import action_fn, policies_of_run
 from adm_jax.runs.folder import RunFolder
@@ -78,7 +78,7 @@ def test_the_averaged_actor_is_the_policy(finished):
     evaluated = lines(folder / "eval.jsonl")[-1]
     opened = RunFolder.open(folder)
     task = get_task(config.task)
-    policies = policies_of_run(folder, action_scale(task.env))
+    policies = policies_of_run(folder, environment.action_bounds(task.env))
     evaluator = Evaluator(task.env, [member.seed for member in opened.members], config.eval_episodes)
 
     low, high = evaluator.action_low, evaluator.action_high

@@ -25,6 +25,7 @@ from adm_jax.population.members import Member
 from adm_jax.runs.batches import merge_results
 from adm_jax.tasks import EnvlessTask
 from adm_jax.training import driver, offline
+from adm_jax.types import ActionBounds
 from benchmarks.runs import summarize_run
 from tests.evaluation.policy_files import write
 from tests.stopping import Stop, stop_behind
@@ -165,7 +166,7 @@ def test_a_line_before_training_says_so_and_what_to_do(logged, data, capsys, tmp
     )
     longest = data.episode_lengths.max()
     assert (
-        "actions lie within -1 to 1: the largest action in the data, which have no action space; returns are "
+        "actions lie within +-1: the largest action in the data, which have no action space; returns are "
         f"estimated over {longest} steps, the longest recorded episode" in shown
     )
     assert shown.index("warning: policies are") < shown.index("compiling ...")
@@ -202,18 +203,27 @@ def test_a_run_that_was_evaluated_is_not_resumed_without(evaluated, tiny_dataset
 
 
 def test_the_bounds_of_actions_are_the_datas(data) -> None:
-    def bounds(name: str, action_space: gymnasium.spaces.Box) -> tuple[float, str]:
+    def bounds(name: str, action_space: gymnasium.spaces.Box) -> tuple[ActionBounds, str]:
         task = task_from_dataset(minari_io.load(store(name, data, action_space)), "hopper")
         assert isinstance(task, EnvlessTask)
-        return environment.scale_of_task(task), task.bounds_from
+        return environment.bounds_of_task(task), task.bounds_from
 
-    assert bounds("tests/twice-v0", box(-2, 2)) == (2.0, "the dataset's action space")
+    assert bounds("tests/twice-v0", box(-2, 2)) == (
+        ActionBounds.symmetric(2.0, 3),
+        "the dataset's action space",
+    )
     largest = float(np.abs(data.action).max())
     assert 0.9 < largest < 1.0
     from_data = "the largest action in the data, which have no action space"
-    assert bounds("tests/open-v0", box(-np.inf, np.inf)) == (largest, from_data)
-    with pytest.raises(InputError, match=r"^dataset tests/uneven-v0: action bounds .* aren't one"):
-        bounds("tests/uneven-v0", box(-1, 3))
+    assert bounds("tests/open-v0", box(-np.inf, np.inf)) == (ActionBounds.symmetric(largest, 3), from_data)
+    uneven = ActionBounds((-1.0,) * 3, (3.0,) * 3)
+    assert bounds("tests/uneven-v0", box(-1, 3)) == (uneven, "the dataset's action space")
+    hair = gymnasium.spaces.Box(0.7, 0.7 + 1e-9, (3,), np.float64)
+    alike = dataclasses.replace(data, action=np.full_like(data.action, 0.7))
+    with pytest.raises(
+        InputError, match=r"^tests/hair-v0 .*: its action\[0\] lies within .* leaves no choice"
+    ):
+        task_from_dataset(minari_io.load(store("tests/hair-v0", alike, hair)), "hopper")
 
 
 def test_terminations_are_given_or_never(data, caplog) -> None:

@@ -9,6 +9,7 @@ from adm_jax.data import validation
 from adm_jax.data.formats import minari_files, minari_io
 from adm_jax.envs import recovered
 from adm_jax.envs.termination import get_termination
+from adm_jax.types import ActionBounds
 from tests.data.sample_data import error_line, make_data
 
 DATA = make_data((4, 3, 5, 3))
@@ -64,11 +65,11 @@ def test_states_that_the_task_would_have_terminated(caplog):
 
 def test_actions_that_the_task_cannot_take():
     data = dataclasses.replace(DATA, action=put(np.clip(DATA.action, -0.4, 0.4), (5, 1), 0.75))
-    assert error_line(validation.check_actions, data, 0.4, "task humanoid") == (
+    assert error_line(validation.check_actions, data, ActionBounds.symmetric(0.4, 2), "task humanoid") == (
         "some.hdf5: episode 1, step 1: action[1] is 0.75 (1 such in all); actions of task humanoid lie "
         "within +-0.4: data of another environment, or actions in another unit"
     )
-    validation.check_actions(data, 0.75, "task ant")
+    validation.check_actions(data, ActionBounds.symmetric(0.75, 2), "task ant")
 
 
 @pytest.mark.parametrize("dataset_id", ["neorl/hopper-low-v0", "mujoco/hopper/medium-v0"])
