@@ -60,8 +60,9 @@ def validate(
 
     Dtypes, ranks and equal counts; at least one transition; finite values, observations and rewards no larger
     than ``LARGEST_VALUE``; actions within the bounds (to ``ACTION_TOLERANCE`` times the bound, at least times
-    one); a flag at the end of the last episode; ``next_obs[t]`` and ``obs[t + 1]`` the same bits inside an
-    episode. One warning names dimensions that never change: they may well be meant, as a goal.
+    one, at most times twice their distance); a flag at the end of the last episode; ``next_obs[t]`` and
+    ``obs[t + 1]`` the same bits inside an episode. One warning names dimensions that never change: they may
+    well be meant, as a goal.
 
     Bounds are numbers or [A]. Raises InputError: one line naming the source, the episode, the field and what
     would be right.
@@ -205,11 +206,14 @@ def _check_bounds(data: EpisodeData, low: float | np.ndarray, high: float | np.n
 
 def _outside(action: np.ndarray, low: Any, high: Any) -> np.ndarray:
     """Which of the actions [N, A] lie outside the bounds [A], by more than their rounding."""
-    slack_low, slack_high = (
-        ACTION_TOLERANCE * np.maximum(1.0, np.abs(np.where(np.isfinite(bound), bound, 0.0)))
-        for bound in (low, high)
-    )
-    return (action < low - slack_low) | (action > high + slack_high)
+    at_most = 2.0 * np.subtract(high, low)
+
+    def slack(bound: Any) -> np.ndarray:
+        size = np.abs(np.where(np.isfinite(bound), bound, 0.0))
+        allowed = ACTION_TOLERANCE * np.minimum(np.maximum(1.0, size), at_most)
+        return np.maximum(allowed, np.spacing(size.astype(np.float32)))
+
+    return (action < low - slack(low)) | (action > high + slack(high))
 
 
 def _check_continuity(data: EpisodeData) -> None:

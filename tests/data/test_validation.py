@@ -75,6 +75,18 @@ def test_bounds_that_bound_nothing(low, high, shown):
     assert line == f"some.hdf5: bounds of {shown}; action_low must be a number below action_high"
 
 
+def test_close_bounds_have_a_narrow_tolerance():
+    """An action a few widths outside is no rounding, however small its distance."""
+    data = make_data(action_dim=1)
+    for low, high in ((1e6, 1e6 + 1), (0.0, 1e-6)):
+        for action, inside in ((low, True), (high, True), (high + 2 * (high - low), False)):
+            made = dataclasses.replace(data, action=np.full_like(data.action, action))
+            if inside:
+                validation.validate(made, low, high)
+            else:
+                assert "must lie in the action bounds" in message(made, low, high)
+
+
 def test_rounding_at_the_bounds_is_accepted_unchanged():
     data = changed("action", (0, 0), -1.0000001)
     assert data.action[0, 0] < -1
