@@ -38,10 +38,15 @@ for _name, (_low, _high) in BOUNDS.items():
     gymnasium.register(
         f"plant/{_name}-v0", Plant, max_episode_steps=STEPS, kwargs={"low": _low, "high": _high}
     )
-    register_task(
-        name=f"plant-{_name}", env_id=f"plant/{_name}-v0", obs_dim=len(_low), action_dim=len(_low),
-        termination="never",
-    )  # fmt: skip
+
+
+def register_tasks() -> None:
+    """``plant-<name>`` for every Box."""
+    for name, (low, _) in BOUNDS.items():
+        register_task(
+            name=f"plant-{name}", env_id=f"plant/{name}-v0", obs_dim=len(low), action_dim=len(low),
+            termination="never",
+        )  # fmt: skip
 
 
 def best_action(name: str, obs: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from adm_jax.evaluation.policies import policies_of_run
 from adm_jax.runs.policy_file import save_policy
 from adm_jax.types import InputError
 from tests.cli import scripts
-from tests.envs.plant import BOUNDS, STEPS, best_action, record
+from tests.envs.plant import BOUNDS, STEPS, best_action, record, register_tasks
 from tests.tiny import TINY
 from tests.training.test_steady import OPTIONS
 
@@ -36,6 +36,11 @@ import jax.numpy as jnp
 def reward(obs, action, next_obs):
     return -jnp.square(0.9 * obs + (action - 50) / 50).sum(axis=-1)
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tasks():
+    register_tasks()
 
 
 def numpy_policy(path):
@@ -117,7 +122,7 @@ def test_the_models_actions_are_the_environments(run):
 def test_collected_data_and_policies_are_evaluated(run, exported, tmp_path):
     """``collect``, then ``ope`` of a run, of a file, and of what ``collect`` kept."""
     flags = [
-        "--task=tests.envs.plant:plant-tank",
+        "--task=tests.envs.plant_tasks:plant-tank",
         "--kinds=random,expert",
         "--num_steps=60",
         "--warmup_steps=40",
