@@ -119,6 +119,8 @@ def _check(arrays: Mapping[str, np.ndarray], info: Any) -> None:
 
 def _bounds(arrays: Mapping[str, np.ndarray], action_dim: int) -> ActionBounds:
     if "action_scale" in arrays:
+        if not arrays["action_scale"] > 0:
+            raise ValueError("action_scale must be above 0")
         high = np.full(action_dim, arrays["action_scale"])
         low = -high
     else:

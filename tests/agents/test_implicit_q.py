@@ -116,7 +116,7 @@ def test_weights_are_finite_where_values_lie_above_all_returns(dataset):
     """Rewards of -1, as for a goal not reached yet, and a V that has not been learned: it is near zero."""
     rewards = dataset.transitions._replace(reward=-jnp.ones_like(dataset.transitions.reward))
     costly, settings = dataset._replace(transitions=rewards), PretrainConfig(pretrain_steps=1)
-    state, _ = pretrain(costly, jax.random.key(0), settings, CONFIG)
+    state, _ = pretrain(costly, jax.random.key(0), settings, BOUNDS, CONFIG)
     near_zero = jax.tree.map(lambda x: 1e-3 * x, state.value_params)
     state = state._replace(value_params=near_zero)
     advantage, value = advantages(state, costly, CONFIG, settings.advantage_trace_decay)

@@ -57,7 +57,10 @@ TINY = [
             ["--task=mine:image"],
             "environment Image-v0: observations are Box(0, 255, (8, 8, 3), uint8); only ",
         ),
-        (["--task=mine:unbounded"], "environment Unbounded-v0: its actions are unbounded; a policy needs "),
+        (
+            ["--task=mine:unbounded"],
+            "environment Unbounded-v0: its actions are unbounded (action[0] lies within [-inf, inf]); a ",
+        ),
         (
             ["--task=hopper", "--model_every=30", "--steps_per_iteration=20"],
             "model_every: 30 is no multiple of steps_per_iteration 20",

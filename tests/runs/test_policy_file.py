@@ -89,9 +89,7 @@ def test_bounds_that_are_not_one_are_kept_with_the_policy(sac_and_params):
     np.testing.assert_array_equal(policy.mode_action(params, OBS), sac.mode_action(params, OBS))
     for damaged in ({"action_low": high}, {"action_high": high[:1]}, {"action_low": low * np.nan}):
         np.savez(PATH, **{**arrays, **damaged})
-        with pytest.raises(
-            InputError, match=r"own.npz: is no policy, or damaged \(action_low .* are no bounds"
-        ):
+        with pytest.raises(InputError, match=r"own.npz: is no policy, or damaged \(action_low"):
             load_policy(PATH)
 
 
