@@ -79,6 +79,15 @@ def assert_one_line(error: str, message: str) -> None:
         (["--task=hopper-medium-v2"], "'hopper-medium-v2' is unknown (did you mean hopper-medium?); one of"),
         (["--task=HalfCheetah-v4"], "'HalfCheetah-v4' is unknown (did you mean halfcheetah?); one of"),
         (["--task=pen-human-v1"], "'pen-human-v1' is unknown (did you mean pen-human?); one of"),
+        (
+            ["--task=AdroitHandPen-v1"],
+            "'AdroitHandPen-v1' is unknown (the id of an environment or a dataset is no task; --task=auto "
+            "--dataset=<id> learns from a dataset, and evaluates in its environment); one of hopper, ",
+        ),
+        (
+            ["--task=D4RL/pen/human-v2"],
+            "'D4RL/pen/human-v2' is unknown (the id of an environment or a dataset is",
+        ),
         (["--task=walker2d_medium-v0"], "unknown (did you mean walker2d-medium?); one of"),
         (
             ["--task=hopper", "--dataset=/some/file.hdf5"],

@@ -78,14 +78,17 @@ def test_a_file_that_names_no_environment(path, store):
     assert done.stdout.splitlines()[2:4] == [
         "no environment is named, so that policies of these data are not evaluated for real; --env_id "
         "names one here, --task=<name> in a run",
-        "actions are bounded by the largest action in the data, which have no action space; --action_low and "
-        "--action_high give others",
+        "actions lie within +-3: the largest action in the data, which have no action space; --action_low "
+        "and --action_high give others",
     ]
     data = minari_io.load(ID)
     assert not {"env_id", "env_spec"} & set(data.metadata)
     assert data.action_bounds()[0] == ((-3, -3), (3, 3))
     assert run(f"--path={path}", f"--dataset={ID}", "--overwrite", "--action_low=-4", "--action_high=4")
     assert minari_io.load(ID).action_bounds()[0].high == (4, 4)
+    done = run(f"--path={path}", f"--dataset={ID}", "--overwrite", "--action_low=-3.5,-4")
+    assert "actions lie within [-3.5, 3] x [-4, 3]: the largest" in done.stdout, done.stderr
+    assert minari_io.load(ID).action_bounds()[0] == ((-3.5, -4), (3, 3))
 
 
 def test_a_neorl_file_of_no_known_environment(store, tmp_path):
@@ -145,6 +148,11 @@ def test_user_errors_are_one_line_and_leave_nothing(path, store, tmp_path):
         *good, "--action_low=-0.4", "--action_high=0.4"
     )
     assert "action_low must be a number below action_high" in failure(*good, "--action_low=nan")
+    for wrong in ("0,0.7,1", "low", ""):
+        assert failure(*good, f"--action_low={wrong}") == (
+            f"error: action_low: {wrong!r}: must be a number, or one for each of the 2 dimensions of the "
+            "actions, as 0,0.7"
+        )
     assert "d4rl" in failure(*good, "--source=csv")
     assert "max_episode_steps" in failure(*good, "--max_episode_steps=0")
     assert "not a flag" in failure(*good, "extra")

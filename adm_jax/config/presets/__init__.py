@@ -90,6 +90,11 @@ def named(reference: str, known: Mapping[str, Any]) -> Any:
         meant = re.sub(r"-v\d+$", "", own.lower())  # of an environment's id, or with D4RL's version behind
         close = difflib.get_close_matches(meant, known, n=1, cutoff=0.8)
         guess = f" (did you mean {close[0]}?)" if close else ""
+        if not close and re.search(r"-v\d+$", own):
+            guess = (
+                " (the id of an environment or a dataset is no task; --task=auto --dataset=<id> learns from "
+                "a dataset, and evaluates in its environment)"
+            )
         raise InputError(
             f"task: {own!r} is unknown{guess}; one of {', '.join(known)}; or register one of your own with "
             "adm_jax.tasks.register_task in a module, and name it module:task"

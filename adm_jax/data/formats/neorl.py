@@ -12,7 +12,9 @@ NeoRL2's files have ``truncated`` instead: ``done`` is Gymnasium's ``terminated`
 
 A file does not say what environment it is of, but by its name. NeoRL's MuJoCo environments are Gym's ``-v3``
 with the x position kept in front of the observation; Gymnasium's ``-v4`` have the same observations, rewards
-and terminations, and stand for them here, where the data look like them. Other names are not trusted.
+and terminations, and stand for them here, where the data look like them. NeoRL2's environments are a package
+of their own, and none is taken for them; what their names tell, where the data agree, is that actions lie
+within +-1, of which data may use but a part (Pipeline's a thirtieth). Other names are not trusted.
 """
 
 import re
@@ -39,6 +41,17 @@ _NAMES = columns.Names("obs", "next_obs", "done", "truncated")
 _ENVIRONMENTS = {"Hopper": (12, 3, 1.25), "HalfCheetah": (18, 6, 0.0), "Walker2d": (18, 6, 1.25)}
 _HEIGHT_RANGE = 0.2
 _KWARGS: dict[str, Any] = {"exclude_current_positions_from_observation": False}
+# NeoRL2's, by their Gymnasium ids -> dimensions of observation and action
+_NEORL2 = {
+    "Pipeline": (52, 1),
+    "Simglucose": (31, 1),
+    "RocketRecovery": (7, 2),
+    "RandomFrictionHopper": (13, 3),
+    "DMSD": (6, 2),
+    "Fusion": (15, 6),
+    "Salespromotion": (8, 2),
+    "SafetyHalfCheetah": (18, 6),
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Report:
     data: EpisodeData
     env_id: str | None
     no_environment: str  # why none is known; empty where one is
+    neorl2_id: str | None  # of NeoRL2's environment that the file is of, by name and data
     index: str | None  # what the file's index holds, where it has one
     has_truncated: bool  # else done may be a time limit
     max_episode_steps: int | None
@@ -61,9 +75,10 @@ class Report:
         """One line per fact."""
         lines = [columns.what_was_read(self.data, len(self.data.obs))]
         if self.no_environment:
+            as_in = f", as in --env_id=neorl2:{self.neorl2_id}" if self.neorl2_id else ""
             lines.append(
                 f"stored without an environment: {self.no_environment}; where one is registered with "
-                f"Gymnasium, --env_id names it"
+                f"Gymnasium, --env_id names it{as_in}"
             )
         if self.index:
             lines.append(self.index)
@@ -98,11 +113,12 @@ def read(
 
     Without ``env_id`` the environment is the one that the file is named after, where its dimensions, actions
     and first heights agree with it, else none; the MuJoCo environments' step limit is 1000 without
-    ``max_episode_steps``. Returns the episodes (``metadata`` holds ``imported_from`` and, where known,
-    ``env_id``, and ``env_kwargs`` of the MuJoCo environments) and what was done to get them. Raises
-    InputError: one line: the file is missing or damaged, lacks an array, holds one twice or of a wrong shape;
-    index is no list of cuts; done or truncated is set in mid-episode; an episode is longer than the limit, or
-    that is unknown where only it tells whether done is a termination.
+    ``max_episode_steps``. Data of NeoRL2's environments have no environment, but its action space, +-1.
+    Returns the episodes (``metadata`` holds ``imported_from`` and, where known, ``env_id``, and
+    ``env_kwargs`` of the MuJoCo environments) and what was done to get them. Raises InputError: one line: the
+    file is missing or damaged, lacks an array, holds one twice or of a wrong shape; index is no list of cuts;
+    done or truncated is set in mid-episode; an episode is longer than the limit, or that is unknown where
+    only it tells whether done is a termination.
     """
     source = str(path)
     raw = _read_arrays(path, source)
@@ -112,7 +128,7 @@ def read(
     rows = columns.Columns(obs, action, reward, next_obs, done, source, _NAMES)
     ends, index = _episode_ends(raw.get("index"), truncated, rows)
     starts = np.flatnonzero(np.concatenate([[True], ends[:-1]]))
-    env_id, kwargs, unknown = _environment(env_id, obs, action, starts, source)
+    env_id, kwargs, unknown, neorl2_id = _environment(env_id, obs, action, starts, source)
     limit = max_episode_steps or (MAX_EPISODE_STEPS if kwargs else None)
     if truncated is None and limit is None:
         wanted = f"the step limit of {env_id or 'its environment'} is unknown; give it, as in "
@@ -135,11 +151,14 @@ def read(
         "imported_from": Path(source).name,
         **({"env_kwargs": kwargs} if kwargs else {}),
     }
-    data = EpisodeData(obs, action, reward, next_obs, terminated, cut_off, source, metadata)
+    one = np.ones(action.shape[1], np.float32)
+    space = (-one, one) if neorl2_id else None
+    data = EpisodeData(obs, action, reward, next_obs, terminated, cut_off, source, metadata, space)
     report = Report(
         data=data,
         env_id=env_id,
         no_environment=unknown,
+        neorl2_id=neorl2_id,
         index=index,
         has_truncated=truncated is not None,
         max_episode_steps=limit,
@@ -259,35 +278,50 @@ def _time_limits(ends: np.ndarray, splits: tuple[int, ...], limit: int) -> tuple
 
 def _environment(
     env_id: str | None, obs: np.ndarray, action: np.ndarray, starts: np.ndarray, source: str
-) -> tuple[str | None, dict[str, Any], str]:
-    """Gymnasium id and arguments of the file's environment, and why it has none."""
-    dims = (obs.shape[1], action.shape[1])
-    if env_id is not None:
-        name, _, version = env_id.rpartition("-v")
-        if name not in _ENVIRONMENTS:
-            return env_id, {}, ""
-        if dims != _ENVIRONMENTS[name][:2]:
-            raise InputError(
-                f"{source}: obs has {dims[0]} and action {dims[1]} dimensions; NeoRL's {name}, with the x "
-                f"position, has {_ENVIRONMENTS[name][0]} and {_ENVIRONMENTS[name][1]}"
-            )
-        return f"{name}-v{4 if version in ('2', '3') else version}", _KWARGS, ""
+) -> tuple[str | None, dict[str, Any], str, str | None]:
+    """Gymnasium id and arguments of the file's environment, why it has none, and NeoRL2's id of it."""
     first = re.split(r"[^a-z0-9]", Path(source).stem.lower())[0]  # of Hopper-v3-low-1000-train-noise
-    name = next((name for name in _ENVIRONMENTS if name.lower() == first), None)
+    name = next((name for name in (*_ENVIRONMENTS, *_NEORL2) if name.lower() == first), None)
+    if env_id is not None:
+        given, kwargs = _given_environment(env_id, (obs.shape[1], action.shape[1]), source)
+        is_neorl2 = given == name and name in _NEORL2 and not _disagreement(name, obs, action, starts)
+        return given, kwargs, "", given if is_neorl2 else None
     if name is None:
-        return None, {}, f"the file is not named after NeoRL's {', '.join(_ENVIRONMENTS)}"
-    obs_dim, action_dim, height = _ENVIRONMENTS[name]
-    if dims != (obs_dim, action_dim):
-        return None, {}, (
-            f"the file is named after {name}, but obs has {dims[0]} and action {dims[1]} dimensions, where "
-            f"NeoRL's {name} has {obs_dim} and {action_dim}"
-        )  # fmt: skip
+        names = f"NeoRL's {', '.join(_ENVIRONMENTS)} or one of NeoRL2's environments"
+        return None, {}, f"the file is not named after {names}", None
+    wrong = _disagreement(name, obs, action, starts)
+    if wrong:
+        return None, {}, f"the file is named after {name}, {wrong}", None
+    if name in _NEORL2:
+        return None, {}, f"NeoRL2's {name} comes with the package neorl2", name
+    return f"{name}-v4", _KWARGS, "", None
+
+
+def _given_environment(env_id: str, dims: tuple[int, int], source: str) -> tuple[str, dict[str, Any]]:
+    """The Gymnasium id and arguments that stand for a given one, of data with ``dims`` (D, A)."""
+    name, _, version = env_id.rpartition("-v")
+    if name not in _ENVIRONMENTS:
+        return env_id, {}
+    if dims != _ENVIRONMENTS[name][:2]:
+        raise InputError(
+            f"{source}: obs has {dims[0]} and action {dims[1]} dimensions; NeoRL's {name}, with the x "
+            f"position, has {_ENVIRONMENTS[name][0]} and {_ENVIRONMENTS[name][1]}"
+        )
+    return f"{name}-v{4 if version in ('2', '3') else version}", _KWARGS
+
+
+def _disagreement(name: str, obs: np.ndarray, action: np.ndarray, starts: np.ndarray) -> str:
+    """What of the data the environment that their file is named after cannot have had; empty if nothing."""
+    obs_dim, action_dim, *heights = _NEORL2.get(name) or _ENVIRONMENTS[name]
+    if (obs.shape[1], action.shape[1]) != (obs_dim, action_dim):
+        whose = "NeoRL2" if name in _NEORL2 else "NeoRL"
+        return (
+            f"but obs has {obs.shape[1]} and action {action.shape[1]} dimensions, where {whose}'s {name} has "
+            f"{obs_dim} and {action_dim}"
+        )
     start, largest = float(np.median(obs[starts, 1])), float(np.abs(action).max())
-    if not abs(start - height) < _HEIGHT_RANGE:
-        return None, {}, (
-            f"the file is named after {name}, but episodes start at obs[1] = {start:.3g}, where {name} is at "
-            f"{height:g}"
-        )  # fmt: skip
+    if heights and not abs(start - heights[0]) < _HEIGHT_RANGE:
+        return f"but episodes start at obs[1] = {start:.3g}, where {name} is at {heights[0]:g}"
     if not largest <= 1 + validation.ACTION_TOLERANCE:
-        return None, {}, f"the file is named after {name}, whose actions lie within +-1, not +-{largest:.3g}"
-    return f"{name}-v4", _KWARGS, ""
+        return f"whose actions lie within +-1, not +-{largest:.3g}"
+    return ""

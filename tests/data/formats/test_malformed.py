@@ -224,7 +224,8 @@ def test_neorl_environments_that_cannot_be(tmp_path):
     path = write_neorl(tmp_path / "file.npz", {})
     limit = "the step limit of its environment is unknown; give it, as in --max_episode_steps=1000"
     assert error_line(neorl.read, path) == (
-        f"{path}: the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d; {limit}"
+        f"{path}: the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d or one of NeoRL2's "
+        f"environments; {limit}"
     )
     obs = np.zeros((15, 18), np.float32)
     obs[:, 0] = np.arange(15)  # where it is; the height stays 0

@@ -200,12 +200,12 @@ def test_truncated_rows_that_are_one_off_or_missing(path, hopper):
 OTHERS = {  # file -> changes of NeoRL's Hopper, why it is not taken for one
     "SafetyHalfCheetah-high-2-val.npz": (
         {},
-        "the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d",
+        "the file is named after SafetyHalfCheetah, but obs has 12 and action 3 dimensions, where NeoRL2's "
+        "SafetyHalfCheetah has 18 and 6",
     ),
-    "Safety_Hopper-high.npz": ({}, "the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d"),
-    "RandomFrictionHopper-high-2-val.npz": (
+    "Safety_Hopper-high.npz": (
         {},
-        "the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d",
+        "the file is not named after NeoRL's Hopper, HalfCheetah, Walker2d or one of NeoRL2's environments",
     ),
     "Walker2d-v3-low.npz": (
         {},
