@@ -1,8 +1,8 @@
 """Of processes that resume one folder at once, one goes on and the others end in a line.
 
-Run by hand, as each try takes half a minute; writes benchmarks/results/faults/several_processes.json:
+Run by hand, as each try takes half a minute; writes benchmarks/results/faults/contended_folder.json:
 
-XLA_FLAGS= pytest -n0 -m slow tests/faults/test_several_processes.py
+XLA_FLAGS= pytest -n0 -m slow tests/faults/test_contended_folder.py
 """
 
 import collections
@@ -62,7 +62,7 @@ def test_one_goes_on_and_the_others_end_in_a_line(stopped: list[Path], tmp_path:
         require_same(folder, whole)
         outcomes[f"one of {number} went on, the others one line, then the same to the last bit"] += 1
         found = {"tries": attempt + 1, "of": TRIES, "outcomes": dict(sorted(outcomes.items()))}
-        keep("several_processes.json", "resumes of one folder", found)
+        keep("contended_folder.json", "resumes of one folder", found)
 
 
 def _resume_at_once(folder: Path, number: int, rng: np.random.Generator) -> list[tuple[int, str]]:
