@@ -33,7 +33,7 @@ class RunConfig:
     matmul_precision: MatmulPrecision = setting(
         "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
     )
-    deterministic: bool = setting(
+    deterministic_ops: bool = setting(
         False, "the same bits each time on a GPU, at some loss of speed; a CPU gives them anyway"
     )
     memory_limit_gib: float | None = setting(

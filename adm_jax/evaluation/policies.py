@@ -17,8 +17,10 @@ gaussian). A pickle can name any code to be run when it is read; one that names 
 
 import functools
 import glob
+import io
 import os
 import pickle
+import pickletools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -289,10 +291,20 @@ class _ArraysOnly(pickle.Unpickler):
         return _STUBS[module, name]
 
 
+def _check_sizes(pickled: bytes) -> None:
+    """Raises ValueError where a pickle asks for more memory than it fills."""
+    for opcode, argument, _ in pickletools.genops(pickled):  # it reads no more bytes than there are
+        if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > len(pickled):
+            raise ValueError(f"an object is number {argument} of {len(pickled)} bytes")
+        if opcode.name == "STOP":
+            return
+
+
 def _read_pickle(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file).load()
+        pickled = path.read_bytes()
+        _check_sizes(pickled)
+        content = _ArraysOnly(io.BytesIO(pickled)).load()
     except InputError as error:
         raise InputError(f"{path}: refused: {error}") from error
     except Exception as error:  # a damaged pickle can raise anything

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # XLA for GPU refuses operations that sum in any order, and takes each product's kernel without trying several
-_DETERMINISTIC: dict[str, str | bool] = {"xla_gpu_deterministic_ops": True}
+_DETERMINISTIC_OPS: dict[str, str | bool] = {"xla_gpu_deterministic_ops": True}
 _compiler_options: ContextVar[dict[str, str | bool] | None] = ContextVar("compiler_options", default=None)
 
 
@@ -30,7 +30,7 @@ def compiling(config: RunConfig) -> Iterator[None]:
 
     Raises InputError: the device lacks the precision of matrix products that is asked for.
     """
-    token = _compiler_options.set(_DETERMINISTIC if config.deterministic else None)
+    token = _compiler_options.set(_DETERMINISTIC_OPS if config.deterministic_ops else None)
     try:
         with matmul_precision(config.matmul_precision):
             yield

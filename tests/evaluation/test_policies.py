@@ -150,6 +150,14 @@ def test_pointers_in_a_pickle_are_not_followed(rng, tmp_path, payload):
         policies.read_policy(path)
 
 
+def test_a_pickle_cannot_ask_for_all_memory(tmp_path):
+    """An object's number is as large a table, zeroed, as pickle's own reader makes it."""
+    path = tmp_path / "bad.pkl"
+    path.write_bytes(b"\x80\x02}r" + (2**32 - 1).to_bytes(4, "little") + b".")
+    with pytest.raises(InputError, match=r"bad\.pkl: is no pickle .* is number 4294967295 of 9 bytes"):
+        policies.read_policy(path)
+
+
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2"])
 def test_every_protocol_and_every_kind_of_number_is_read(rng, tmp_path, protocol, dtype):

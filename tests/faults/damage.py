@@ -58,6 +58,16 @@ DAMAGES: dict[str, tuple[float, Damage]] = {  # how often, and how
 }
 
 
+def damage(content: bytes, rng: np.random.Generator) -> tuple[str, bytes | None]:
+    """What is done to a file's content, drawn by its share, and what is left; it differs from ``content``."""
+    kinds, shares = list(DAMAGES), [share for share, _ in DAMAGES.values()]
+    while True:
+        kind = kinds[int(rng.choice(len(kinds), p=shares))]
+        left = DAMAGES[kind][1](content, rng) if content else None
+        if left != content:
+            return kind, left
+
+
 def standing(path: Path) -> dict[str, Any]:
     """What a resume would go on from, by the calls that it makes first. Raises InputError: it would not."""
     folder = RunFolder.open(path, ["dynamics"])
@@ -97,14 +107,11 @@ def try_out(path: Path, file: str, number: int, seed: int) -> collections.Counte
     targets = [path / file]
     if file == "checkpoint":
         targets = [target for target in sorted((path / "checkpoints").rglob("*")) if target.is_file()]
-    kinds, shares = list(DAMAGES), [share for share, _ in DAMAGES.values()]
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
-    while counts.total() < number:
-        target, kind = targets[int(rng.integers(len(targets)))], kinds[int(rng.choice(len(kinds), p=shares))]
+    for _ in range(number):
+        target = targets[int(rng.integers(len(targets)))]
         content = target.read_bytes()
-        damaged = DAMAGES[kind][1](content, rng) if content else None
-        if damaged == content:
-            continue
+        kind, damaged = damage(content, rng)
         if damaged is None:
             target.unlink()
         else:

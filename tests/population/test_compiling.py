@@ -15,10 +15,10 @@ def compile_sum() -> jax.Array:
 
 
 def test_deterministic_programs_get_xlas_option(monkeypatch: pytest.MonkeyPatch):
-    deterministic = OfflineConfig(deterministic=True)
+    deterministic = OfflineConfig(deterministic_ops=True)
     with compiling.compiling(deterministic):
         assert compile_sum().tolist() == [3.0, 3.0]
-    monkeypatch.setattr(compiling, "_DETERMINISTIC", {"xla_gpu_no_such_option": True})
+    monkeypatch.setattr(compiling, "_DETERMINISTIC_OPS", {"xla_gpu_no_such_option": True})
     with compiling.compiling(OfflineConfig()):
         compile_sum()
     with (

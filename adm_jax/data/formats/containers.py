@@ -5,6 +5,7 @@ elsewhere could so read whatever its user may read, and make rewards of it: such
 """
 
 import codecs
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from adm_jax.types import InputError
 
 _HEAD = 1024  # bytes that tell what a file is
 _UNPACK = "unpack it first"
+MOST_COMPRESSED = 1100  # bytes that a byte of a file may stand for; deflate's most is 1,032
 HDF5, NPZ = "an HDF5 file", "an npz archive"
 _MAGIC = (  # first bytes, what they say, and what helps
     (b"\x89HDF\r\n\x1a\n", HDF5, "adm-jax import --source=d4rl reads it"),
@@ -123,11 +125,17 @@ def check_inside(dataset: h5py.h5d.DatasetID, file: h5py.h5f.FileID, where: str)
 
 
 def read_values(dataset: h5py.h5d.DatasetID, file: h5py.h5f.FileID, where: str) -> np.ndarray:
-    """An opened array's values; raises InputError where they lie in another file or there are none."""
+    """An opened array's values; raises InputError where they lie in another file or cannot be in this one."""
     check_inside(dataset, file, where)
     shape = dataset.shape
     if shape is None:
         raise InputError(f"{where} is empty, without a shape; must be an array of numbers")
+    # HDF5 fills up what was never stored: a flipped bit in a shape would ask for all memory
+    if math.prod(shape) * dataset.dtype.itemsize > MOST_COMPRESSED * file.get_filesize():
+        raise InputError(
+            f"{where} has shape {shape}, more than a file of {file.get_filesize():,} bytes can hold; "
+            "it is damaged"
+        )
     values = np.empty(shape, dataset.dtype)
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     return values

@@ -217,6 +217,26 @@ def test_values_that_are_no_numbers_are_named(values, line, tmp_path):
     assert error_line(d4rl.read, path) == f"{path}: rewards {line}"
 
 
+def test_a_shape_that_no_file_so_small_can_hold_is_refused(tmp_path):
+    """HDF5 would fill it up, with 44 GiB of zeros."""
+    path = hdf5(tmp_path / "file.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["observations"]
+        file.create_dataset("observations", (2**30, 11), np.float32, chunks=(1024, 11))
+    line = error_line(d4rl.read, path)
+    assert line.startswith(f"{path}: observations has shape (1073741824, 11), more than a file of ")
+    assert line.endswith(" bytes can hold; it is damaged")
+
+
+def test_arrays_that_compress_well_are_read(tmp_path):
+    zeros = {name: np.zeros((200_000, *x.shape[1:]), x.dtype) for name, x in ARRAYS.items()}
+    with h5py.File(tmp_path / "file.hdf5", "w") as file:
+        for name, array in zeros.items():
+            file.create_dataset(name, data=array, compression="gzip", compression_opts=9)
+    data, _ = d4rl.read(tmp_path / "file.hdf5")
+    assert not data.obs.any()
+
+
 def test_a_store_is_not_where_it_seems(tmp_path):
     """Minari's own file replaced by another kind."""
     folder = minari_io.save(DATA, ID, env_id="Hopper-v4", root=tmp_path)
