@@ -114,7 +114,7 @@ def test_online_the_range_is_of_what_was_recorded_so_far(dynamics: str, clips: b
     online.run(config)
     (folder,) = (tmp_path / online.algorithm(config) / config.task).iterdir()
     rows = {row["steps"]: row for row in lines(folder / "metrics.jsonl")}
-    share_of, seen = share_clipped if clips else share_outside, set()
+    share_of, has_grown = share_clipped if clips else share_outside, False
     checkpoints = sorted((folder / "checkpoints").glob("train-*"))
     for path in checkpoints:
         arrays, steps = arrays_of(folder, path.name), int(path.name.split("-")[1])
@@ -122,13 +122,14 @@ def test_online_the_range_is_of_what_was_recorded_so_far(dynamics: str, clips: b
         for member in range(2):
             recorded = {x: arrays[f"recorded/{x}"][member, 0, :steps] for x in ("obs", "next_obs", "reward")}
             data = SimpleNamespace(**recorded)
-            seen.add(tuple(bounds(data.obs, data.next_obs)[0].tolist()))
+            first = (x[: config.warmup_steps] for x in (data.obs, data.next_obs))
+            has_grown |= not np.array_equal(bounds(*first), bounds(data.obs, data.next_obs))
             begun = config.rollout.rollout_batch_size * row["rollout/length"][member]
             count = round(row["rollout/valid_fraction"][member] * begun)
             share = share_of(stored(arrays, member, count, "state/"), data)
             assert row[NAME][member] == pytest.approx(share, rel=1e-5)
-    assert len(checkpoints) > 1
-    assert len(seen) > 2  # the range of either member grows
+    assert checkpoints
+    assert has_grown  # or the first fit's range would do
 
 
 def test_a_run_that_clips_goes_on_clipping(

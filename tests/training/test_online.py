@@ -11,6 +11,7 @@ import pytest
 from adm_jax.config import GrowingRolloutConfig, OnlineConfig, online_config_for_task
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.data import lanes
+from adm_jax.data.value_range import value_range_of
 from adm_jax.population.keys import offline_keys, shared_key
 from adm_jax.population.members import all_members
 from adm_jax.runs.checkpoint import Restored
@@ -281,7 +282,10 @@ def test_an_index_keeps_to_lanes_and_to_blocks():
     ended = rng.random((num_envs, steps)) < 0.05
     recorded = Transition(obs, action, obs[..., 0], next_obs, ended)
     options = {"capacity": capacity, "max_backtrack": m, "holdout_fraction": 0.3, "split_seed": 0}
-    index = lanes.make_index(recorded, ended, **options).index
+    made = lanes.make_index(recorded, ended, **options)
+    index = made.index
+    for ours, wanted in zip(made.value_range, value_range_of(obs, next_obs, obs[..., 0]), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
     held_out = set(index.holdout.index[: index.holdout.count[0]].tolist())
     trained = set(index.train.index[: index.train.count[0]].tolist())
     rows = {lane * capacity + step for lane in range(num_envs) for step in range(steps)}
