@@ -28,6 +28,7 @@ class Episodes(NamedTuple):
     lengths: Array  # [E] int32
     finite: Array  # [E] bool: no step was broken
     in_range: Array  # [E] bool: every state lay within the bounds
+    out_of_range: Array  # [E] int32: steps whose prediction lay out of the data's widened range
 
 
 def episode_starts(data: EpisodeData) -> np.ndarray:
@@ -55,7 +56,10 @@ def draw_starts(starts: np.ndarray, num_episodes: int, seed: int) -> np.ndarray:
 
 
 def widened_range(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The range of observations [N, D] made wider by half its width, around its middle: low and high [D]."""
+    """The range of observations [N, D] made wider by half its width, around its middle: low and high [D].
+
+    Single predictions have a wider one, adm_jax.data.value_range: here whole episodes are to stay within.
+    """
     low, high = obs.min(axis=0), obs.max(axis=0)
     return low - 0.25 * (high - low), high + 0.25 * (high - low)
 
@@ -105,6 +109,7 @@ def roll_out_episodes(
             lengths=episodes.lengths + kept,
             finite=episodes.finite & (kept | ~rows.alive),
             in_range=episodes.in_range & (inside | ~rows.alive),
+            out_of_range=episodes.out_of_range + (kept & ~taken.in_range),
         )
 
     def run_chunk(index: Array) -> Episodes:
@@ -118,6 +123,7 @@ def roll_out_episodes(
             lengths=jnp.zeros((chunk,), jnp.int32),
             finite=alive,
             in_range=alive,
+            out_of_range=jnp.zeros((chunk,), jnp.int32),
         )
         step_fn = steps_of(simulation, jax.random.fold_in(chunks_key, index), batch_key)
         return roll(step_fn, rows, horizon, count, nothing, lambda rows: rows.alive.any())[1]

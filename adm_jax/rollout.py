@@ -7,9 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from adm_jax.data import ring_buffer
+from adm_jax.data import ring_buffer, value_range
 from adm_jax.data.dataset import Dataset, gather_windows, sample_starts
 from adm_jax.data.ring_buffer import RingBuffer
+from adm_jax.data.value_range import ValueRange
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.types import Array, Key, Prediction, Segment, Transition, Window
 
@@ -41,6 +42,9 @@ class Simulation(NamedTuple):
     histories_fn: Callable[[Array], Carry] | None = None
     # uncertainty [] above which a row ends, without the step; no such end when None
     max_uncertainty: Array | None = None
+    # what predictions are counted as out of; None: nothing is out of it
+    value_range: ValueRange | None = None
+    clips: bool = False  # predictions are moved into that range before they are used on
 
 
 class Rows(NamedTuple):
@@ -125,6 +129,7 @@ class Taken(NamedTuple):
     transition: Transition  # leaves [B, ...]; the reward is penalised
     kept: Array  # [B] bool
     uncertainty: Array  # [B]
+    in_range: Array  # [B] bool: of the next observation, as it was predicted
 
 
 def roll(
@@ -185,6 +190,9 @@ def take_step(simulation: Simulation, rows: Rows, key: Key, batch_key: Key) -> t
         simulation.params, rows.carry, obs, action, model_key, batch_key
     )
     uncertainty = simulation.uncertainty_fn(prediction)
+    in_range = value_range.is_within(simulation.value_range, prediction.next_obs)
+    if simulation.clips and simulation.value_range is not None:
+        prediction = value_range.clip(simulation.value_range, prediction)
     reward = prediction.reward
     if simulation.reward_fn is not None:
         reward = simulation.reward_fn(obs, action, prediction.next_obs)
@@ -196,7 +204,7 @@ def take_step(simulation: Simulation, rows: Rows, key: Key, batch_key: Key) -> t
         kept &= uncertainty <= simulation.max_uncertainty
     transition = Transition(obs, action, reward, prediction.next_obs, terminated)
     next_obs = jnp.where(kept[:, None], prediction.next_obs, obs)
-    return Rows(carry, next_obs, kept & ~terminated), Taken(transition, kept, uncertainty)
+    return Rows(carry, next_obs, kept & ~terminated), Taken(transition, kept, uncertainty, in_range)
 
 
 def rollout(
@@ -280,7 +288,7 @@ def rollout_into(
         rows = _begin(simulation, dataset, window_key, numbers, num_starts, min_history)
         return roll(steps_of(simulation, steps_key, batch_key), rows, length, add, carry)[1]
 
-    nothing = dict.fromkeys(("kept", "uncertainty", "reward", "terminated"), jnp.zeros(()))
+    nothing = dict.fromkeys(("kept", "uncertainty", "reward", "terminated", "out_of_range"), jnp.zeros(()))
     num_chunks = -(-num_starts // chunk)
     buffer, sums = jax.lax.fori_loop(0, num_chunks, run_chunk, (buffer, nothing))
     return buffer, means_of(sums, num_starts * length.astype(jnp.float32))
@@ -322,7 +330,7 @@ def data_uncertainty(simulation: Simulation, dataset: Dataset, key: Key, num_row
 
 def sums_of(taken: Taken) -> dict[str, Array]:
     """Sums over the kept rows."""
-    transitions, kept, uncertainty = taken
+    transitions, kept, uncertainty, in_range = taken
 
     def total(values: Array) -> Array:
         return jnp.sum(jnp.where(kept, values, 0.0))
@@ -332,6 +340,7 @@ def sums_of(taken: Taken) -> dict[str, Array]:
         "uncertainty": total(uncertainty),
         "reward": total(transitions.reward),
         "terminated": total(transitions.terminated.astype(jnp.float32)),
+        "out_of_range": total((~in_range).astype(jnp.float32)),
     }
 
 
@@ -343,6 +352,7 @@ def means_of(sums: dict[str, Array], num_rows: Array) -> dict[str, Array]:
         "rollout/uncertainty": sums["uncertainty"] / count,
         "rollout/penalized_reward": sums["reward"] / count,
         "rollout/terminated_fraction": sums["terminated"] / count,
+        "rollout/out_of_range_fraction": sums["out_of_range"] / count,
     }
 
 

@@ -16,7 +16,7 @@ from adm_jax.config.evaluation import OPEConfig
 
 def define() -> None:
     """Defines the flags."""
-    measuring.define(OPEConfig, "termination", "reward")
+    measuring.define(OPEConfig, "termination", "reward", "clip_to_data")
 
 
 def main(argv: list[str]) -> None:

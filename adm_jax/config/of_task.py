@@ -29,6 +29,7 @@ _NOT_STORED = {  # whose defaults are what runs did before there were these sett
     "max_entropy_weight",
     "preset",
     "eval_env",
+    "clip_to_data",
     *("num_critics", "num_min_critics", "critic_layer_norm", "actor_layer_norm", "critic_lr_schedule"),
     *("standardize_obs", "actor_average", "cloning_weight", "cloning_rows", "trace_decay"),
     *("uncertainty_quantile", "start", "critic_start", "hold_epochs", "estimate_rows"),

@@ -52,6 +52,11 @@ class SimulationConfig:
     reward: str | None = setting(
         None, "known reward as module:function of (obs, action, next_obs); the learned one when empty"
     )
+    clip_to_data: bool = setting(
+        False,
+        "clip predicted next observations and rewards to the data's range, widened on each side by half its "
+        "width",
+    )
 
 
 @dataclass(frozen=True)

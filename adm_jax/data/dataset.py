@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adm_jax.data.episodes import EpisodeData
+from adm_jax.data.value_range import ValueRange, value_range_of
 from adm_jax.types import Array, InputError, Key, Normalizer, Segment, Transition, Window
 
 
@@ -42,6 +43,7 @@ class Dataset(NamedTuple):
     holdout: Starts  # of segments, among the held-out transitions
     windows: Starts  # of roll-outs: count[h] states have at least h transitions of history
     normalizer: Normalizer
+    value_range: ValueRange
 
 
 def make_dataset(
@@ -79,8 +81,9 @@ def make_dataset(
         *(jnp.asarray(x) for x in (data.obs, data.action, data.reward, data.next_obs, data.terminated))
     )
     normalizer = Normalizer(*moments(data.obs), *moments(data.action))
-    index = jax.tree.map(jnp.asarray, index)
-    return Dataset(transitions, **index._asdict(), normalizer=normalizer)
+    values = value_range_of(data.obs, data.next_obs, data.reward)
+    index, values = jax.tree.map(jnp.asarray, (index, values))
+    return Dataset(transitions, **index._asdict(), normalizer=normalizer, value_range=values)
 
 
 def index_rows(is_end: np.ndarray, held_out: np.ndarray, max_backtrack: int) -> Index:

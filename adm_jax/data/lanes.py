@@ -11,6 +11,7 @@ import numpy as np
 
 from adm_jax.data.dataset import Dataset, Index, index_rows, moments
 from adm_jax.data.ring_buffer import zeros
+from adm_jax.data.value_range import ValueRange, value_range_of
 from adm_jax.types import Array, Key, Normalizer, Transition
 
 _BLOCK = 50  # steps that are held out, or not, together
@@ -22,8 +23,8 @@ class Lanes(NamedTuple):
     transitions: Transition  # leaves [E, T, ...]
 
 
-def abstract_block(shape: tuple[int, int, int], obs_dim: int, action_dim: int) -> Transition:
-    """Shapes of a block [P, E, S, ...] that ``add`` is given for every member."""
+def abstract_block(shape: tuple[int, ...], obs_dim: int, action_dim: int) -> Transition:
+    """Shapes of a block of steps: [E, S, ...], or [P, E, S, ...] that ``add`` is given for every member."""
     return jax.eval_shape(lambda: zeros(shape, obs_dim, action_dim))
 
 
@@ -47,11 +48,11 @@ class LaneIndex(NamedTuple):
 
     index: Index
     normalizer: Normalizer
+    value_range: ValueRange
 
 
 def make_index(
-    obs: np.ndarray,
-    action: np.ndarray,
+    steps: Transition,
     ended: np.ndarray,
     *,
     capacity: int,
@@ -59,7 +60,7 @@ def make_index(
     holdout_fraction: float,
     split_seed: int,
 ) -> LaneIndex:
-    """Indexes the S steps recorded so far of ``capacity``, on the host: obs [E, S, D], action [E, S, A].
+    """Indexes the S steps recorded so far of ``capacity``, on the host; leaves of ``steps`` [E, S, ...].
 
     ``ended`` [E, S] is whether an episode ended with the step, in whichever way. Blocks of steps are held out
     at random, whether an episode ends in them or not: a block is held out for good or never, so that a model
@@ -74,9 +75,11 @@ def make_index(
     held_out = np.repeat(drawn < holdout_fraction, _BLOCK, axis=1)[:, :num_steps]
     index = index_rows(ends.ravel(), held_out.ravel(), max_backtrack)
     rows = (np.arange(num_envs)[:, None] * capacity + np.arange(num_steps)).ravel()
+    obs, action = (np.reshape(x, (-1, x.shape[-1])) for x in (steps.obs, steps.action))
     return LaneIndex(
         _spread(index, rows, num_envs * capacity),
-        Normalizer(*moments(obs.reshape(-1, obs.shape[-1])), *moments(action.reshape(-1, action.shape[-1]))),
+        Normalizer(*moments(obs), *moments(action)),
+        value_range_of(*(np.asarray(x) for x in (steps.obs, steps.next_obs, steps.reward))),
     )
 
 
@@ -106,4 +109,4 @@ def as_dataset(lanes: Lanes, index: LaneIndex) -> Dataset:
     """The lanes, one behind the other, as what models are fitted to and rolled out from."""
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lanes.transitions)
     fields: dict[str, Any] = index.index._asdict()
-    return Dataset(flat, **fields, normalizer=index.normalizer)
+    return Dataset(flat, **fields, normalizer=index.normalizer, value_range=index.value_range)

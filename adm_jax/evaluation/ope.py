@@ -209,6 +209,7 @@ def _estimates(work: _Work, models: Sequence[Prepared], store: Path, progress: P
             "finite_share_per_policy": finite.tolist(),
             "in_range_share": float(episodes.in_range.mean()),
             "in_range_share_per_policy": episodes.in_range.mean(axis=(0, 2)).tolist(),
+            "out_of_range_fraction": float(episodes.out_of_range.sum() / max(episodes.lengths.sum(), 1)),
             **_course(by_policy.lengths, by_policy.after, work.horizon),
         }
         for policy, share in zip(work.policies, finite, strict=True):
@@ -255,7 +256,7 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
     def one(
         act: ActionFn, params: Params, key: Key, model: ModelParams, dataset: Dataset
     ) -> model_episodes.Episodes:
-        simulation = make_simulation(components, model, functools.partial(act, params))
+        simulation = make_simulation(components, model, functools.partial(act, params), dataset)
         return model_episodes.roll_out_episodes(simulation, dataset, starts, key, **how)
 
     seeds = fitted.config.seeds
@@ -267,7 +268,7 @@ def _roll_out(work: _Work, fitted: FittedModels, folder: Path, progress: Progres
     depends_on = (
         (references, fit.matmul_precision, to_flat(fit.model)),
         [source_digest(reference, field) for field, reference in references.items()],
-        (*sizes, config.deterministic, config.predictions),
+        (*sizes, config.deterministic, config.predictions, components.clips),
         (work.data.digests(), np.asarray(starts), low, high, work.task.env_id),
     )
     kept = [

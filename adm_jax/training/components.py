@@ -63,6 +63,7 @@ class Components(NamedTuple):
     action_bounds: ActionBounds
     mapping: str  # vmap or map
     data_is_shared: bool
+    clips: bool = False  # predictions, into the data's widened range
     longest_episode: int | None = None  # what bounds estimates of returns where no environment does
 
     @property
@@ -131,6 +132,7 @@ def make_components(config: Config, task: Task) -> Components:
         action_bounds=bounds,
         mapping=resolve_mapping(config.members),
         data_is_shared=offline,
+        clips=settings.clip_to_data,
         longest_episode=task.longest_episode if isinstance(task, EnvlessTask) else None,
     )
 
@@ -149,9 +151,13 @@ def _uncertainty(config: Config, dynamics: Dynamics) -> str:
 
 
 def make_simulation(
-    components: Components, model: ModelParams, policy_fn: PolicyFn, penalty_coef: Array | None = None
+    components: Components,
+    model: ModelParams,
+    policy_fn: PolicyFn,
+    dataset: Dataset,
+    penalty_coef: Array | None = None,
 ) -> Simulation:
-    """A policy in a member's model; without uncertainty where there is no penalty."""
+    """A policy in a member's model of its dataset; without uncertainty where there is no penalty."""
     uncertainty_fn = components.uncertainty_fn
     if penalty_coef is None or uncertainty_fn is None:
         penalty_coef, uncertainty_fn = jnp.zeros(()), lambda prediction: jnp.zeros_like(prediction.reward)
@@ -163,6 +169,8 @@ def make_simulation(
         uncertainty_fn=uncertainty_fn,
         penalty_coef=penalty_coef,
         reward_fn=components.reward_fn,
+        value_range=dataset.value_range,
+        clips=components.clips,
     )
 
 

@@ -55,10 +55,12 @@ def max_uncertainty_program(
     """The uncertainty [] above which roll-outs end: a quantile of that along the data's own actions."""
     quantile = config.rollout.uncertainty_quantile
     assert quantile is not None
-    zeros = jnp.zeros((c.action_dim,))
-    simulation = make_simulation(c, model, lambda obs, _: jnp.tile(zeros, (len(obs), 1)), jnp.ones(()))
+    zeros, dataset = jnp.zeros((c.action_dim,)), data.dataset
+    simulation = make_simulation(
+        c, model, lambda obs, _: jnp.tile(zeros, (len(obs), 1)), dataset, jnp.ones(())
+    )
     uncertainty = data_uncertainty(
-        simulation, data.dataset, key, _UNCERTAINTY_ROWS, programs.rollout_chunk(config)
+        simulation, dataset, key, _UNCERTAINTY_ROWS, programs.rollout_chunk(config)
     )
     return jnp.quantile(uncertainty, quantile)
 
@@ -83,7 +85,7 @@ def estimate_program(
     obs = data.dataset.transitions.obs[starts]
     low, high = jnp.full_like(obs[0], -jnp.inf), jnp.full_like(obs[0], jnp.inf)
     episodes = roll_out_episodes(
-        make_simulation(c, model, lambda obs, _: policy_fn(obs)),
+        make_simulation(c, model, lambda obs, _: policy_fn(obs), data.dataset),
         data.dataset,
         starts,
         key,
@@ -94,11 +96,13 @@ def estimate_program(
     )
     q = c.agent.q_values(critic_params, obs, policy_fn(obs)).min(axis=0).mean()
     plain, discounted = episodes.returns.mean(axis=0)
+    out_of_range = episodes.out_of_range.sum() / jnp.maximum(episodes.lengths.sum(), 1)
     return {
         "critic/q_initial": q,
         "model/return": plain,
         "model/discounted_return": discounted,
         "critic/q_excess": q - discounted,
+        "model/out_of_range_fraction": out_of_range,
     }
 
 

@@ -38,6 +38,7 @@ from adm_jax.training.online_programs import (
     ModelPrograms,
     Saved,
     State,
+    blank_steps,
     compile_programs,
     index_lanes,
     refit_config,
@@ -338,12 +339,10 @@ class OnlineLoop:
 
     def _make_index(self) -> LaneIndex:
         """Every member's index [P] of its data so far."""
-        rows = self.num_steps // self.config.num_envs
-        m = self.components.model.max_backtrack
-        recorded, ended = self.experience.recorded, self.experience.ended()
+        m, steps = self.components.model.max_backtrack, self.experience.first(self.num_steps).as_transition()
         indices = [
-            index_lanes(self.config, m, obs[:, :rows], action[:, :rows], of_member)
-            for obs, action, of_member in zip(recorded.obs, recorded.action, ended, strict=True)
+            index_lanes(self.config, m, jax.tree.map(lambda x, i=i: x[i], steps), ended)
+            for i, ended in enumerate(self.experience.ended())
         ]
         for member, index in zip(self.members, indices, strict=True):
             self._require_segments(member, index, self.num_steps)
@@ -351,12 +350,9 @@ class OnlineLoop:
 
     def _require_warmup(self) -> None:
         """Sees that the warm-up can be split if no episode ends; which blocks are held out is known."""
-        config, task = self.config, self.task
-        rows = config.warmup_steps // config.num_envs
-        obs, action = (np.zeros((config.num_envs, rows, dim)) for dim in (task.obs_dim, task.action_dim))
-        index = index_lanes(
-            config, self.components.model.max_backtrack, obs, action, np.zeros((config.num_envs, rows), bool)
-        )
+        config, m = self.config, self.components.model.max_backtrack
+        steps = blank_steps(config, self.components, config.warmup_steps // config.num_envs)
+        index = index_lanes(config, m, steps, steps.terminated)
         self._require_segments(self.members[0], index, config.warmup_steps)
 
     def _require_segments(self, member: Member, index: LaneIndex, num_steps: int) -> None:

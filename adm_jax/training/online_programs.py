@@ -23,7 +23,7 @@ from adm_jax.population.keys import shared_key
 from adm_jax.training import fit, programs
 from adm_jax.training.components import Components, Data, Metrics, OwnData
 from adm_jax.training.loop import Desk
-from adm_jax.types import Array, Key
+from adm_jax.types import Array, Key, Transition
 
 
 class State(NamedTuple):
@@ -143,18 +143,21 @@ def _compile_model(
 
 def _abstract_index(config: OnlineConfig, c: Components, num_members: int) -> Any:
     """Shapes of every member's index [P], which are the same however much has been recorded."""
-    obs, action = (np.zeros((config.num_envs, 1, dim), np.float32) for dim in (c.obs_dim, c.action_dim))
-    one = index_lanes(config, c.model.max_backtrack, obs, action, np.ones((config.num_envs, 1), bool))
+    steps = blank_steps(config, c, 1)
+    one = index_lanes(config, c.model.max_backtrack, steps, ~steps.terminated)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_members, *x.shape), np.asarray(x).dtype), one)
 
 
-def index_lanes(
-    config: OnlineConfig, max_backtrack: int, obs: np.ndarray, action: np.ndarray, ended: np.ndarray
-) -> LaneIndex:
+def blank_steps(config: OnlineConfig, c: Components, num_steps: int) -> Any:
+    """Transitions of a member whose numbers are all zero, S of each environment, on the host; [E, S, ...]."""
+    shapes = lanes_module.abstract_block((config.num_envs, num_steps), c.obs_dim, c.action_dim)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def index_lanes(config: OnlineConfig, max_backtrack: int, steps: Transition, ended: np.ndarray) -> LaneIndex:
     """A member's index of the steps recorded so far; see adm_jax.data.lanes.make_index."""
     return lanes_module.make_index(
-        obs,
-        action,
+        steps,
         ended,
         capacity=-(-config.num_steps // config.num_envs),
         max_backtrack=max_backtrack,

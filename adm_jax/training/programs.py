@@ -134,7 +134,7 @@ def rollout_program(
     """
     (buffer, envs), dataset, settings = rolled, dataset_of(data), config.rollout
     policy_fn = partial(c.agent.sample_action, actor_params)
-    simulation = make_simulation(c, model, policy_fn, hyper.penalty_coef)
+    simulation = make_simulation(c, model, policy_fn, dataset, hyper.penalty_coef)
     simulation = simulation._replace(max_uncertainty=max_uncertainty)
     starts = {"num_starts": settings.rollout_batch_size, "chunk": rollout_chunk(config)}
     if length is not None:

@@ -66,6 +66,10 @@ TINY = [
             "model_every: 30 is no multiple of steps_per_iteration 20",
         ),
         (["--task=hopper", "--dynamics=none", "--max_backtrack=3"], "max_backtrack: has no effect"),
+        (
+            ["--task=hopper", "--dynamics=none", "--clip_to_data"],
+            "clip_to_data: has no effect with dynamics=none, which has no dynamics model",
+        ),
         (["--dynamics=nothing"], "dynamics: 'nothing' is unknown"),
         (["--resume=absent"], "absent holds no run: config.json: No such file or directory"),
     ],

@@ -11,6 +11,7 @@ import pytest
 from adm_jax.config import GrowingRolloutConfig, OnlineConfig, online_config_for_task
 from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.data import lanes
+from adm_jax.data.value_range import value_range_of
 from adm_jax.population.keys import offline_keys, shared_key
 from adm_jax.population.members import all_members
 from adm_jax.runs.checkpoint import Restored
@@ -19,7 +20,7 @@ from adm_jax.training.components import OwnData
 from adm_jax.training.fit import fit_program
 from adm_jax.training.online import OnlineLoop
 from adm_jax.training.online_programs import Saved, refit_config
-from adm_jax.types import InputError
+from adm_jax.types import InputError, Transition
 from tests.training.tiny_online import MODELS, tiny
 
 
@@ -277,10 +278,14 @@ def test_the_length_of_roll_outs_is_linear_and_whole():
 def test_an_index_keeps_to_lanes_and_to_blocks():
     rng = np.random.default_rng(0)
     num_envs, steps, capacity, m = 3, 170, 200, 4
-    obs, action = rng.normal(size=(num_envs, steps, 2)), rng.normal(size=(num_envs, steps, 1))
+    obs, next_obs, action = (rng.normal(size=(num_envs, steps, dim)) for dim in (2, 2, 1))
     ended = rng.random((num_envs, steps)) < 0.05
+    recorded = Transition(obs, action, obs[..., 0], next_obs, ended)
     options = {"capacity": capacity, "max_backtrack": m, "holdout_fraction": 0.3, "split_seed": 0}
-    index = lanes.make_index(obs, action, ended, **options).index
+    made = lanes.make_index(recorded, ended, **options)
+    index = made.index
+    for ours, wanted in zip(made.value_range, value_range_of(obs, next_obs, obs[..., 0]), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
     held_out = set(index.holdout.index[: index.holdout.count[0]].tolist())
     trained = set(index.train.index[: index.train.count[0]].tolist())
     rows = {lane * capacity + step for lane in range(num_envs) for step in range(steps)}
@@ -294,7 +299,8 @@ def test_an_index_keeps_to_lanes_and_to_blocks():
                 inside = {lane * capacity + step + i for i in range(depth + 1)}
                 assert inside <= (held_out if row in held_out else trained)
     # what is held out stays so, and so does what is not, as more is recorded
-    before = lanes.make_index(obs[:, :100], action[:, :100], ended[:, :100], **options).index
+    recorded = jax.tree.map(lambda x: x[:, :100], recorded)
+    before = lanes.make_index(recorded, ended[:, :100], **options).index
     assert set(before.holdout.index[: before.holdout.count[0]].tolist()) <= held_out
     assert set(before.train.index[: before.train.count[0]].tolist()) <= trained
 
