@@ -21,7 +21,8 @@ from adm_jax.runs import signals
 from adm_jax.types import InputError
 
 AUTO = "auto"  # as coordinator: the scheduler's variables tell
-_SMALL, _LARGE = 2**12, 2**22  # bytes that a process gives at a time
+_SIZES = (2**12, 2**16, 2**19, 2**22)  # bytes that a process gives at a time; each is a program of its own
+_HEAD = _SIZES[0] - 8  # bytes that go with their own number
 _ARRAY = "__array__"
 
 
@@ -190,11 +191,11 @@ class Hosts:
         sizes = [int(np.prod(shape)) * array.dtype.itemsize for shape in shapes]
         kept = [np.empty(size if self.is_first else 0, np.uint8) for size in sizes]
         data = np.frombuffer(array.tobytes(), np.uint8)
-        for start in range(0, max(sizes), _LARGE):
-            rows = self._all_of(_padded(data[start : start + _LARGE], _LARGE))
+        for start, width in _stretches(max(sizes)):
+            rows = self._all_of(_padded(data[start : start + width], width))
             for own, size, row in zip(kept, sizes, rows, strict=True):
                 if self.is_first:
-                    stop = min(start + _LARGE, size)
+                    stop = min(start + width, size)
                     own[start:stop] = row[: max(stop - start, 0)]
         if not self.is_first:
             return []
@@ -206,9 +207,9 @@ class Hosts:
             return array
         data = np.frombuffer(array.tobytes(), np.uint8)
         found = np.empty_like(data)
-        for start in range(0, data.size, _LARGE):
-            part = data[start : start + _LARGE]
-            found[start : start + part.size] = self._first_of(_padded(part, _LARGE))[: part.size]
+        for start, width in _stretches(data.size):
+            part = data[start : start + width]
+            found[start : start + part.size] = self._first_of(_padded(part, width))[: part.size]
         return found.view(array.dtype).reshape(array.shape)
 
     # --- how ---
@@ -216,14 +217,14 @@ class Hosts:
     def _collect(self, data: bytes) -> list[bytes]:
         """Every process's bytes."""
         head = len(data).to_bytes(8, "big")
-        rows = self._all_of(_padded(np.frombuffer(head + data, np.uint8)[:_SMALL], _SMALL))
+        rows = self._all_of(_padded(np.frombuffer(head + data[:_HEAD], np.uint8), _SIZES[0]))
         sizes = [int.from_bytes(row[:8].tobytes(), "big") for row in rows]
         found = [[row[8 : 8 + size].tobytes()] for row, size in zip(rows, sizes, strict=True)]
-        rest = np.frombuffer(data, np.uint8)[_SMALL - 8 :]
-        for start in range(0, max(sizes) - (_SMALL - 8), _LARGE):
-            rows = self._all_of(_padded(rest[start : start + _LARGE], _LARGE))
+        rest = np.frombuffer(data, np.uint8)[_HEAD:]
+        for start, width in _stretches(max(sizes) - _HEAD):
+            rows = self._all_of(_padded(rest[start : start + width], width))
             for parts, size, row in zip(found, sizes, rows, strict=True):
-                parts.append(row[: max(size - (_SMALL - 8) - start, 0)].tobytes())
+                parts.append(row[: max(size - _HEAD - start, 0)].tobytes())
         return [b"".join(parts) for parts in found]
 
     def _all_of(self, data: np.ndarray) -> np.ndarray:
@@ -259,6 +260,15 @@ def _programs() -> tuple[Any, Any]:
     """``[N, B] -> [N, B]`` and ``[N, B] -> [B]``, the first row: for every process."""
     everywhere = NamedSharding(_mesh(), PartitionSpec())
     return tuple(jax.jit(f, out_shardings=everywhere) for f in (lambda x: x, lambda x: x[0]))  # pyright: ignore
+
+
+def _stretches(total: int) -> Iterator[tuple[int, int]]:
+    """Beginnings and widths, of ``_SIZES``, of what so many bytes are given in."""
+    start = 0
+    while start < total:
+        width = next((size for size in _SIZES if size >= total - start), _SIZES[-1])
+        yield start, width
+        start += width
 
 
 def _padded(data: np.ndarray, size: int) -> np.ndarray:

@@ -20,7 +20,9 @@ from adm_jax.config.settings import replace_flat
 from adm_jax.runs import hosts
 from adm_jax.training import offline, online
 from adm_jax.types import InputError
+from tests.tiny import TINY
 from tests.training.run_files import ROOT, command, computed, lines, newest_arrays, run_folder
+from tests.training.tiny_online import TINY as TINY_ONLINE
 from tests.training.tiny_online import tiny
 
 pytestmark = pytest.mark.usefixtures("small_curves")
@@ -59,6 +61,10 @@ def wait_for_lines(workdir: str, number: int, processes: list[subprocess.Popen[s
         time.sleep(0.01)
 
 
+def _name(flag: str) -> str:
+    return flag.removeprefix("--").partition("=")[0]
+
+
 def assert_same_members(folder: Path, alone: Path) -> None:
     """Returns, result and the whole state bit for bit; what is logged, a mean over updates, to rounding."""
     assert lines(folder / "eval.jsonl") == lines(alone / "eval.jsonl")
@@ -81,13 +87,20 @@ def assert_same_members(folder: Path, alone: Path) -> None:
 
 
 @pytest.mark.bitwise
-def test_two_processes_stopped_by_a_signal_to_the_second_train_what_one_does(tmp_path: Path) -> None:
-    """One folder; the checkpoint is of the step that all have done, and goes on in any number of processes."""
-    config = tiny(workdir=str(tmp_path / "one"), rollout_length=2)
+@pytest.mark.parametrize("dynamics", ["none", pytest.param("adm", marks=pytest.mark.slow)])
+def test_two_processes_that_a_signal_to_the_second_stops_train_what_one_does(
+    dynamics: str, tmp_path: Path
+) -> None:
+    """One folder; a checkpoint is of the step that all have done, and goes on in any number of processes."""
+    config = tiny(dynamics, workdir=str(tmp_path / "one"))
     online.run(config)
     (alone,) = (tmp_path / "one").glob("*/*/*")
     both = dataclasses.replace(config, workdir=str(tmp_path / "two"))
-    started = begin(command("admpo_on", both))
+    names = {*TINY_ONLINE, "dynamics", "workdir"}  # without a model others have no effect, and are refused
+    flags = command("admpo_on", both)
+    if dynamics == "none":
+        flags = [flag for flag in flags if not flag.startswith("--") or _name(flag) in names]
+    started = begin(flags)
     folder = wait_for_lines(both.workdir, 4, started)
     started[1].send_signal(signal.SIGTERM)
     codes, outputs = end(started)
@@ -99,7 +112,7 @@ def test_two_processes_stopped_by_a_signal_to_the_second_train_what_one_does(tmp
     codes, outputs = end(begin([sys.executable, "-m", "experiments.admpo_on", f"--resume={folder}"]))
     assert codes == [0, 0], outputs
     assert_same_members(folder, alone)
-    online.resume(str(again), anyway=True)
+    online.resume(str(again))
     assert_same_members(again, alone)
 
 
@@ -112,8 +125,6 @@ def test_offline_a_fit_that_stops_early_waits_for_the_others(
 
     A seed's members lie on two processes, which both fit its model; its rows are written once.
     """
-    from tests.tiny import TINY
-
     settings = {
         **TINY,
         "dataset": tiny_dataset,
