@@ -1,5 +1,6 @@
 """What the commands that learn policies have in common: their flags, and a run or a resume."""
 
+import os
 import shlex
 import sys
 from typing import Any
@@ -30,6 +31,15 @@ def define(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) ->
         "and result.json then tell, and imports the modules that a run from another host or user names"
     )
     absl_flags.DEFINE_bool("resume_anyway", False, text, module_name=sys.argv[0])
+    text = (
+        "HOST:PORT of the first of several processes that share the members, each with the same flags but "
+        "--process_id; auto: the scheduler's variables tell (SLURM's, Open MPI's)"
+    )
+    absl_flags.DEFINE_string("coordinator", None, text, module_name=sys.argv[0])
+    text = "how many processes share the members; they must divide them"
+    absl_flags.DEFINE_integer("num_processes", None, text, module_name=sys.argv[0])
+    text = "which of them this is; 0, the first, has the run's folder"
+    absl_flags.DEFINE_integer("process_id", None, text, module_name=sys.argv[0])
 
 
 def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> int:
@@ -50,15 +60,23 @@ def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> in
     config = None if FLAGS.resume is not None else make_config(**{**defaults, **given})
     # Imported here, as it takes seconds: a mistyped flag is refused at once.
     from adm_jax.population import compilation_cache
+    from adm_jax.runs import hosts
     from adm_jax.training import offline, online
 
-    compilation_cache.enable(FLAGS.compilation_cache)
     loop: Any = offline if offline_run else online
-    if FLAGS.resume is not None:
-        _check_command(FLAGS.resume, "offline" if offline_run else "online")
-        result = loop.resume(FLAGS.resume, given.get(length), anyway=FLAGS.resume_anyway)
-    else:
-        result = loop.run(config)
+    try:
+        with hosts.joined(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id):
+            compilation_cache.enable(FLAGS.compilation_cache)
+            if FLAGS.resume is None:
+                result = loop.run(config)
+            else:
+                if hosts.Hosts().is_first:
+                    _check_command(FLAGS.resume, "offline" if offline_run else "online")
+                result = loop.resume(FLAGS.resume, given.get(length), anyway=FLAGS.resume_anyway)
+    except hosts.Lost as error:  # JAX's own farewell would wait for the process that is gone
+        code = app.fail(error)
+        sys.stdout.flush()
+        os._exit(code)
     return app.PARTIAL if result["frozen"] else 0
 
 

@@ -122,7 +122,7 @@ def require(
     Raises:
       DoesNotFit: the message says what to lower.
     """
-    device = device or jax.devices()[0]
+    device = device or jax.local_devices()[0]
     sharing = num_devices if device.platform == "cpu" else 1
     others = sharing - 1 if device.platform == "cpu" else min(num_devices - 1, 1)
     total, to_allocate = need.total * sharing, need.to_allocate * sharing + need.data * others
@@ -138,7 +138,7 @@ def require(
 
 def free_bytes(device: Any = None) -> int | None:
     """Bytes that can still be allocated on a device (a CPU's share them); None if its backend is silent."""
-    device = device or jax.devices()[0]
+    device = device or jax.local_devices()[0]
     if device.platform == "cpu":
         return min(psutil.virtual_memory().available, *cgroup_free_bytes(_CGROUP, _own_cgroup()))
     stats = device.memory_stats()

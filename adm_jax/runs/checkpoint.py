@@ -11,23 +11,21 @@ import errno
 import functools
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from adm_jax import files
 from adm_jax.population.memory import tree_bytes
-from adm_jax.runs import seals
+from adm_jax.runs import seals, stored_arrays
 from adm_jax.types import InputError
 
 PHASES = ("fit", "train")  # those with checkpoints, in the order a run goes through them
@@ -35,7 +33,6 @@ _NAME = re.compile(rf"({'|'.join(PHASES)})-(\d{{6,}})")
 _SAVING, _DELETING = "saving-", "deleting-"
 _ARRAYS, _RECORD = "arrays", "record.json"
 _KEY_IMPLS = ("threefry2x32", "rbg", "unsafe_rbg")
-_EMPTY = {"": np.zeros(1, np.int8)}  # orbax refuses a tree without arrays
 
 
 class DamagedCheckpoint(Exception):
@@ -128,12 +125,9 @@ class Checkpointer:
         leaves = {name: _to_host(name, leaf) for name, leaf in _named_leaves(state)}
         num_bytes = sum(leaf.nbytes for leaf in leaves.values())
         _require_room(self._folder, num_bytes)
-        context = ocp.Context()
-        context.array.saving.use_compression = False  # 3 times as fast; float noise shrinks by a tenth only
         try:
             with files.naming(self._folder / _name(phase, epoch), num_bytes):
-                with context, _errors_of_the_disk():
-                    ocp.save(str(saving / _ARRAYS), _EMPTY | _stored(leaves))
+                stored_arrays.write(saving / _ARRAYS, leaves)
                 _write_record(saving, phase, epoch, leaves, extra or {})
                 files.sync_tree(saving)
         except OSError:
@@ -186,8 +180,7 @@ class Checkpointer:
         saved, abstract = record["leaves"], dict(_named_leaves(abstract_state))
         _check_structure(path, saved, abstract)
         targets = {name: np.empty(leaf["shape"], np.dtype(leaf["dtype"])) for name, leaf in saved.items()}
-        stored = ocp.load(str(path / _ARRAYS), _EMPTY | _stored(targets))
-        host = {name: np.asarray(stored.get(name, target)) for name, target in targets.items()}
+        host = stored_arrays.read(path / _ARRAYS, targets)
         leaves = [_to_device(host[name], leaf) for name, leaf in abstract.items()]
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
         return Restored(phase, epoch, state, record["extra"])
@@ -228,11 +221,11 @@ class Checkpointer:
         except DamagedCheckpoint as error:
             raise InputError(f"{path}: damaged checkpoint ({error})") from error
         targets = {name: np.empty(leaf["shape"], np.dtype(leaf["dtype"])) for name, leaf in saved.items()}
-        stored = ocp.load(str(path / _ARRAYS), _EMPTY | _stored(targets))
+        stored = stored_arrays.read(path / _ARRAYS, targets)
         inside = {name: f"/{name}".partition(f"/{below}/")[2] for name in saved}
         if not any(inside.values()):
             raise InputError(f"{path}: has no arrays {below}/...")
-        return {rest: np.asarray(stored[name]) for name, rest in inside.items() if rest}
+        return {rest: stored[name] for name, rest in inside.items() if rest}
 
     def _entries(self) -> list[tuple[str, int]]:
         """Complete checkpoints, oldest first."""
@@ -247,33 +240,6 @@ class Checkpointer:
             shutil.rmtree(deleting, ignore_errors=True)
             (self._folder / _name(*entry)).rename(deleting)
             shutil.rmtree(deleting)
-
-
-@contextlib.contextmanager
-def _errors_of_the_disk() -> Iterator[None]:
-    """Makes an OSError of what orbax raises where a file cannot be written, and of pages it logs nothing.
-
-    Its other writes fail behind the first, and tell an event loop that is closed by then; after a failure
-    that stays silent.
-    """
-    log, shown = logging.getLogger("absl"), sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            shown(unraisable)
-
-    was, log.disabled, sys.unraisablehook = log.disabled, True, hook
-    try:
-        yield
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-    else:
-        sys.unraisablehook = shown
-    finally:
-        log.disabled = was
 
 
 def _name(phase: str, epoch: int) -> str:
@@ -321,11 +287,6 @@ def _to_device(host: np.ndarray, abstract: Any) -> Any:
         impl = next(impl for impl in _KEY_IMPLS if jax.random.key(0, impl=impl).dtype == abstract.dtype)
         return jax.device_put(jax.random.wrap_key_data(jnp.asarray(host), impl=impl), sharding)
     return jax.device_put(host, sharding)
-
-
-def _stored(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without arrays of size zero, which orbax refuses; their shape says all."""
-    return {name: leaf for name, leaf in leaves.items() if leaf.size}
 
 
 def _require_room(folder: Path, num_bytes: int) -> None:

@@ -21,6 +21,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int):
         advice = "" if _heard is None or _heard.advice is None else f"; {_heard.advice}"
         super().__init__(f"stopped by {signal.Signals(number).name}{advice}")
+        self.number = number
         self.exit_code = 128 + number
 
 
@@ -107,24 +108,60 @@ def advising(advice: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held(wanted: bool = True) -> Iterator[Callable[[], bool]]:
+def held(wanted: bool = True, *, raises: bool = True) -> Iterator[Callable[[], bool]]:
     """Within it a signal raises nothing: the function it gives says whether one has come.
 
     Where it is not ``wanted``, as there is nothing to save, signals raise as they do outside.
 
     Raises:
-      Interrupted: at its beginning or its end, if one has come.
+      Interrupted: at its beginning or its end, if one has come; never within another one, nor where it is
+        not to raise.
     """
     if (state := _heard) is None or not wanted:
         yield lambda: False
         return
-    state.raise_if_heard()
+    raises = raises and not state.holds
+    if raises:
+        state.raise_if_heard()
     state.holds += 1
     try:
         yield lambda: state.number is not None
     finally:
         state.holds -= 1
-    state.raise_if_heard()
+    if raises:
+        state.raise_if_heard()
+
+
+@contextlib.contextmanager
+def released(wanted: bool = True) -> Iterator[None]:
+    """Within it signals raise, though it is within ``held``."""
+    if (state := _heard) is None or not wanted:
+        yield
+        return
+    holds, state.holds = state.holds, 0
+    try:
+        state.raise_if_heard()
+        yield
+    finally:
+        state.holds = holds
+
+
+def come() -> int | None:
+    """The number of the signal that has come."""
+    return None if _heard is None else _heard.number
+
+
+def take_over(number: int | None) -> None:
+    """As if a signal that another process of the run has heard had come here, if there is one.
+
+    Raises Interrupted: one has come, and this is not within ``held``.
+    """
+    if (state := _heard) is None:
+        return
+    if state.number is None:
+        state.number = number
+    if not state.holds:
+        state.raise_if_heard()
 
 
 def _say(line: str) -> None:

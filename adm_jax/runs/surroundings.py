@@ -33,7 +33,7 @@ _DECISIVE = (  # of surroundings and a run's own record: where they change, so m
 
 def describe_surroundings() -> dict[str, Any]:
     """Commit and digest of the code, versions, variables, device, host, user and command line."""
-    devices = jax.devices()
+    devices = jax.local_devices()
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -44,7 +44,11 @@ def describe_surroundings() -> dict[str, Any]:
         "git_commit": _git_commit(Path(adm_jax.__file__).parent),
         "code_sha256": code_digest(),
         "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_VARIABLES)},
-        "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": jax.device_count(),
+        },
         **whereabouts(),
         "command_line": sys.orig_argv,
     }

@@ -18,9 +18,9 @@ from typing import Any
 from adm_jax.config import settings_source, stored_settings
 from adm_jax.config.settings import to_flat
 from adm_jax.envs.evaluator import Evaluator
-from adm_jax.files import require_writable
+from adm_jax.files import plain_json, require_writable
 from adm_jax.nn.precision import matmul_precision
-from adm_jax.population.devices import choose_devices, devices_left, require_jax
+from adm_jax.population.devices import devices_left, require_jax
 from adm_jax.population.members import Member, all_members, with_chunk
 from adm_jax.runs import extension, signals
 from adm_jax.runs.background import Background
@@ -29,8 +29,10 @@ from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.clock import WallClock
 from adm_jax.runs.evaluating import Evaluations, compile_policies
 from adm_jax.runs.folder import NOT_BEGUN, RunFolder, Standing
+from adm_jax.runs.hosts import Hosts
 from adm_jax.runs.progress import Progress, print_result
 from adm_jax.tasks import EnvlessTask
+from adm_jax.training import shares
 from adm_jax.training.loop import Config, Desk, Plan, Step
 from adm_jax.types import InputError
 
@@ -152,7 +154,7 @@ class Run:
             "algorithm": self.folder.config["algorithm"],
             "task": self.plan.task.name,
             "evaluation": self.evaluations.describe(),
-            **self.loop.summarize(self.folder.read_metrics(), self.folder.read_eval()),
+            **self.loop.summarize(self.members, self.folder.read_metrics(), self.folder.read_eval()),
             "wall_clock": self.clock.to_dict(),
         }
         if "extensions" in self.folder.config:
@@ -165,7 +167,7 @@ class Run:
 
 def run(config: Config, make_plan: Callable[[Any], Plan]) -> dict[str, Any]:
     """A run from its beginning to its end; returns what ``result.json`` holds. Raises: see ``run_in``."""
-    return run_in(config, make_plan)[1]
+    return _run_in(config, make_plan)[1]
 
 
 def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder, dict[str, Any]]:
@@ -174,36 +176,58 @@ def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder,
     Raises:
       InputError: the configuration, the task, its data, the folder or the memory does not serve; nothing has
         been computed then, and nothing is left. Later: an environment gave a number that is not finite, or a
-        fit never had a finite error.
+        fit never had a finite error. Of several processes the first alone needs to see the folder until the
+        end.
     """
+    path, result = _run_in(config, make_plan)
+    return RunFolder.open(path, read_only=True), result
+
+
+def _run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[str, dict[str, Any]]:
+    """``run_in``, with the folder's path."""
     require_jax()
-    require_writable("workdir", config.workdir)
-    config = with_chunk(config)
-    members = all_members(config)
-    at_a_time = getattr(config, "members_per_batch", None)
-    batch_sizes(len(members), at_a_time, config.num_devices)
-    choose_devices(at_a_time or len(members), config.num_devices)
-    plan = make_plan(config)
-    folder = RunFolder.create(
-        config.workdir,
-        plan.algorithm,
-        plan.task.name,
-        to_flat(config),
-        members,
-        {
-            "env_id": plan.task.env_id or None,
-            "settings_source": settings_source(config, plan.task),
-            **plan.record,
-        },
-    )
-    with signals.heard(), folder.lock():
-        try:
-            opened = _open(plan, folder)
-        except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
-            folder.discard()
-            raise
-        with signals.advising(_how_to_go_on(plan, folder)):
-            return folder, _start(opened)
+    hosts, config = Hosts(), with_chunk(config)
+    with hosts.sharing_errors():
+        if not hosts.is_first:
+            return shares.follow(hosts, partial(_same_plan, config, make_plan))
+        require_writable("workdir", config.workdir)
+        members = all_members(config)
+        at_a_time = getattr(config, "members_per_batch", None)
+        batch_sizes(len(members), at_a_time, config.num_devices)
+        shares.require_divided(at_a_time or len(members), config.num_devices, hosts)
+        plan = make_plan(config)
+        shares.announce(plan, hosts)
+        plan = shares.spread(plan, hosts)
+        folder = RunFolder.create(
+            config.workdir,
+            plan.algorithm,
+            plan.task.name,
+            to_flat(config),
+            members,
+            {
+                "env_id": plan.task.env_id or None,
+                "settings_source": settings_source(config, plan.task),
+                **plan.record,
+            },
+        )
+        with signals.heard(), folder.lock():
+            try:
+                opened = _open(plan, folder)
+            except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
+                folder.discard()
+                raise
+            with signals.advising(_how_to_go_on(plan, folder)):
+                result = _start(opened)
+        return hosts.end((str(folder.path), plain_json(result)))
+
+
+def _same_plan(config: Config, make_plan: Callable[[Any], Plan], told: dict[str, Any], _: str | None) -> Plan:
+    """The plan of a process that was started like the first. Raises InputError: it was not."""
+    own = plain_json(to_flat(config))
+    for name in sorted({*own, *told}):
+        if own.get(name) != told.get(name):
+            raise InputError(f"{name}: is {own.get(name)}, and {told.get(name)} in the first process")
+    return make_plan(config)
 
 
 def resume(
@@ -218,7 +242,8 @@ def resume(
 
     One that was begun without an environment goes on without, also where there is one now: ``make_plan`` is
     given the reason as ``without_env``. ``length`` is ``num_epochs`` or ``num_steps``, where the run,
-    finished or not, is to have another one: see adm_jax.runs.extension.
+    finished or not, is to have another one: see adm_jax.runs.extension. Of several processes the first alone
+    needs to see the folder; the run may have had another number of them.
 
     Raises:
       InputError: the folder holds no run, another process works on it, a file in it is not what was written,
@@ -227,6 +252,34 @@ def resume(
         elsewhere names modules to import.
     """
     require_jax()
+    hosts = Hosts()
+    with hosts.sharing_errors():
+        if not hosts.is_first:
+            return shares.follow(hosts, partial(_told_plan, from_flat, make_plan))
+        return hosts.end(_resume(path, from_flat, make_plan, hosts, anyway, length))
+
+
+def _told_plan(
+    from_flat: Callable[[Mapping[str, Any]], Config],
+    make_plan: Callable[..., Plan],
+    told: dict[str, Any],
+    without_env: str | None,
+) -> Plan:
+    """The plan of a process that has not seen the run's folder."""
+    config = from_flat(told)
+    config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
+    return make_plan(config) if without_env is None else make_plan(config, without_env=without_env)
+
+
+def _resume(
+    path: str,
+    from_flat: Callable[[Mapping[str, Any]], Config],
+    make_plan: Callable[..., Plan],
+    hosts: Hosts,
+    anyway: bool,
+    length: Mapping[str, int | None],
+) -> dict[str, Any]:
+    """What the first process does in ``resume``."""
     folder = RunFolder.open(path, ["dynamics"])
     folder.require_own(anyway)
     stored = folder.config["config"]
@@ -236,6 +289,9 @@ def resume(
     config = dataclasses.replace(config, num_devices=devices_left(config.num_devices))
     with signals.heard(), folder.lock():
         plan, size = _planned(config, folder, make_plan), folder.batch_size
+        shares.require_divided(size or len(folder.members), config.num_devices, hosts)
+        shares.announce(plan, hosts, folder.config.get("not_evaluated"))
+        plan = shares.spread(plan, hosts)
         standings = _standings(plan, folder)
         for name in changed:
             extension.require_not_done(folder, name, changed[name], standings.values())

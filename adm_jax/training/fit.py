@@ -33,7 +33,14 @@ class FitEpoch(NamedTuple):
 
 
 def fit_epochs(
-    program: Any, state: FitState, keys: Key, bootstrap_keys: Key, data: Data, shared: Key
+    program: Any,
+    state: FitState,
+    keys: Key,
+    bootstrap_keys: Key,
+    data: Data,
+    shared: Key,
+    number: int = 0,
+    anywhere: Callable[[bool], bool] = bool,
 ) -> Iterator[FitEpoch]:
     """Fits until every member has stopped.
 
@@ -44,9 +51,10 @@ def fit_epochs(
       bootstrap_keys: [P], the same in all epochs.
       data: what the models are fitted to.
       shared: [], the key that all members share.
+      number: epochs done before.
+      anywhere: whether what is so here, or not, is so in any process that fits with this one.
     """
-    number = int(np.max(state.epoch))
-    while (active := np.asarray(state.active)).any():
+    while anywhere(bool((active := np.asarray(state.active)).any())):
         of_epoch = fold_keys(keys, number)
         state, metrics = program(state, of_epoch, bootstrap_keys, data, jax.random.fold_in(shared, number))
         number += 1

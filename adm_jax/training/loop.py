@@ -17,6 +17,7 @@ from adm_jax.training.components import Components
 from adm_jax.types import Params
 
 Config = Any  # OfflineConfig or OnlineConfig
+Note = dict[str, list[dict[str, Any]]]  # kind -> rows of name -> dtype and the members' values
 
 
 class Stage(NamedTuple):
@@ -63,7 +64,7 @@ class Loop(Protocol):
         """What a checkpoint must hold, behind any step of a phase that has checkpoints."""
         ...
 
-    def to_note(self) -> dict[str, Any]:
+    def to_note(self) -> Note:
         """What else a checkpoint must hold, as JSON can."""
         ...
 
@@ -75,8 +76,10 @@ class Loop(Protocol):
         """Goes on from a checkpoint; the step it was saved behind."""
         ...
 
-    def summarize(self, metrics: Sequence[Any], evals: Sequence[Any]) -> dict[str, Any]:
-        """The loop's part of result.json, from the lines of metrics.jsonl and eval.jsonl."""
+    def summarize(
+        self, members: tuple[Member, ...], metrics: Sequence[Any], evals: Sequence[Any]
+    ) -> dict[str, Any]:
+        """The loop's part of result.json, from all members' lines of metrics.jsonl and eval.jsonl."""
         ...
 
     def close(self) -> None:
@@ -90,6 +93,7 @@ class Desk(NamedTuple):
     clock: WallClock
     note: Callable[[str], None]  # shows a line
     require_room: Callable[[Any], None]  # asks the disk for room for checkpoints of a state; see Checkpointer
+    anywhere: Callable[[bool], bool] = bool  # whether something is so in any process of the run
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from adm_jax.training import driver
 from adm_jax.training.components import Components, make_components
 from adm_jax.training.data import describe, load_data, put_on_device
 from adm_jax.training.fit import OPEN_LOOP_STEPS, FitEpoch, fit_epochs, require_fitted
-from adm_jax.training.loop import Desk, Plan, Stage, Step
+from adm_jax.training.loop import Desk, Note, Plan, Stage, Step
 from adm_jax.training.offline_programs import Inputs, TrainState, compile_programs, differences, lr_factors
 from adm_jax.training.programs import Start
 from adm_jax.types import Array, InputError, Key, Params
@@ -90,7 +90,7 @@ class OfflineLoop:
         """Puts the data on the device, compiles, and sees that all fits into memory and on the disk."""
         self._config, self._task, self._episodes, self.components = config, task, data, components
         self._members, self._seeds = members, seeds_of(members)
-        self._clock, self._note = desk.clock, desk.note
+        self._clock, self._note, self._anywhere = desk.clock, desk.note, desk.anywhere
         self._data = put_on_device(config, data, components.model.max_backtrack)
         self._long_holdout = holdout_segments(self._data.dataset, OPEN_LOOP_STEPS, config.fit)
         self._hyper, self._starts = member_hyper(config, members), self._initial_rows()
@@ -145,24 +145,26 @@ class OfflineLoop:
         """See Loop."""
         return self._train or self._fit
 
-    def to_note(self) -> dict[str, Any]:
+    def to_note(self) -> Note:
         """Nothing: all is in the state."""
         return {}
 
     def restore(self, restored: Restored) -> Step:
         """See Loop."""
         if restored.phase == "fit":
-            self._begin_fit(restored.state)
-            self._phase = "fit" if restored.state.active.any() else "model"
             self._epoch = restored.epoch
+            self._begin_fit(restored.state)
+            self._phase = "fit" if self._anywhere(bool(restored.state.active.any())) else "model"
             return self._step("fit", restored.epoch)
         self._train, self._phase, self._epoch = restored.state, "train", restored.epoch
         return self._train_step()
 
-    def summarize(self, metrics: Sequence[Any], evals: Sequence[Any]) -> dict[str, Any]:
+    def summarize(
+        self, members: tuple[Member, ...], metrics: Sequence[Any], evals: Sequence[Any]
+    ) -> dict[str, Any]:
         """See Loop."""
         config, task, m = self._config, self._task, self.components.model.max_backtrack
-        found = results.summarize(config, self._members, task, self._episodes, m, metrics, evals)
+        found = results.summarize(config, members, task, self._episodes, m, metrics, evals)
         return {"dataset_id": config.dataset or task.dataset or self._episodes.source, **found}
 
     def close(self) -> None:
@@ -273,7 +275,10 @@ class OfflineLoop:
         keys, bootstrap = self._keys(Purpose.FIT), self._keys(Purpose.BOOTSTRAP)
         shared = shared_key(self._config.fit.split_seed)
         self._fit = state
-        self._fits = fit_epochs(self._programs.fit, state, keys, bootstrap, self._data, shared)
+        done, anywhere = self._epoch, self._anywhere
+        self._fits = fit_epochs(
+            self._programs.fit, state, keys, bootstrap, self._data, shared, done, anywhere
+        )
 
     def _fit_epoch(self) -> Step:
         config = self._config
@@ -282,9 +287,11 @@ class OfflineLoop:
         with self._clock.phase("fit"):
             epoch, self._fit, metrics, fitted = next(self._fits)
         active, self._epoch = np.asarray(self._fit.active), epoch
-        if not active.any():
+        goes_on = self._anywhere(bool(active.any()))
+        if not goes_on:
             self._phase = "model"
-        error = float(np.nanmean(metrics["model/best_error"]))
+        errors = metrics["model/best_error"]  # all NaN where only other processes still fit
+        error = float("nan") if np.isnan(errors).all() else float(np.nanmean(errors))
         return self._step(
             "fit",
             epoch,
@@ -292,7 +299,7 @@ class OfflineLoop:
             running=fitted,
             info={f"held-out {config.fit.selection_metric.upper()}": error},
             rates={"fit_steps": int(active.sum()) * config.fit.fit_steps_per_epoch},
-            save=epoch % config.checkpoint_every == 0 or not active.any(),
+            save=epoch % config.checkpoint_every == 0 or not goes_on,
         )
 
     def _measure(self) -> Step:

@@ -33,7 +33,7 @@ from adm_jax.tasks import Task, get_task
 from adm_jax.training import driver
 from adm_jax.training.components import OwnData, make_components
 from adm_jax.training.fit import fit_epochs, require_fitted
-from adm_jax.training.loop import Desk, Plan, Stage, Step
+from adm_jax.training.loop import Desk, Note, Plan, Stage, Step
 from adm_jax.training.online_programs import (
     ModelPrograms,
     Saved,
@@ -141,7 +141,7 @@ class OnlineLoop:
         """See Loop."""
         return Saved(self.state, self.experience.first(self.num_steps))
 
-    def to_note(self) -> dict[str, Any]:
+    def to_note(self) -> Note:
         """Metrics since the last line of them, from which the next one is made."""
         pending = {"updates": self._metrics, "model": self._model_metrics}
         return {name: [_to_json(row) for row in jax.device_get(rows)] for name, rows in pending.items()}
@@ -174,18 +174,20 @@ class OnlineLoop:
             self.experience.random_action(self._warmup_rngs)
         return self._step()
 
-    def summarize(self, metrics: Sequence[Any], evals: Sequence[Any]) -> dict[str, Any]:
+    def summarize(
+        self, members: tuple[Member, ...], metrics: Sequence[Any], evals: Sequence[Any]
+    ) -> dict[str, Any]:
         """See Loop."""
         config = self.config
-        members = results.member_results(self.members, self.task, evals)
-        frozen = results.frozen_members(self.members, metrics)
+        found = results.member_results(members, self.task, evals)
+        frozen = results.frozen_members(members, metrics)
         return {
             "steps": config.num_steps,
             "warmup_steps": config.warmup_steps,
             "updates": self.num_updates,
-            "members": members,
+            "members": found,
             "frozen": frozen,
-            "settings": results.setting_results(self.members, members, frozen),
+            "settings": results.setting_results(members, found, frozen),
         }
 
     def close(self) -> None:
