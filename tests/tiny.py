@@ -25,6 +25,7 @@ TINY = {
     "eval_episodes": 2,
     "estimate_rows": 0,
     "checkpoint_every": 2,
+    "checkpoint_share": 1.0,
     "seeds": (0, 1),
 }
 

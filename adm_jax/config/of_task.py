@@ -30,6 +30,8 @@ _NOT_STORED = {  # whose defaults are what runs did before there were these sett
     "preset",
     "eval_env",
     "clip_to_data",
+    "checkpoint_share",
+    "deterministic_ops",
     *("num_critics", "num_min_critics", "critic_layer_norm", "actor_layer_norm", "critic_lr_schedule"),
     *("standardize_obs", "actor_average", "cloning_weight", "cloning_rows", "trace_decay"),
     *("uncertainty_quantile", "start", "critic_start", "hold_epochs", "estimate_rows"),

@@ -33,6 +33,13 @@ class RunConfig:
     matmul_precision: MatmulPrecision = setting(
         "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
     )
+    checkpoint_share: float = setting(
+        0.02,
+        "largest share of the time that checkpoints may take: those due too soon after another are left out, "
+        "but for the first and the last; 1 leaves out none",
+        above=0.0,
+        high=1.0,
+    )
     deterministic_ops: bool = setting(
         False, "the same bits each time on a GPU, at some loss of speed; a CPU gives them anyway"
     )

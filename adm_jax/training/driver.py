@@ -10,6 +10,7 @@ written down; that of its own step may be under way, and is begun again by a res
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ class Run:
         self.background = Background(self.clock)
         self.checkpointer = Checkpointer(folder.checkpoints)
         self.checkpointer.recover()
+        self._saved: tuple[float, float] | None = None  # when, and how long the newest checkpoint took
         config, note = plan.config, self.progress.note
         with contextlib.ExitStack() as stack:
             seeds, evaluator = [member.seed for member in members], None
@@ -130,7 +132,7 @@ class Run:
             self.progress.advance(count, info=step.info, **rates)
         if step.policies is not None:
             self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.unaveraged)
-        if step.save or stopped():
+        if stopped() or (step.save and self._may_save()):
             self._save(step)
 
     def _record(self, step: Step) -> None:
@@ -142,11 +144,21 @@ class Run:
         where = f"step {step.epoch}" if "steps" in step.counts else f"{step.phase} epoch {step.epoch}"
         self.progress.warn_not_finite(where, step.tags, checked, step.running)
 
+    def _may_save(self) -> bool:
+        """Whether a checkpoint that is due keeps to its share of the time, or is the first or last one."""
+        if self._saved is None or self.loop.stage() is None:
+            return True
+        at, took = self._saved
+        return time.monotonic() - at >= took * (1.0 / self.plan.config.checkpoint_share - 1.0)
+
     def _save(self, step: Step) -> None:
         # An earlier step's policies are not in this checkpoint, so their evaluation could not be done again.
         self.evaluations.wait_for_earlier(step.phase, step.epoch)
+        began = time.monotonic()
         extra = {"clock": self.clock.to_dict(), "loop": self.loop.to_note(), "files": self.folder.marks()}
         self.checkpointer.save(step.phase, step.epoch, self.loop.to_save(), extra=extra)
+        now = time.monotonic()
+        self._saved = now, now - began
 
     def _finish(self) -> dict[str, Any]:
         """Puts the result together from the run's own files, writes and shows it."""

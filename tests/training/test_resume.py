@@ -10,6 +10,7 @@ import adm_jax
 from adm_jax.config import OfflineConfig
 from adm_jax.config.settings import replace_flat
 from adm_jax.runs import config_file
+from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.folder import RunFolder
 from adm_jax.runs.surroundings import whereabouts
 from adm_jax.training import offline
@@ -130,3 +131,26 @@ def test_what_a_killed_process_left_is_removed(stopped: Path, tmp_path: Path) ->
     left = {file.name for file in path.rglob("*")}
     assert not {name for name in left if name.startswith((".config", ".metrics", ".curves", "saving"))}
     assert {"config.json", "metrics.jsonl"} <= left
+
+
+@pytest.mark.parametrize(
+    ("share", "saved"),
+    [
+        (1.0, [("fit", 1), ("fit", 2), ("train", 1), ("train", 2), ("train", 3)]),
+        (1e-6, [("fit", 1), ("train", 3)]),  # the first and the last
+    ],
+)
+def test_checkpoints_keep_to_their_share_of_the_time(
+    share: float, saved: list, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, steps = Checkpointer.save, []
+
+    def note(self: Checkpointer, phase: str, epoch: int, *args, **kwargs) -> None:
+        steps.append((phase, epoch))
+        save(self, phase, epoch, *args, **kwargs)
+
+    monkeypatch.setattr(Checkpointer, "save", note)
+    settings = {**TINY, "seeds": (0,), "num_epochs": 3, "fit_max_epochs": 2, "bc_steps": 0}
+    settings |= {"checkpoint_every": 1, "checkpoint_share": share, "workdir": str(tmp_path)}
+    offline.run(replace_flat(OfflineConfig(), settings))
+    assert steps == saved

@@ -12,6 +12,7 @@ TINY = {
     "eval_every": 40,
     "eval_episodes": 2,
     "checkpoint_every": 40,
+    "checkpoint_share": 1.0,
     "batch_size": 16,
     "policy_hidden_dim": 16,
 }
