@@ -19,8 +19,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal ends what is under way; says how it goes on."""
 
     def __init__(self, number: int):
-        advice = "" if _heard is None or _heard.advice is None else f"; {_heard.advice}"
-        super().__init__(f"stopped by {signal.Signals(number).name}{advice}")
+        super().__init__(_farewell(number, None if _heard is None else _heard.advice))
         self.number = number
         self.exit_code = 128 + number
 
@@ -32,6 +31,7 @@ class _Heard:
         self.number: int | None = None
         self.holds = 0
         self.advice: str | None = None
+        self.advice_if_left: str | None = None
         self.left = threading.Event()
 
     def handle(self, number: int, _: FrameType | None) -> None:
@@ -59,7 +59,7 @@ class _Heard:
                 name = signal.Signals(number[0]).name
                 _say(f"{name}: saving after this step; a second signal ends the process at once")
             elif not self.left.wait(_PATIENCE):
-                _say(str(Interrupted(number[0])))
+                _say(_farewell(number[0], self.advice or self.advice_if_left))
                 os._exit(128 + number[0])
         os.close(pipe)
 
@@ -95,16 +95,22 @@ def heard() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def advising(advice: str) -> Iterator[None]:
-    """Within it Interrupted says how to go on."""
+def advising(advice: str, *, if_left: bool = False) -> Iterator[None]:
+    """Within it Interrupted says how to go on.
+
+    ``if_left`` is for what cleans up when it is interrupted: then only the last line of a process says so
+    whose compiled code was left, and nothing cleaned up.
+    """
     if (state := _heard) is None:
         yield
         return
-    before, state.advice = state.advice, advice
+    name = "advice_if_left" if if_left else "advice"
+    before = getattr(state, name)
+    setattr(state, name, advice)
     try:
         yield
     finally:
-        state.advice = before
+        setattr(state, name, before)
 
 
 @contextlib.contextmanager
@@ -162,6 +168,10 @@ def take_over(number: int | None) -> None:
         state.number = number
     if not state.holds:
         state.raise_if_heard()
+
+
+def _farewell(number: int, advice: str | None) -> str:
+    return f"stopped by {signal.Signals(number).name}" + ("" if advice is None else f"; {advice}")
 
 
 def _say(line: str) -> None:

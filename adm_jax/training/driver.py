@@ -224,7 +224,8 @@ def _run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[str, dict
         )
         with signals.heard(), folder.lock():
             try:
-                opened = _open(plan, folder)
+                with signals.advising(_how_to_go_on(plan, folder), if_left=True):
+                    opened = _open(plan, folder)
             except BaseException:  # an interruption too: nothing has been computed, so nothing shall stay
                 folder.discard()
                 raise

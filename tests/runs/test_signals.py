@@ -73,6 +73,14 @@ def test_advice_is_of_the_innermost_work() -> None:
         interrupt()
 
 
+def test_advice_for_what_is_left_at_once_is_no_exceptions() -> None:
+    """Whoever catches it has cleaned up."""
+    with signals.heard(), signals.advising("again", if_left=True):
+        with pytest.raises(signals.Interrupted) as error:
+            signal.raise_signal(signal.SIGTERM)
+        assert str(error.value) == "stopped by SIGTERM"
+
+
 def test_other_threads_hear_nothing() -> None:
     found = []
 
@@ -109,17 +117,18 @@ def test_the_second_one_ends_the_process_at_once() -> None:
         assert held.wait(timeout=60) == 143
 
 
-def test_compiled_code_does_not_keep_the_process() -> None:
+@pytest.mark.parametrize("how", ["", ", if_left=True"])
+def test_compiled_code_does_not_keep_the_process(how: str) -> None:
     """Python's handler waits for a program that takes forever."""
     code = (
         "import jax, threading\nfrom adm_jax.runs import signals\nsignals._PATIENCE = 0.1\n"
         "turn = lambda x: jax.lax.while_loop(lambda x: x < 2, lambda x: 1 - x, x)\n"
         "forever = jax.jit(turn).lower(0).compile()\n"
-        "with signals.heard(), signals.advising('again'):\n"
+        "with signals.heard(), signals.advising('again'HOW):\n"
         "    threading.Timer(1, print, ('begun',), {'flush': True}).start()  # from within the program\n"
         "    jax.block_until_ready(forever(0))"
     )
-    with process(code) as stuck:
+    with process(code.replace("HOW", how)) as stuck:
         stuck.send_signal(signal.SIGTERM)
         _, error = stuck.communicate(timeout=60)
     assert (stuck.returncode, error) == (143, "stopped by SIGTERM; again\n")
