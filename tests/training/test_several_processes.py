@@ -130,7 +130,8 @@ def test_offline_a_fit_that_stops_early_waits_for_the_others(
         "dataset": tiny_dataset,
         "seeds": (0, 1, 2),
         "penalty_coef": (0.5, 2.0),
-        "fit_max_epochs": 12,
+        "fit_max_epochs": 20,
+        "fit_learning_rate": 2e-2,
         "fit_patience": 1,
         "workdir": str(tmp_path / "one"),
     }
