@@ -117,6 +117,7 @@ def test_two_processes_that_a_signal_to_the_second_stops_train_what_one_does(
 
 
 @pytest.mark.slow
+@pytest.mark.bitwise
 @pytest.mark.parametrize("count", [2, 3])
 def test_offline_a_fit_that_stops_early_waits_for_the_others(
     tiny_dataset: str, tmp_path: Path, count: int
