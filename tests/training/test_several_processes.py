@@ -117,6 +117,7 @@ def test_two_processes_that_a_signal_to_the_second_stops_train_what_one_does(
 
 
 @pytest.mark.slow
+@pytest.mark.bitwise
 @pytest.mark.parametrize("count", [2, 3])
 def test_offline_a_fit_that_stops_early_waits_for_the_others(
     tiny_dataset: str, tmp_path: Path, count: int
@@ -130,7 +131,8 @@ def test_offline_a_fit_that_stops_early_waits_for_the_others(
         "dataset": tiny_dataset,
         "seeds": (0, 1, 2),
         "penalty_coef": (0.5, 2.0),
-        "fit_max_epochs": 12,
+        "fit_max_epochs": 20,
+        "fit_learning_rate": 2e-2,
         "fit_patience": 1,
         "workdir": str(tmp_path / "one"),
     }
