@@ -1,5 +1,6 @@
 """Hand-made dynamics whose roll-outs are known, and the same in NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,6 +11,7 @@ from adm_jax.rollout import Simulation
 from adm_jax.types import Prediction, Window
 
 M, LENGTH = 3, 6
+STARTS, CHUNK = 23, 5  # of a roll-out: the last chunk is not full
 NUM_ROWS = 40
 SPREAD = 0.25
 # obs = (x, which row of the dataset the roll-out began at, steps since)
@@ -73,6 +75,11 @@ PARAMS = {"gain": jnp.float32(1.3)}
 def known_simulation(penalty_coef, broken_field=None, reward_fn=None):
     dynamics = known_dynamics(broken_field)
     return Simulation(dynamics, PARAMS, policy, terminates, std_of_means, penalty_coef, reward_fn)
+
+
+def rows_of(histories):
+    """What a Simulation asks its encoded histories by."""
+    return None if histories is None else lambda rows: jax.tree.map(lambda x: x[rows], histories)
 
 
 def numpy_trajectory(start, penalty_coef, broken_field=None):

@@ -1,4 +1,7 @@
-"""The floors of the package: imports point downwards only, and each library has its one place."""
+"""The floors of the package: imports point downwards only, and each library has its one place.
+
+Files of the package and of its tests are short, and test files stand alone.
+"""
 
 import ast
 import re
@@ -77,6 +80,8 @@ BEYOND_THE_CORE = (  # not rich: flax imports it
     "experiments",
 )
 
+MOST_LINES = 400
+
 
 def imports(path: Path) -> Iterator[str]:
     """Dotted names of everything a file imports, wherever in it."""
@@ -149,6 +154,30 @@ def core_modules(name: str) -> list[str]:
     return [
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files
     ]
+
+
+def test_files_are_short():
+    long = []
+    for path in [*modules(), *modules_of_tests()]:
+        number = len(path.read_text().splitlines())
+        if number > MOST_LINES:
+            long.append(f"{path.relative_to(ROOT)} has {number} lines, at most {MOST_LINES}")
+    assert not long
+
+
+def test_test_files_do_not_import_each_other():
+    """What they share lies in helper modules and conftest.py."""
+    wrong = []
+    for path in modules_of_tests():
+        for name in imports(path):
+            first, *rest = name.split(".")
+            if first == "tests" and any(part.startswith("test_") for part in rest):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def modules_of_tests() -> list[Path]:
+    return sorted((ROOT / "tests").rglob("*.py"))
 
 
 def test_no_file_mentions_the_machine_it_was_written_on():

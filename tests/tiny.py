@@ -29,6 +29,27 @@ TINY = {
     "seeds": (0, 1),
 }
 
+# Those that preset steady takes, all of them on.
+OPTIONS = {
+    "estimate_rows": 4,
+    "pretrain_steps": 10,
+    "start": "cloned",
+    "critic_start": "pretrained",
+    "hold_epochs": 1,
+    "cloning_weight": 0.1,
+    "cloning_rows": "advantage",
+    "standardize_obs": True,
+    "critic_layer_norm": True,
+    "actor_layer_norm": True,
+    "num_critics": 3,
+    "num_min_critics": 2,
+    "actor_average": 0.1,
+    "trace_decay": 0.8,
+    "uncertainty_quantile": 0.9,
+    "critic_lr_schedule": "cosine",
+    "bc_lr_schedule": "cosine",
+}
+
 # Of XLA: programs that run for milliseconds compile twice as fast so. A member alone is then not bitwise the
 # same as among others: tests that compare populations of different sizes are marked bitwise.
 QUICK_COMPILER = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}

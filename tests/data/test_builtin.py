@@ -15,8 +15,7 @@ import pytest
 
 from adm_jax.data import builtin
 from adm_jax.data.formats import minari_files, minari_io
-
-from .sample_data import assert_same_bits, error_line, make_data
+from tests.data.sample_data import assert_same_bits, error_line, make_data
 
 METADATA = {
     "env_id": "Hopper-v4",

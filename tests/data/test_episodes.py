@@ -5,8 +5,7 @@ import pytest
 
 from adm_jax.data.episodes import FIELDS, end_at
 from adm_jax.data.validation import validate
-
-from .sample_data import assert_same_bits, make_data
+from tests.data.sample_data import assert_same_bits, make_data
 
 LENGTHS = (4, 3, 5)  # rows 0-3 (terminated), 4-6 (truncated), 7-11 (terminated)
 

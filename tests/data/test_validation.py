@@ -8,8 +8,7 @@ import pytest
 from adm_jax.data import validation
 from adm_jax.data.episodes import EpisodeData
 from adm_jax.types import InputError
-
-from .sample_data import make_data
+from tests.data.sample_data import make_data
 
 
 def changed(name: str, index: tuple[int, ...], value: float | bool) -> EpisodeData:

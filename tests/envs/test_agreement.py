@@ -19,8 +19,7 @@ from adm_jax.envs.batch import make_batch
 from adm_jax.tasks import register_task, registry
 from adm_jax.training.data import load_data
 from adm_jax.types import EnvSpec, InputError
-
-from . import recorded
+from tests.envs import recorded
 
 ID = "tests/swing-v0"
 

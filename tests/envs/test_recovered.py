@@ -19,8 +19,7 @@ from adm_jax.envs.termination import get_termination
 from adm_jax.tasks import EnvlessTask, register_task, registry
 from adm_jax.training.data import load_data
 from adm_jax.types import EnvSpec, InputError
-
-from . import recorded
+from tests.envs import recorded
 
 V5 = {
     "hopper": ("Hopper-v5", 11, 3),

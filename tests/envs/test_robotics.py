@@ -17,8 +17,7 @@ from adm_jax.envs.experience import Experience
 from adm_jax.tasks import get_task
 from adm_jax.training.data import load_data
 from adm_jax.types import InputError
-
-from . import recorded
+from tests.envs import recorded
 
 robotics = pytest.importorskip("gymnasium_robotics", reason="gymnasium-robotics is not installed")
 

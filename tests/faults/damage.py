@@ -80,6 +80,13 @@ def standing(path: Path) -> dict[str, Any]:
     return {"config": folder.config, "saved": found.saved, "result": found.result, **kept}
 
 
+def failure(error: Exception) -> str:
+    """``refused`` in one line, or what must not happen, which is counted."""
+    if not isinstance(error, InputError):
+        return f"traceback: {type(error).__name__}: {error}"
+    return "refused" if "\n" not in str(error) else f"not one line: {error}"
+
+
 def outcome(path: Path, sound: dict[str, Any]) -> str:
     """``refused`` in one line; ``harmless``; ``silent``; or what is computed again.
 
@@ -87,10 +94,8 @@ def outcome(path: Path, sound: dict[str, Any]) -> str:
     """
     try:
         found = standing(path)
-    except InputError as error:
-        return "refused" if "\n" not in str(error) else f"not one line: {error}"
-    except Exception as error:  # what must not happen is counted
-        return f"traceback: {type(error).__name__}: {error}"
+    except Exception as error:
+        return failure(error)
     if found == sound:
         return "harmless"
     beginning = all(sound[name].startswith(found.get(name, b"")) for name in ("metrics.jsonl", "eval.jsonl"))

@@ -15,8 +15,8 @@ from adm_jax.training import driver, offline
 from adm_jax.types import InputError
 from tests.stopping import Stop
 from tests.tiny import TINY
+from tests.training.offline_runs import assert_same_run
 from tests.training.run_files import computed, run_folder
-from tests.training.test_offline import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("small_curves")
 

@@ -17,8 +17,7 @@ from adm_jax.runs.policy_file import save_policy
 from adm_jax.types import InputError
 from tests.cli import scripts
 from tests.envs.plant import BOUNDS, STEPS, best_action, record, register_tasks
-from tests.tiny import TINY
-from tests.training.test_steady import OPTIONS
+from tests.tiny import OPTIONS, TINY
 
 pytestmark = pytest.mark.usefixtures("small_curves")
 SMALL = {name: value for name, value in TINY.items() if name not in ("task", "dataset")}

@@ -3,23 +3,19 @@
 import dataclasses
 import json
 import os
-import re
 import shutil
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from adm_jax.config import OfflineConfig, config_for_task, offline_from_flat
-from adm_jax.config.models import get_model
-from adm_jax.config.settings import replace_flat, to_flat
+from adm_jax.config import OfflineConfig
+from adm_jax.config.settings import replace_flat
 from adm_jax.data.formats import minari_io
 from adm_jax.envs.evaluator import Evaluator
-from adm_jax.population.compiling import MemberProgram
 from adm_jax.runs import config_file
 from adm_jax.runs.folder import RunFolder
 from adm_jax.runs.signals import Interrupted
@@ -30,20 +26,10 @@ from adm_jax.types import InputError
 from tests.runs.event_records import points
 from tests.stopping import Stop, signal_in, stop_behind
 from tests.tiny import TINY
+from tests.training.offline_runs import assert_same_run, stop_and_resume
 from tests.training.run_files import arrays_of, computed, kill, lines, newest_arrays, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_curves")
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert lines(one / "metrics.jsonl") == lines(other / "metrics.jsonl")
-    assert lines(one / "eval.jsonl") == lines(other / "eval.jsonl")
-    assert points(one / "tensorboard") == points(other / "tensorboard")
-    ours, theirs = newest_arrays(one), newest_arrays(other)
-    assert ours.keys() == theirs.keys()
-    assert {"agent/log_alpha", "buffer/data/obs"} <= ours.keys()
-    for name, array in ours.items():
-        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +97,6 @@ def test_evaluation_is_of_the_member_s_own_policy(uninterrupted) -> None:
     assert result["members"][1]["return_mean"] == pytest.approx(returns.mean(), rel=1e-6)
 
 
-def stop_and_resume(config: OfflineConfig, at: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is stopped after the metrics of an epoch without a checkpoint, and resumed."""
-    with monkeypatch.context() as patch:
-        stop_behind(patch, *at)
-        with pytest.raises(Stop):
-            offline.run(config)
-    folder = run_folder(config)
-    assert lines(folder / "metrics.jsonl")[-1]["epoch"] == at[1]  # past the checkpoint: must be cut back
-    offline.resume(str(folder))
-
-
 @pytest.mark.parametrize(("phase", "epoch"), [("fit", 3), ("train", 3)])
 def test_stopped_and_resumed_equals_never_stopped(
     uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int
@@ -158,104 +133,6 @@ def test_killed_and_resumed_equals_never_stopped(uninterrupted, tmp_path: Path) 
     assert_same_run(folder, uninterrupted[1])
 
 
-OTHER_MODELS = {
-    "adm_v2": {"max_backtrack": 3, "num_gru_layers": 1, "num_residual_blocks": 1, "num_encoder_blocks": 1},
-    "bootstrapped_rnn": {"max_backtrack": 3, "num_gru_layers": 1, "num_residual_blocks": 1},
-    "ensemble": {"num_hidden_layers": 1, "weight_decays": (0.0, 1e-4), "num_networks": 3, "num_elites": 2},
-}
-
-
-def tiny_values(dynamics: str, dataset: str) -> dict:
-    """TINY's settings as far as a model has them, and the model's own."""
-    shared = set(to_flat(config_for_task("hopper", dynamics=dynamics)))
-    tiny = {name: value for name, value in TINY.items() if name in shared}
-    tiny |= {**OTHER_MODELS.get(dynamics, {}), "dataset": dataset, "dynamics": dynamics}
-    if dynamics == "ensemble":
-        tiny |= {"uncertainty": "max_aleatoric", "selection_metric": "mse"}
-    return tiny
-
-
-@pytest.mark.parametrize("dynamics", OTHER_MODELS)
-def test_other_dynamics_models_run_and_resume_alike(
-    dynamics: str, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped while fitting, where networks have best epochs of their own, and resumed: no difference."""
-    tiny = {**tiny_values(dynamics, tiny_dataset), "num_epochs": 2}
-    whole, stopped = (offline_from_flat({**tiny, "workdir": str(tmp_path / name)}) for name in ("a", "b"))
-    result = offline.run(whole)
-    assert result["algorithm"] == get_model(dynamics).algorithm
-    fit = result["model"][0]
-    assert len(fit["holdout_mse_per_k"]) == (1 if dynamics == "ensemble" else 3)
-    assert len(fit["open_loop_mse_per_step"]) == 10
-    assert all(np.isfinite(member["return_mean"]) for member in result["members"])
-    stop_and_resume(stopped, ("fit", 3), monkeypatch)
-    assert_same_run(run_folder(stopped), run_folder(whole))
-
-
-@pytest.mark.parametrize("dynamics", ["adm", "adm_v2", "ensemble"])
-def test_full_horizon_runs_and_resumes_alike(
-    dynamics: str, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Episodes in the model go on from epoch to epoch, and over a stop between two checkpoints."""
-    tiny = {
-        **tiny_values(dynamics, tiny_dataset),
-        "persistent": True,
-        "rollout_batch_size": 60,
-        "retain_epochs": 10,
-        "horizon": 1_000,
-        "termination": f"{__name__}:never",
-        "bc_steps": 0,
-    }
-    whole, stopped = (offline_from_flat({**tiny, "workdir": str(tmp_path / name)}) for name in ("a", "b"))
-    result = offline.run(whole)
-    assert result["algorithm"] == f"{get_model(dynamics).algorithm}_fh"
-    rows = [row for row in lines(run_folder(whole) / "metrics.jsonl") if row["phase"] == "train"]
-    # three steps an epoch, none of the episodes ends
-    np.testing.assert_allclose(
-        [row["rollout/episode_step"] for row in rows], [[2 + 3 * i] * 2 for i in range(4)]
-    )
-    np.testing.assert_array_equal(
-        [row["rollout/buffer_size"] for row in rows], [[180 * i] * 2 for i in range(1, 5)]
-    )
-    stop_and_resume(stopped, ("train", 3), monkeypatch)
-    assert_same_run(run_folder(stopped), run_folder(whole))
-
-
-def never(next_obs: jax.Array) -> jax.Array:
-    """No episode ends."""
-    return jax.numpy.zeros(next_obs.shape[:-1], bool)
-
-
-def test_histories_are_kept_where_it_pays_and_change_nothing(
-    tiny_config: OfflineConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    losses, kept = [], []
-    for number, changes in enumerate(({}, {"history_cache_gib": 0.0}, {"rollout_batch_size": 500})):
-        workdir = f"{tiny_config.workdir}/{number}"
-        config = replace_flat(tiny_config, {"bc_steps": 0, "workdir": workdir, **changes})
-        offline.run(config)
-        losses.append([line["critic/loss"] for line in lines(run_folder(config) / "metrics.jsonl")[-4:]])
-        (size,) = re.findall(r"histories ([\d.]+), data", capsys.readouterr().out)
-        kept.append(float(size) > 0)
-    assert kept == [True, False, False]  # 4 times 500 starts are not more than twice the 1,000 transitions
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
-
-
-@pytest.mark.parametrize("dynamics", ["adm", "ensemble"])
-def test_runs_in_bfloat16(dynamics: str, tiny_dataset: str, tmp_path: Path) -> None:
-    """XLA for CPU lacks some products of bfloat16 numbers, and says so only when they are executed."""
-    tiny = {**tiny_values(dynamics, tiny_dataset), "num_epochs": 1, "seeds": (0,)}
-    losses = {}
-    for precision in ("float32", "bfloat16"):
-        config = offline_from_flat(
-            {**tiny, "matmul_precision": precision, "workdir": str(tmp_path / precision)}
-        )
-        offline.run(config)
-        losses[precision] = lines(run_folder(config) / "metrics.jsonl")[-1]["critic/loss"][0]
-    assert losses["bfloat16"] != losses["float32"]
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.2)
-
-
 def test_finished_run_is_not_run_again(uninterrupted, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder, result = uninterrupted
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -277,18 +154,6 @@ def test_resume_on_other_data_is_refused(uninterrupted, tmp_path: Path) -> None:
         offline.resume(str(folder))
 
 
-def test_a_fit_that_diverges_ends_the_run_in_one_line(
-    tiny_config: OfflineConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = replace_flat(tiny_config, {"fit_learning_rate": 1e30, "num_epochs": 1, "bc_steps": 0})
-    message = r"^fit_learning_rate: 1e\+30 is too high for adm: seed 0 has no finite held-out error after"
-    with pytest.raises(InputError, match=message):
-        offline.run(config)
-    assert "of seed0 is not finite in fit epoch" in capsys.readouterr().out
-    with pytest.raises(InputError, match=message):  # and not behind it
-        offline.resume(str(run_folder(config)))
-
-
 def test_real_transitions_stand_in_for_a_model_that_predicts_nothing(
     tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,35 +173,6 @@ def test_real_transitions_stand_in_for_a_model_that_predicts_nothing(
     # a batch of zeros has no other reward: what is learned from it is soon near nothing
     rewards = minari_io.load(config.dataset).reward
     assert min(last["critic/loss"]) > 0.5 * np.mean(np.square(rewards))
-
-
-def test_dataset_of_another_environment_is_refused(tiny_config: OfflineConfig) -> None:
-    config = replace_flat(tiny_config, {"task": "walker2d"})
-    with pytest.raises(InputError, match=r"obs has 11 and action 3 dimensions.*needs 17 and 6"):
-        offline.run(config)
-    assert not list(Path(config.workdir).iterdir())
-
-
-def test_task_without_dataset_says_how_to_get_one(tiny_config: OfflineConfig) -> None:
-    with pytest.raises(InputError, match="adm-jax import --source=d4rl"):
-        offline.run(replace_flat(tiny_config, {"task": "hopper-medium", "dataset": None}))
-
-
-def test_memory_that_does_not_suffice_is_told_before_it_is_used(tiny_config: OfflineConfig) -> None:
-    config = replace_flat(tiny_config, {"memory_limit_gib": 1e-4})
-    with pytest.raises(InputError, match="lower") as error:
-        offline.run(config)
-    assert "\n" not in str(error.value)
-
-
-def test_a_disk_too_small_for_its_checkpoints_is_told_before_anything_is_compiled(
-    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    monkeypatch.setattr(MemberProgram, "compile", None)
-    with pytest.raises(InputError, match=r"^workdir: 3 checkpoints of .* do not fit into the 0.0 MiB"):
-        offline.run(tiny_config)
-    assert not list(Path(tiny_config.workdir).iterdir())
 
 
 def test_a_member_that_breaks_is_frozen_and_left_out_of_means(
@@ -432,33 +268,3 @@ def test_a_checkpoint_waits_for_the_evaluation_of_an_earlier_epoch(
     offline.run(replace_flat(tiny_config, {"checkpoint_every": 3, "eval_every": 2}))
     assert saved[0] == (3, [0, 2])  # behaviour cloning's, epoch 2's
     assert saved[1][0] == 4
-
-
-def test_a_failing_evaluation_ends_the_run_with_its_message(
-    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evaluate = Evaluator.evaluate
-
-    def fail_in_epoch_2(self: Evaluator, act_fn, evaluation: int = 0):
-        if evaluation == 2:
-            raise RuntimeError("the simulator is gone")
-        return evaluate(self, act_fn, evaluation)
-
-    monkeypatch.setattr(Evaluator, "evaluate", fail_in_epoch_2)
-    with pytest.raises(RuntimeError, match="the simulator is gone"):
-        offline.run(tiny_config)
-    assert not (run_folder(tiny_config) / "result.json").exists()
-
-
-def test_environments_are_closed_when_an_exception_passes(
-    tiny_config: OfflineConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed: list[Evaluator] = []
-    monkeypatch.setattr(Evaluator, "close", lambda evaluator: closed.append(evaluator))
-    with pytest.raises(InputError, match="lower"):  # while it is opened
-        offline.run(replace_flat(tiny_config, {"memory_limit_gib": 1e-4, "members_per_batch": 2}))
-    assert len(closed) == 1
-    stop_behind(monkeypatch, "fit", 1)
-    with pytest.raises(Stop):  # and on its way
-        offline.run(tiny_config)
-    assert len(closed) == 2

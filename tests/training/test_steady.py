@@ -20,29 +20,10 @@ from adm_jax.tasks import get_task
 from adm_jax.training import offline
 from adm_jax.training.driver import Run
 from tests.stopping import Stop, stop_behind
-from tests.tiny import TINY
+from tests.tiny import OPTIONS, TINY
 from tests.training.run_files import lines, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_curves")
-OPTIONS = {
-    "estimate_rows": 4,
-    "pretrain_steps": 10,
-    "start": "cloned",
-    "critic_start": "pretrained",
-    "hold_epochs": 1,
-    "cloning_weight": 0.1,
-    "cloning_rows": "advantage",
-    "standardize_obs": True,
-    "critic_layer_norm": True,
-    "actor_layer_norm": True,
-    "num_critics": 3,
-    "num_min_critics": 2,
-    "actor_average": 0.1,
-    "trace_decay": 0.8,
-    "uncertainty_quantile": 0.9,
-    "critic_lr_schedule": "cosine",
-    "bc_lr_schedule": "cosine",
-}
 
 
 @pytest.fixture(scope="module")
