@@ -26,10 +26,7 @@ _compiler_options: ContextVar[dict[str, str | bool] | None] = ContextVar("compil
 
 @contextlib.contextmanager
 def compiling(config: RunConfig) -> Iterator[None]:
-    """A context in which a run's programs are traced and compiled.
-
-    Raises InputError: the device lacks the precision of matrix products that is asked for.
-    """
+    """A context in which a run's programs are traced and compiled."""
     token = _compiler_options.set(_DETERMINISTIC if config.deterministic else None)
     try:
         with matmul_precision(config.matmul_precision):
