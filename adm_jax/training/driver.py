@@ -21,7 +21,7 @@ from adm_jax.envs.evaluator import Evaluator
 from adm_jax.files import require_writable
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.population.devices import choose_devices, devices_left, require_jax
-from adm_jax.population.members import Member, all_members, with_chunk
+from adm_jax.population.members import Member, all_members, settled
 from adm_jax.runs import extension, signals
 from adm_jax.runs.background import Background
 from adm_jax.runs.batches import batch_sizes, first_that_fits, run_batches
@@ -178,7 +178,7 @@ def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder,
     """
     require_jax()
     require_writable("workdir", config.workdir)
-    config = with_chunk(config)
+    config = settled(config)
     members = all_members(config)
     at_a_time = getattr(config, "members_per_batch", None)
     batch_sizes(len(members), at_a_time, config.num_devices)

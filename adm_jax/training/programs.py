@@ -27,7 +27,6 @@ from adm_jax.population.memory import tree_bytes
 from adm_jax.returns import sample_lambda_returns
 from adm_jax.rollout import (
     ReturnsFn,
-    chunk_size,
     encode_histories,
     rollout,
     rollout_into,
@@ -55,7 +54,9 @@ def buffer_capacity(config: Config, length: int | Array) -> Any:
 
 def rollout_chunk(config: Config) -> int:
     """Starts that are rolled out at a time."""
-    return chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
+    chunk = config.rollout.rollout_chunk
+    assert chunk is not None  # adm_jax.population.members.settled
+    return min(chunk, config.rollout.rollout_batch_size)
 
 
 # --- roll-outs ---

@@ -14,7 +14,7 @@ from adm_jax.data.formats import minari_io
 from adm_jax.population.compiling import MemberProgram
 from adm_jax.population.devices import choose_devices, idle_devices
 from adm_jax.population.keys import Purpose, fold_keys, offline_keys, online_keys
-from adm_jax.population.members import Member, all_members, member_hyper, resolve_mapping, with_chunk
+from adm_jax.population.members import Member, all_members, member_hyper, resolve_mapping, settled
 from adm_jax.population.memory import tree_bytes
 from adm_jax.tasks import get_task
 from adm_jax.training import fit, programs
@@ -223,18 +223,23 @@ def test_purposes_and_seeds_have_keys_of_their_own() -> None:
 
 
 def test_members_default_is_map_on_cpu() -> None:
-    assert resolve_mapping("auto") == ("map" if jax.default_backend() == "cpu" else "vmap")
-    assert resolve_mapping("vmap") == "vmap"
+    assert [resolve_mapping("auto", platform) for platform in ("cpu", "gpu", "tpu")] == [
+        "map",
+        "vmap",
+        "vmap",
+    ]
+    assert resolve_mapping("auto") == resolve_mapping("auto", jax.default_backend())
+    assert resolve_mapping("vmap", "cpu") == "vmap"
 
 
 def test_rows_rolled_out_at_a_time_are_kept_with_the_run(tiny_config):
     config = replace_flat(tiny_config, {"rollout_chunk": None, "rollout_batch_size": 30})
-    assert with_chunk(config).rollout.rollout_chunk == 30  # never more than there are
+    assert settled(config).rollout.rollout_chunk == 30  # never more than there are
     large = replace_flat(config, {"rollout_batch_size": 50_000})
-    assert with_chunk(large).rollout.rollout_chunk == (250 if jax.default_backend() == "cpu" else 10_000)
-    assert with_chunk(replace_flat(large, {"rollout_chunk": 7})).rollout.rollout_chunk == 7
-    for either in (config, large):
-        assert programs.buffer_capacity(either, 5) == programs.buffer_capacity(with_chunk(either), 5)
+    for platform, rows in (("cpu", 250), ("gpu", 10_000), ("tpu", 10_000)):
+        assert settled(large, platform).rollout.rollout_chunk == rows
+    assert settled(replace_flat(large, {"rollout_chunk": 7})).rollout.rollout_chunk == 7
+    assert programs.buffer_capacity(settled(large, "cpu"), 5) == 50_000 * 5 * large.rollout.retain_epochs
 
 
 def test_the_buffer_takes_a_last_chunk_that_is_filled_up(tiny_config: OfflineConfig) -> None:
