@@ -44,7 +44,10 @@ class SimulationConfig:
     """Steps in the dynamics model."""
 
     rollout_chunk: int | None = setting(
-        None, "rows rolled out at a time, which bounds the memory; 250 on CPU, else 10,000 when empty", low=1
+        None,
+        "a member's rows rolled out at a time, which bounds the memory; 250 on CPU, else 10,000 over the "
+        "members that are side by side when empty",
+        low=1,
     )
     termination: str | None = setting(
         None, "termination function by name, or your own as module:function; the task's own when empty"

@@ -13,8 +13,12 @@ import jax.numpy as jnp
 from adm_jax.agents.sac import make_hyper
 from adm_jax.config import SWEPT, Hyper, OfflineConfig, OnlineConfig
 from adm_jax.config.settings import only_value, replace_flat, to_flat
+from adm_jax.population.devices import choose_devices
 
 C = TypeVar("C", OfflineConfig, OnlineConfig)
+
+_ROWS = 10_000  # of all members, rolled out at a time on an accelerator
+_FEWEST_ROWS = 125  # of a member
 
 
 class Member(NamedTuple):
@@ -81,10 +85,26 @@ def resolve_mapping(members: str, platform: str | None = None) -> str:
 def settled(config: C, platform: str | None = None) -> C:
     """The configuration with what depends on the device where it was begun: a run keeps it on any other.
 
-    That is the rows that are rolled out at a time. On CPU 250 stay in the cache (measured: bench_rollout with
-    ``--rollout_chunk``). An accelerator needs many to be busy, and has memory for them; 10,000 have not been
-    measured there. Without a ``platform`` it is JAX's default one.
+    That is the rows of a member that are rolled out at a time. On CPU 250 stay in the cache (measured:
+    bench_rollout with ``--rollout_chunk``). An accelerator needs many to be busy, and has memory for them:
+    10,000, not measured there, of all members that are side by side on one, so that temporaries do not grow
+    with their number. Without a ``platform`` it is JAX's default one.
     """
     platform, settings = platform or jax.default_backend(), config.rollout
-    chunk = settings.rollout_chunk or (250 if platform == "cpu" else 10_000)
-    return replace_flat(config, {"rollout_chunk": min(chunk, settings.rollout_batch_size)})
+    chunk, num_rows = settings.rollout_chunk, settings.rollout_batch_size
+    if chunk is None:
+        chunk = 250 if platform == "cpu" else _even_chunk(_ROWS // _side_by_side(config, platform), num_rows)
+    return replace_flat(config, {"rollout_chunk": min(chunk, num_rows)})
+
+
+def _side_by_side(config: OfflineConfig | OnlineConfig, platform: str) -> int:
+    """Members whose arrays are in one device's memory at a time, in each operation of a program."""
+    if resolve_mapping(config.members, platform) == "map":
+        return 1
+    at_a_time = getattr(config, "members_per_batch", None) or len(all_members(config))
+    return at_a_time // choose_devices(at_a_time, config.num_devices).size
+
+
+def _even_chunk(limit: int, num_rows: int) -> int:
+    """Rows of each of the fewest chunks of at most ``limit``, which leave little to fill up."""
+    return -(-num_rows // -(-num_rows // max(limit, _FEWEST_ROWS)))

@@ -178,11 +178,11 @@ def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder,
     """
     require_jax()
     require_writable("workdir", config.workdir)
-    config = settled(config)
     members = all_members(config)
     at_a_time = getattr(config, "members_per_batch", None)
     batch_sizes(len(members), at_a_time, config.num_devices)
     choose_devices(at_a_time or len(members), config.num_devices)
+    config = settled(config)
     plan = make_plan(config)
     folder = RunFolder.create(
         config.workdir,

@@ -237,9 +237,37 @@ def test_rows_rolled_out_at_a_time_are_kept_with_the_run(tiny_config):
     assert settled(config).rollout.rollout_chunk == 30  # never more than there are
     large = replace_flat(config, {"rollout_batch_size": 50_000})
     for platform, rows in (("cpu", 250), ("gpu", 10_000), ("tpu", 10_000)):
-        assert settled(large, platform).rollout.rollout_chunk == rows
+        alone = replace_flat(large, {"seeds": (0,), "members": "auto"})
+        assert settled(alone, platform).rollout.rollout_chunk == rows
     assert settled(replace_flat(large, {"rollout_chunk": 7})).rollout.rollout_chunk == 7
     assert programs.buffer_capacity(settled(large, "cpu"), 5) == 50_000 * 5 * large.rollout.retain_epochs
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, 625),  # 80 chunks
+        ({"penalty_coef": (0.5, 1.0)}, 311),  # 161 of at most 312
+        ({"members_per_batch": 4}, 2_500),
+        ({"members": "map"}, 10_000),
+        ({"rollout_batch_size": 4_096}, 586),  # 7 equal ones
+        ({"seeds": tuple(range(1_000))}, 125),
+        ({"rollout_chunk": 10_000}, 10_000),  # what one asks for is each member's
+    ],
+)
+def test_members_side_by_side_on_an_accelerator_share_the_rows(tiny_config, changes, rows):
+    """Temporaries do not grow with the number of seeds; on CPU nothing depends on it."""
+    large = {
+        "rollout_chunk": None,
+        "rollout_batch_size": 50_000,
+        "seeds": tuple(range(16)),
+        "members": "auto",
+    }
+    config = replace_flat(tiny_config, {**large, **changes})
+    assert settled(config, "gpu").rollout.rollout_chunk == rows
+    assert settled(config, "cpu").rollout.rollout_chunk == changes.get("rollout_chunk", 250)
+    vmapped = replace_flat(config, {"members": "vmap"})
+    assert settled(vmapped, "cpu") == replace_flat(settled(config, "cpu"), {"members": "vmap"})
 
 
 def test_the_buffer_takes_a_last_chunk_that_is_filled_up(tiny_config: OfflineConfig) -> None:
