@@ -70,10 +70,11 @@ class RolloutConfig(SimulationConfig):
     )
     horizon: int = setting(1000, "steps of such an episode at most", low=1)
     retain_epochs: int = setting(5, "epochs whose roll-outs the model buffer holds", low=1)
-    history_cache_gib: float = setting(
-        1.0,
+    history_cache_gib: float | None = setting(
+        None,
         "memory of each member for the histories of all transitions, encoded once if they fit in and the run "
-        "rolls out from more than twice as many starts; else in each roll-out",
+        "rolls out from more than twice as many starts; else in each roll-out. 1 on CPU, else half of the "
+        "device's over the members that are side by side when empty",
         low=0.0,
     )
     uncertainty: Literal[

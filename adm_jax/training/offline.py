@@ -20,7 +20,7 @@ from adm_jax.dynamics.interface import Carry, ModelParams
 from adm_jax.model_episodes import draw_starts, episode_starts
 from adm_jax.population.compiling import compiling
 from adm_jax.population.keys import Purpose, fold_keys, offline_keys, shared_key
-from adm_jax.population.members import Member, all_members, member_hyper, seeds_of
+from adm_jax.population.members import Member, all_members, member_hyper, seeds_of, settled
 from adm_jax.runs import results
 from adm_jax.runs.batches import batch_sizes
 from adm_jax.runs.checkpoint import Restored
@@ -60,6 +60,7 @@ def resume(
 
 def plan(config: OfflineConfig, data: EpisodeData | None = None, without_env: str | None = None) -> Plan:
     """What is wanted of a run, checked; ``data`` and ``without_env`` are load_data's."""
+    config = settled(config)
     task, data = load_data(config, data, without_env)
     components = make_components(config, task)
     return Plan(

@@ -81,9 +81,11 @@ def kept_histories(
         return None
     if not histories_pay(config, num_rows):
         return None
+    limit_gib = config.rollout.history_cache_gib
+    assert limit_gib is not None  # adm_jax.population.members.settled
     histories = histories_program(c, config).shapes(model, data)
     size = tree_bytes(histories) / jax.tree.leaves(model)[0].shape[0]
-    return histories if 0 < size <= config.rollout.history_cache_gib * 2**30 else None
+    return histories if 0 < size <= limit_gib * 2**30 else None
 
 
 def histories_pay(config: OfflineConfig, num_rows: int) -> bool:

@@ -270,6 +270,25 @@ def test_members_side_by_side_on_an_accelerator_share_the_rows(tiny_config, chan
     assert settled(vmapped, "cpu") == replace_flat(settled(config, "cpu"), {"members": "vmap"})
 
 
+@pytest.mark.parametrize(
+    ("changes", "platform", "gib"),
+    [
+        ({}, "cpu", 1.0),
+        ({}, "gpu", 2.5),  # half of 80 GiB for 16 seeds
+        ({"seeds": (0, 1, 2, 3, 4)}, "gpu", 8.0),  # the largest of D4RL's sets of locomotion take 3.7
+        ({"members_per_batch": 8}, "tpu", 5.0),
+        ({"memory_limit_gib": 32.0}, "gpu", 1.0),
+        ({"history_cache_gib": 0.0}, "gpu", 0.0),
+        ({"history_cache_gib": 0.0}, "cpu", 0.0),
+    ],
+)
+def test_memory_for_histories_is_that_of_the_device(tiny_config, changes, platform, gib):
+    config = replace_flat(tiny_config, {"seeds": tuple(range(16)), "members": "auto", **changes})
+    config = settled(config, platform, 80.0)
+    assert config.rollout.history_cache_gib == gib
+    assert settled(config, "gpu", 8.0) == config  # a run keeps it
+
+
 def test_the_buffer_takes_a_last_chunk_that_is_filled_up(tiny_config: OfflineConfig) -> None:
     """Roll-outs come in whole chunks; the rows of one epoch must fit even where only one is kept."""
     config = replace_flat(tiny_config, {"rollout_batch_size": 26, "rollout_chunk": 25, "retain_epochs": 1})
