@@ -20,7 +20,7 @@ from adm_jax.config.settings import to_flat
 from adm_jax.envs.evaluator import Evaluator
 from adm_jax.files import require_writable
 from adm_jax.nn.precision import matmul_precision
-from adm_jax.population.devices import choose_devices, devices_left, require_jax
+from adm_jax.population.devices import choose_devices, cores_to_spare, devices_left, require_jax
 from adm_jax.population.members import Member, all_members, settled
 from adm_jax.runs import extension, signals
 from adm_jax.runs.background import Background
@@ -51,7 +51,8 @@ class Run:
         with contextlib.ExitStack() as stack:
             seeds, evaluator = [member.seed for member in members], None
             if plan.task.has_env:
-                evaluator = Evaluator(plan.task.env, seeds, config.eval_episodes)
+                spare = cores_to_spare()
+                evaluator = Evaluator(plan.task.env, seeds, config.eval_episodes, spare_cores=spare)
                 stack.callback(evaluator.close)
             for line in plan.notes:
                 note(line)
