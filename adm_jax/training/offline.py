@@ -107,6 +107,7 @@ class OfflineLoop:
             self._programs, self._abstract_fit, self._abstract_train = compile_programs(
                 config, components, inputs, desk
             )
+        self._data = self._programs.fit.share(self._data)
         self.abstract_policies = self._abstract_train.agent.actor_params
         self._phase, self._epoch = "fit", 0  # what comes next, and how many epochs of it are done
         self._fit: FitState | None = None
@@ -173,7 +174,8 @@ class OfflineLoop:
 
     def _train_epoch(self) -> Step:
         """Roll-outs into the model buffers, then updates on them and the data."""
-        run, data, epoch = self._programs, self._data, self._epoch
+        run, epoch = self._programs, self._epoch
+        data = self._data = run.rollout.share(self._data)
         state = self._train or self._begin_training()
         agent, buffer, model, envs, row_weight, max_uncertainty = state
         if run.histories is not None and self._histories is None:
