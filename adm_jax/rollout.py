@@ -69,16 +69,6 @@ def _begin(
     return Rows(dynamics.begin(simulation.params, window), obs, rows < num_starts)
 
 
-def chunk_size(requested: int | None, num_rows: int) -> int:
-    """Rows rolled out at a time: as many as asked for, else what suits the device, at most ``num_rows``.
-
-    On CPU 250 rows stay in the cache (measured: bench_rollout with ``--rollout_chunk``). An accelerator needs
-    many rows to be busy, and has memory for them; 10,000 have not been measured there.
-    """
-    default = 250 if jax.default_backend() == "cpu" else 10_000
-    return min(requested or default, num_rows)
-
-
 def encode_histories(dynamics: Dynamics, params: ModelParams, dataset: Dataset, chunk: int) -> Carry:
     """What ``begin`` makes of the history of every transition; leaves [N', ...], rows first.
 

@@ -44,7 +44,10 @@ class SimulationConfig:
     """Steps in the dynamics model."""
 
     rollout_chunk: int | None = setting(
-        None, "rows rolled out at a time, which bounds the memory; 250 on CPU, else 10,000 when empty", low=1
+        None,
+        "a member's rows rolled out at a time, which bounds the memory; 250 on CPU, else 10,000 over the "
+        "members that are side by side when empty",
+        low=1,
     )
     termination: str | None = setting(
         None, "termination function by name, or your own as module:function; the task's own when empty"
@@ -72,10 +75,11 @@ class RolloutConfig(SimulationConfig):
     )
     horizon: int = setting(1000, "steps of such an episode at most", low=1)
     retain_epochs: int = setting(5, "epochs whose roll-outs the model buffer holds", low=1)
-    history_cache_gib: float = setting(
-        1.0,
+    history_cache_gib: float | None = setting(
+        None,
         "memory of each member for the histories of all transitions, encoded once if they fit in and the run "
-        "rolls out from more than twice as many starts; else in each roll-out",
+        "rolls out from more than twice as many starts; else in each roll-out. 1 on CPU, else half of the "
+        "device's over the members that are side by side when empty",
         low=0.0,
     )
     uncertainty: Literal[

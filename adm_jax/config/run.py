@@ -31,7 +31,9 @@ class RunConfig:
         None, "devices that the members are spread over; as many as divide them when empty", low=1
     )
     matmul_precision: MatmulPrecision = setting(
-        "default", "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, else float32"
+        "default",
+        "precision of matrix products; default: tensorfloat32 on NVIDIA's GPUs, bfloat16 on TPUs, else "
+        "float32; tensorfloat32: float32 where there is no such product",
     )
     checkpoint_share: float = setting(
         0.02,

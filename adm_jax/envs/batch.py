@@ -11,13 +11,16 @@ from adm_jax.envs.batched_mujoco import BatchedMujoco, BatchStep, EnvBatch, is_s
 from adm_jax.types import EnvSpec
 
 
-def make_batch(env: EnvSpec | str, num_envs: int) -> EnvBatch:
+def make_batch(env: EnvSpec | str, num_envs: int, spare_cores: int = 0) -> EnvBatch:
     """N environments: simulated as a batch where that is exact, else Gymnasium's vector environment.
 
-    Raises InputError: the environment cannot be used (see environment.make_env).
+    The first has a thread on each usable core but ``spare_cores``, the second one thread. Raises InputError:
+    the environment cannot be used (see environment.make_env).
     """
     first = environment.make_env(env)
-    return BatchedMujoco(first, num_envs) if is_supported(first) else GymnasiumBatch(env, first, num_envs)
+    if is_supported(first):
+        return BatchedMujoco(first, num_envs, spare_cores=spare_cores)
+    return GymnasiumBatch(env, first, num_envs)
 
 
 class GymnasiumBatch(EnvBatch):

@@ -82,11 +82,14 @@ class BatchedMujoco(EnvBatch):
     ``environment.make_env(spec)`` reset with that seed and given the same actions, whatever the others do.
     """
 
-    def __init__(self, env: gymnasium.Env, num_envs: int, num_threads: int | None = None):
+    def __init__(
+        self, env: gymnasium.Env, num_envs: int, num_threads: int | None = None, spare_cores: int = 0
+    ):
         """Takes over an environment made by ``make_env``: it is every row's model; ``close`` closes it.
 
-        ``num_threads`` step rows, the calling one among them; by default one per usable core. Raises
-        ValueError: the environment is none of those that are restated in locomotion_rules.
+        ``num_threads`` step rows, the calling one among them; by default one per usable core, but for
+        ``spare_cores``. Raises ValueError: the environment is none of those that are restated in
+        locomotion_rules.
         """
         if not is_supported(env):
             raise ValueError(f"{env} is none of the environments that can be stepped as a batch")
@@ -96,7 +99,7 @@ class BatchedMujoco(EnvBatch):
         self._rows = [self._make_row() for _ in range(num_envs)]
         self._position = np.zeros(num_envs)
         self._num_steps = np.zeros(num_envs, np.int64)
-        self._num_threads = min(num_threads or _usable_cores(), num_envs)
+        self._num_threads = min(num_threads or max(_usable_cores() - spare_cores, 1), num_envs)
         self._helpers = ThreadPoolExecutor(max(self._num_threads - 1, 1), thread_name_prefix="mujoco")
 
     def reset(self, seeds: Sequence[int], rows: np.ndarray | None = None) -> np.ndarray:

@@ -33,9 +33,14 @@ class Evaluator:
     """
 
     def __init__(
-        self, env: EnvSpec | str, member_seeds: Sequence[int], num_episodes: int, root_seed: int = 0
+        self,
+        env: EnvSpec | str,
+        member_seeds: Sequence[int],
+        num_episodes: int,
+        root_seed: int = 0,
+        spare_cores: int = 0,
     ):
-        """Makes the environments.
+        """Makes the environments; ``spare_cores`` are left to what else there is to do meanwhile.
 
         Raises InputError: the environment cannot be used (see environment.make_env), or there is nothing to
         run.
@@ -48,7 +53,7 @@ class Evaluator:
         self.member_seeds = tuple(member_seeds)
         self.num_episodes = num_episodes
         self.root_seed = root_seed
-        self._batch = make_batch(env, len(self.member_seeds) * num_episodes)
+        self._batch = make_batch(env, len(self.member_seeds) * num_episodes, spare_cores)
         self.action_low, self.action_high = self._batch.action_low, self._batch.action_high  # [A] each
         self.obs_dim = self._batch.obs_dim
         self.step_limit = self._batch.step_limit

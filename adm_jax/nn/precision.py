@@ -6,33 +6,32 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from adm_jax.types import Array, InputError, MatmulPrecision
+from adm_jax.types import Array, MatmulPrecision
 
 _JAX_NAMES: Mapping[MatmulPrecision, str | None] = {  # setting -> JAX's name
     "default": None,
     "float32": "float32",
-    "tensorfloat32": "tensorfloat32",
+    # JAX's "tensorfloat32" asks a GPU for more than that, and gets float32's slow products
+    "tensorfloat32": "TF32_TF32_F32",
     # `matmul` below rounds; to XLA this name is the device's default. JAX's BF16_BF16_F32 is one that XLA for
     # CPU computes in float32 for some shapes and refuses for others, a single row among them.
     "bfloat16": "bfloat16",
 }
 
 
-def matmul_precision(name: MatmulPrecision) -> contextlib.AbstractContextManager[None]:
+def matmul_precision(
+    name: MatmulPrecision, platform: str | None = None
+) -> contextlib.AbstractContextManager[None]:
     """A context in which programs are traced with products of that precision.
 
     Args:
-      name: ``float32``; ``tensorfloat32`` (11 bits of mantissa) for the products' inputs; ``bfloat16`` (8
-        bits) for those of `matmul`, all others as in ``default``: what JAX takes on the device,
-        tensorfloat32 on NVIDIA's GPUs, else float32.
-
-    Raises:
-      InputError: the device doesn't have it.
+      name: ``float32``; ``tensorfloat32`` (11 bits of mantissa) for the products' inputs, where GPUs have
+        it, else float32; ``bfloat16`` (8 bits) for those of `matmul`, all others as in ``default``: what JAX
+        takes on the device, tensorfloat32 on NVIDIA's GPUs, bfloat16 on TPUs, else float32.
+      platform: what the programs are for, ``cpu``, ``gpu`` or ``tpu``; JAX's default one when None.
     """
-    if name == "tensorfloat32" and jax.default_backend() == "cpu":
-        raise InputError(
-            f"matmul_precision: {name} is what GPUs have, and this runs on cpu; float32 or bfloat16"
-        )
+    if name == "tensorfloat32" and (platform or jax.default_backend()) != "gpu":
+        name = "float32"
     return jax.default_matmul_precision(_JAX_NAMES[name])  # pyright: ignore[reportReturnType]
 
 
@@ -67,11 +66,20 @@ def _backward(rounded: tuple[Array, Array], gradient: Array) -> tuple[Array, Arr
     x, w = rounded
     gradient = gradient.astype(jnp.bfloat16)
     of_x = _product(gradient, jnp.swapaxes(w, -1, -2))
-    if jax.default_backend() == "cpu":
-        # XLA for CPU may have no kernel for x.T @ gradient of bfloat16 numbers where x is narrow; the numbers
-        # stay rounded, and this product alone has float32's speed
-        x, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
-    return of_x, _product(jnp.swapaxes(x, -1, -2), gradient)
+    of_w = jax.lax.platform_dependent(x, gradient, cpu=_widened_gradient, default=_weight_gradient)
+    return of_x, of_w
+
+
+def _weight_gradient(x: Array, gradient: Array) -> Array:
+    return _product(jnp.swapaxes(x, -1, -2), gradient)
+
+
+def _widened_gradient(x: Array, gradient: Array) -> Array:
+    """XLA for CPU may have no kernel for x.T @ gradient of bfloat16 numbers where x is narrow.
+
+    The numbers stay rounded, and this product alone has float32's speed.
+    """
+    return _weight_gradient(x.astype(jnp.float32), gradient.astype(jnp.float32))
 
 
 _bfloat16_matmul.defvjp(_forward, _backward)

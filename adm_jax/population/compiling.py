@@ -18,6 +18,7 @@ from adm_jax.types import Array
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 # XLA for GPU refuses operations that sum in any order, and takes each product's kernel without trying several
 _DETERMINISTIC_OPS: dict[str, str | bool] = {"xla_gpu_deterministic_ops": True}
@@ -26,10 +27,7 @@ _compiler_options: ContextVar[dict[str, str | bool] | None] = ContextVar("compil
 
 @contextlib.contextmanager
 def compiling(config: RunConfig) -> Iterator[None]:
-    """A context in which a run's programs are traced and compiled.
-
-    Raises InputError: the device lacks the precision of matrix products that is asked for.
-    """
+    """A context in which a run's programs are traced and compiled."""
     token = _compiler_options.set(_DETERMINISTIC_OPS if config.deterministic_ops else None)
     try:
         with matmul_precision(config.matmul_precision):
@@ -55,6 +53,12 @@ class Program(Generic[P, R]):
 
     compiled: jax.stages.Compiled
     shardings: tuple[jax.sharding.Sharding, ...] | None = None  # of the arguments; None: wherever they are
+
+    def share(self, tree: T) -> T:
+        """Arrays that all members share, on each of the program's devices: calls need not copy them then."""
+        shared = (s for s in self.shardings or () if s.is_fully_replicated)
+        sharding = next(shared, None)
+        return tree if sharding is None else jax.device_put(tree, sharding)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls it; arguments are positional."""

@@ -76,6 +76,14 @@ def idle_devices(mesh: Mesh) -> str | None:
     return f"{mesh.size} of {here} devices are used: the number of members is no multiple of more of them"
 
 
+def cores_to_spare() -> int:
+    """Of the host's, while something else computes there: an accelerator has a thread that launches its work.
+
+    On a CPU what is launched computes on all of them anyway.
+    """
+    return 0 if jax.local_devices()[0].platform == "cpu" else 1
+
+
 def devices_left(num_devices: int | None) -> int | None:
     """``num_devices`` of a run that is resumed: where this machine has fewer, as many as serve."""
     here = len(jax.local_devices())

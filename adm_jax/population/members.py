@@ -13,9 +13,14 @@ import jax.numpy as jnp
 from adm_jax.agents.sac import make_hyper
 from adm_jax.config import SWEPT, Hyper, OfflineConfig, OnlineConfig
 from adm_jax.config.settings import only_value, replace_flat, to_flat
-from adm_jax.rollout import chunk_size
+from adm_jax.population.devices import choose_devices
+from adm_jax.population.memory import accelerator_gib
 
 C = TypeVar("C", OfflineConfig, OnlineConfig)
+
+_ROWS = 10_000  # of all members, rolled out at a time on an accelerator
+_FEWEST_ROWS = 125  # of a member
+_HISTORIES_GIB = 1.0  # of a member's, where the device's memory is not known
 
 
 class Member(NamedTuple):
@@ -68,18 +73,53 @@ def member_hyper(config: OfflineConfig | OnlineConfig, members: Sequence[Member]
     return jax.tree.map(lambda *values: jnp.stack(values), *rows)
 
 
-def resolve_mapping(members: str) -> str:
+def resolve_mapping(members: str, platform: str | None = None) -> str:
     """How programs run the members, ``vmap`` or ``map``; ``auto`` is map on CPU and vmap elsewhere.
 
     On CPU vmap gains nothing (benchmarks/speed/members.py), and under map a member that has stopped costs
-    nothing.
+    nothing. Without a ``platform`` (``cpu``, ``gpu`` or ``tpu``) it is JAX's default one.
     """
     if members != "auto":
         return members
-    return "map" if jax.default_backend() == "cpu" else "vmap"
+    return "map" if (platform or jax.default_backend()) == "cpu" else "vmap"
 
 
-def with_chunk(config: C) -> C:
-    """The configuration with the rows that are rolled out at a time: a run keeps them on any device."""
-    chunk = chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
-    return replace_flat(config, {"rollout_chunk": chunk})
+def settled(config: C, platform: str | None = None, device_gib: float | None = None) -> C:
+    """The configuration with what depends on the device where it was begun: a run keeps it on any other.
+
+    That is the rows of a member that are rolled out at a time. On CPU 250 stay in the cache (measured:
+    bench_rollout with ``--rollout_chunk``). An accelerator needs many to be busy, and has memory for them:
+    10,000, not measured there, of all members that are side by side on one, so that temporaries do not grow
+    with their number. And it is the memory for a member's kept histories: on CPU as much as ever, on an
+    accelerator an equal part of half of it.
+
+    Args:
+      config: of a run; what is set in it stays as it is.
+      platform: ``cpu``, ``gpu`` or ``tpu``; JAX's default one when None.
+      device_gib: memory of each device; what this machine's first one has when None.
+    """
+    platform, settings = platform or jax.default_backend(), config.rollout
+    side_by_side, num_rows = _side_by_side(config, platform), settings.rollout_batch_size
+    chunk = settings.rollout_chunk
+    if chunk is None:
+        chunk = 250 if platform == "cpu" else _even_chunk(_ROWS // side_by_side, num_rows)
+    values: dict[str, Any] = {"rollout_chunk": min(chunk, num_rows)}
+    if isinstance(config, OfflineConfig) and config.rollout.history_cache_gib is None:
+        values["history_cache_gib"] = _HISTORIES_GIB
+        device_gib = config.memory_limit_gib or device_gib or accelerator_gib()
+        if platform != "cpu" and device_gib is not None:
+            values["history_cache_gib"] = round(0.5 * device_gib / side_by_side, 2)
+    return replace_flat(config, values)
+
+
+def _side_by_side(config: OfflineConfig | OnlineConfig, platform: str) -> int:
+    """Members whose arrays are in one device's memory at a time, in each operation of a program."""
+    if platform == "cpu" or resolve_mapping(config.members, platform) == "map":
+        return 1
+    at_a_time = getattr(config, "members_per_batch", None) or len(all_members(config))
+    return at_a_time // choose_devices(at_a_time, config.num_devices).size
+
+
+def _even_chunk(limit: int, num_rows: int) -> int:
+    """Rows of each of the fewest chunks of at most ``limit``, which leave little to fill up."""
+    return -(-num_rows // -(-num_rows // max(limit, _FEWEST_ROWS)))

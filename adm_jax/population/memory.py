@@ -147,6 +147,13 @@ def free_bytes(device: Any = None) -> int | None:
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
 
 
+def accelerator_gib() -> float | None:
+    """The memory that JAX may use on this machine's first device; None of a CPU, and if it is silent."""
+    device = jax.local_devices()[0]
+    stats = None if device.platform == "cpu" else device.memory_stats()
+    return stats["bytes_limit"] / _GIB if stats and "bytes_limit" in stats else None
+
+
 def cgroup_free_bytes(root: Path, own: str) -> list[int]:
     """What Linux control groups (containers, batch systems) leave, one number per limit; often none.
 

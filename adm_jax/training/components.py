@@ -106,8 +106,8 @@ def member_program(
     return declare
 
 
-def make_components(config: Config, task: Task) -> Components:
-    """The dynamics model and the agent of a configuration in a task.
+def make_components(config: Config, task: Task, platform: str | None = None) -> Components:
+    """The dynamics model and the agent of a configuration in a task, for a ``platform``: resolve_mapping's.
 
     Raises:
       InputError: JAX cannot be used as it is set up, the task's dimensions are not its environment's, a
@@ -130,7 +130,7 @@ def make_components(config: Config, task: Task) -> Components:
         obs_dim=task.obs_dim,
         action_dim=task.action_dim,
         action_bounds=bounds,
-        mapping=resolve_mapping(config.members),
+        mapping=resolve_mapping(config.members, platform),
         data_is_shared=offline,
         clips=settings.clip_to_data,
         longest_episode=task.longest_episode if isinstance(task, EnvlessTask) else None,

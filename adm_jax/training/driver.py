@@ -21,8 +21,8 @@ from adm_jax.config.settings import to_flat
 from adm_jax.envs.evaluator import Evaluator
 from adm_jax.files import plain_json, require_writable
 from adm_jax.nn.precision import matmul_precision
-from adm_jax.population.devices import devices_left, require_jax
-from adm_jax.population.members import Member, all_members, with_chunk
+from adm_jax.population.devices import cores_to_spare, devices_left, require_jax
+from adm_jax.population.members import Member, all_members, settled
 from adm_jax.runs import extension, signals
 from adm_jax.runs.background import Background
 from adm_jax.runs.batches import batch_sizes, first_that_fits, run_batches
@@ -55,7 +55,8 @@ class Run:
         with contextlib.ExitStack() as stack:
             seeds, evaluator = [member.seed for member in members], None
             if plan.task.has_env:
-                evaluator = Evaluator(plan.task.env, seeds, config.eval_episodes)
+                spare = cores_to_spare()
+                evaluator = Evaluator(plan.task.env, seeds, config.eval_episodes, spare_cores=spare)
                 stack.callback(evaluator.close)
             for line in plan.notes:
                 note(line)
@@ -198,7 +199,7 @@ def run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[RunFolder,
 def _run_in(config: Config, make_plan: Callable[[Any], Plan]) -> tuple[str, dict[str, Any]]:
     """``run_in``, with the folder's path."""
     require_jax()
-    hosts, config = Hosts(), with_chunk(config)
+    hosts, config = Hosts(), settled(config)
     with hosts.sharing_errors():
         if not hosts.is_first:
             return shares.follow(hosts, partial(_same_plan, config, make_plan))

@@ -20,7 +20,7 @@ from adm_jax.dynamics.interface import Carry, ModelParams
 from adm_jax.model_episodes import draw_starts, episode_starts
 from adm_jax.population.compiling import compiling
 from adm_jax.population.keys import Purpose, fold_keys, offline_keys, shared_key
-from adm_jax.population.members import Member, all_members, member_hyper, seeds_of
+from adm_jax.population.members import Member, all_members, member_hyper, seeds_of, settled
 from adm_jax.runs import results
 from adm_jax.runs.batches import batch_sizes
 from adm_jax.runs.checkpoint import Restored
@@ -60,6 +60,7 @@ def resume(
 
 def plan(config: OfflineConfig, data: EpisodeData | None = None, without_env: str | None = None) -> Plan:
     """What is wanted of a run, checked; ``data`` and ``without_env`` are load_data's."""
+    config = settled(config)
     task, data = load_data(config, data, without_env)
     components = make_components(config, task)
     return Plan(
@@ -106,6 +107,7 @@ class OfflineLoop:
             self._programs, self._abstract_fit, self._abstract_train = compile_programs(
                 config, components, inputs, desk
             )
+        self._data = self._programs.fit.share(self._data)
         self.abstract_policies = self._abstract_train.agent.actor_params
         self._phase, self._epoch = "fit", 0  # what comes next, and how many epochs of it are done
         self._fit: FitState | None = None
@@ -174,7 +176,8 @@ class OfflineLoop:
 
     def _train_epoch(self) -> Step:
         """Roll-outs into the model buffers, then updates on them and the data."""
-        run, data, epoch = self._programs, self._data, self._epoch
+        run, epoch = self._programs, self._epoch
+        data = self._data = run.rollout.share(self._data)
         state = self._train or self._begin_training()
         agent, buffer, model, envs, row_weight, max_uncertainty = state
         if run.histories is not None and self._histories is None:

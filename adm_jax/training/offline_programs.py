@@ -312,9 +312,8 @@ def differences(
         if getattr(config, name) != "none"
     ]
     pays = [programs.histories_pay(each, num_rows) for each in (before, config)]
-    kept = (
-        config.rollout.history_cache_gib > 0 and c.model.max_backtrack > 1 and not config.rollout.persistent
-    )
+    wanted = config.rollout.history_cache_gib != 0
+    kept = wanted and c.model.max_backtrack > 1 and not config.rollout.persistent
     if kept and pays[0] != pays[1]:
         lines.append(
             f"history_cache_gib: encoded histories are {'kept' * pays[1] or 'not kept'} from epoch {start}: "

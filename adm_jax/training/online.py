@@ -25,7 +25,7 @@ from adm_jax.data.lanes import LaneIndex, Lanes
 from adm_jax.envs.experience import Experience
 from adm_jax.population.compiling import compiling
 from adm_jax.population.keys import Purpose, fold_keys, online_keys, shared_key
-from adm_jax.population.members import Member, all_members, member_hyper
+from adm_jax.population.members import Member, all_members, member_hyper, settled
 from adm_jax.runs import results
 from adm_jax.runs.checkpoint import Restored
 from adm_jax.runs.clock import WallClock
@@ -67,6 +67,7 @@ def algorithm(config: OnlineConfig) -> str:
 
 def plan(config: OnlineConfig) -> Plan:
     """What is wanted of a run, checked."""
+    config = settled(config)
     task = get_task(config.task)
     return Plan(
         config=config,

@@ -27,7 +27,6 @@ from adm_jax.population.memory import tree_bytes
 from adm_jax.returns import sample_lambda_returns
 from adm_jax.rollout import (
     ReturnsFn,
-    chunk_size,
     encode_histories,
     rollout,
     rollout_into,
@@ -55,7 +54,9 @@ def buffer_capacity(config: Config, length: int | Array) -> Any:
 
 def rollout_chunk(config: Config) -> int:
     """Starts that are rolled out at a time."""
-    return chunk_size(config.rollout.rollout_chunk, config.rollout.rollout_batch_size)
+    chunk = config.rollout.rollout_chunk
+    assert chunk is not None  # adm_jax.population.members.settled
+    return min(chunk, config.rollout.rollout_batch_size)
 
 
 # --- roll-outs ---
@@ -80,9 +81,11 @@ def kept_histories(
         return None
     if not histories_pay(config, num_rows):
         return None
+    limit_gib = config.rollout.history_cache_gib
+    assert limit_gib is not None  # adm_jax.population.members.settled
     histories = histories_program(c, config).shapes(model, data)
     size = tree_bytes(histories) / jax.tree.leaves(model)[0].shape[0]
-    return histories if 0 < size <= config.rollout.history_cache_gib * 2**30 else None
+    return histories if 0 < size <= limit_gib * 2**30 else None
 
 
 def histories_pay(config: OfflineConfig, num_rows: int) -> bool:

@@ -47,8 +47,9 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "timed runs of each way", lower_bo
 _JSON = flags.DEFINE_string("json", None, "file the result is written to")
 
 
-def make_gymnasium(env_id: str, num_envs: int) -> GymnasiumBatch:
-    """The batch that environments without rules of their own get."""
+def make_gymnasium(env_id: str, num_envs: int, spare_cores: int = 0) -> GymnasiumBatch:
+    """The batch that environments without rules of their own get; it has one thread."""
+    del spare_cores
     return GymnasiumBatch(env_id, environment.make_env(env_id), num_envs)
 
 

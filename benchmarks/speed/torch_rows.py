@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from adm_jax.envs.environment import make_env
-from adm_jax.rollout import chunk_size
 from adm_jax.training.offline import TrainState
+from adm_jax.training.programs import rollout_chunk
 from adm_jax.types import InputError
 from benchmarks.speed.measure import fastest
 from benchmarks.speed.options import Options
@@ -148,7 +148,7 @@ def _best_rollout(
 ) -> tuple[Run, int | None, int]:
     """The fastest way of one seed's roll-outs, its chunk and its number of threads."""
     config = work.config.rollout
-    ours = chunk_size(config.rollout_chunk, config.rollout_batch_size)
+    ours = rollout_chunk(work.config)
     chunked = fair and ours < config.rollout_batch_size
     runs = {
         chunk: make_learner(work, state, fair=fair, chunk=chunk).roll_out

@@ -19,8 +19,7 @@ from adm_jax.dynamics.fitting import FitState
 from adm_jax.dynamics.interface import Carry
 from adm_jax.population.compiling import MemberProgram
 from adm_jax.population.keys import offline_keys, shared_key
-from adm_jax.population.members import all_members, member_hyper
-from adm_jax.rollout import chunk_size
+from adm_jax.population.members import all_members, member_hyper, settled
 from adm_jax.tasks import get_task
 from adm_jax.training import fit, programs
 from adm_jax.training.components import Components, SharedData, make_components
@@ -69,6 +68,11 @@ def prepare(options: Options, num_seeds: int, **overrides: Any) -> Workload:
       num_seeds: P.
       overrides: further fields of the configuration, flat.
     """
+    return prepare_for(jax.default_backend(), options, num_seeds, **overrides)
+
+
+def prepare_for(platform: str, options: Options, num_seeds: int, **overrides: Any) -> Workload:
+    """The same, to be compiled for a platform: ``cpu``, ``gpu`` or ``tpu``."""
     sizes = {
         "max_backtrack": options.max_backtrack,
         "model_hidden_dim": options.model_hidden_dim,
@@ -85,7 +89,8 @@ def prepare(options: Options, num_seeds: int, **overrides: Any) -> Workload:
         sizes["history_cache_gib"] = 0.0
     seeds = tuple(range(options.seed, options.seed + num_seeds))
     config = config_for_task(TASK, seeds=seeds, members=options.members, **{**sizes, **overrides})
-    components = make_components(config, get_task(TASK))
+    config = settled(config, platform)
+    components = make_components(config, get_task(TASK), platform)
     return Workload(
         config=config,
         components=components,
@@ -249,7 +254,7 @@ def shapes(work: Workload) -> dict[str, Any]:
         "model_hidden_dim": config.model.model_hidden_dim,
         "rollout_length": rollout.rollout_length,
         "rollout_batch_size": rollout.rollout_batch_size,
-        "rollout_chunk": chunk_size(rollout.rollout_chunk, rollout.rollout_batch_size),
+        "rollout_chunk": programs.rollout_chunk(config),
         "batch_size": config.sac.batch_size,
         "policy_hidden_dim": config.sac.policy_hidden_dim,
         "updates_per_epoch": config.updates_per_epoch,

@@ -122,7 +122,6 @@ def assert_one_line(error: str, message: str) -> None:
         ([*TINY, "--num_devices=2"], "num_devices: 2 does not divide the 3 members"),
         ([*TINY, "--num_devices=3"], "num_devices: 3, but this machine has 1"),
         ([*TINY, "--matmul_precision=half"], "matmul_precision"),
-        ([*TINY, "--matmul_precision=tensorfloat32"], "matmul_precision: tensorfloat32 is what GPUs have"),
         ([*TINY, "--epochs=3"], "Unknown command line flag 'epochs'"),
     ],
 )

@@ -1,12 +1,15 @@
 """Environments stepped as a batch against Gymnasium's own, bit by bit."""
 
+import threading
+
 import gymnasium
 import numpy as np
 import pytest
 
-from adm_jax.envs import environment
+from adm_jax.envs import batched_mujoco, environment
 from adm_jax.envs.batch import GymnasiumBatch, make_batch
 from adm_jax.envs.batched_mujoco import BatchedMujoco, is_supported
+from adm_jax.envs.evaluator import Evaluator
 from adm_jax.types import EnvSpec
 
 WITH_POSITION = {"exclude_current_positions_from_observation": False}
@@ -122,6 +125,29 @@ def test_the_number_of_threads_changes_nothing(num_threads: int) -> None:
             np.testing.assert_array_equal(ours, theirs)
     batch.close()
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("cores", "spare_cores", "num_envs", "threads"),
+    [(4, 0, 8, 4), (4, 1, 8, 3), (1, 1, 8, 1), (8, 1, 2, 2)],
+)
+def test_cores_are_spared(monkeypatch, cores: int, spare_cores: int, num_envs: int, threads: int) -> None:
+    """Of those that the process may use; one thread steps rows in any case."""
+    monkeypatch.setattr(batched_mujoco, "_usable_cores", lambda: cores)
+    evaluator = Evaluator("Hopper-v4", [0], num_envs, spare_cores=spare_cores)
+    names: set[str] = set()
+    simulate = BatchedMujoco._simulate
+
+    def named(batch, pending):
+        names.add(threading.current_thread().name)
+        together.wait(timeout=30)  # a thread that had nothing to do would be used twice
+        simulate(batch, pending)
+
+    together = threading.Barrier(threads)
+    monkeypatch.setattr(BatchedMujoco, "_simulate", named)
+    evaluator.evaluate(lambda obs: np.zeros((1, num_envs, 3), np.float32), max_steps=1)
+    assert len(names) == threads
+    evaluator.close()
 
 
 def test_a_simulation_that_breaks_breaks_as_gymnasium_s(caplog: pytest.LogCaptureFixture) -> None:

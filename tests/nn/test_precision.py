@@ -8,7 +8,6 @@ import pytest
 
 from adm_jax.nn import gru
 from adm_jax.nn.precision import matmul, matmul_precision
-from adm_jax.types import InputError
 
 SHAPES = [
     ((7, 5), (5, 3)),
@@ -65,11 +64,36 @@ def test_other_products_are_left_alone() -> None:
 
 def test_other_precisions_are_plain_products() -> None:
     x, w = arrays(SHAPES[0])
-    for name in ("default", "float32"):
-        with matmul_precision(name):
+    for name in ("default", "float32", "tensorfloat32"):
+        with matmul_precision(name, "cpu"):
             np.testing.assert_array_equal(jax.jit(lambda x, w: matmul(x, w))(x, w), jax.jit(jnp.matmul)(x, w))
-    with pytest.raises(InputError, match=r"matmul_precision: tensorfloat32 is what GPUs have.*cpu"):
-        matmul_precision("tensorfloat32")
+
+
+@pytest.mark.parametrize(("platform", "lowered_for"), [("cpu", "cpu"), ("gpu", "cuda"), ("tpu", "tpu")])
+def test_tensorfloat32_is_an_algorithm_of_gpus_and_float32_elsewhere(platform: str, lowered_for: str) -> None:
+    """In products and their gradients, whatever this process runs on."""
+    x, w = arrays(SHAPES[0])
+    with matmul_precision("tensorfloat32", platform):
+        traced = jax.jit(jax.grad(lambda x, w: matmul(x, w).sum(), argnums=(0, 1))).trace(x, w)
+    text = traced.lower(lowering_platforms=(lowered_for,)).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) == 2
+    for line in products:
+        assert ("lhs_precision_type = tf32" in line) == (platform == "gpu")
+        assert ("[HIGHEST, HIGHEST]" in line) == (platform != "gpu")
+
+
+def test_the_product_that_a_cpu_lacks_is_widened_on_cpu_alone() -> None:
+    x, w = arrays(SHAPES[0])
+    with matmul_precision("bfloat16"):
+        traced = jax.jit(jax.grad(lambda x, w: matmul(x, w).sum(), argnums=1)).trace(x, w)
+    for platform, types in (("cpu", "(tensor<5x7xf32>, "), ("cuda", "(tensor<5x7xbf16>, ")):
+        (product,) = (
+            line
+            for line in traced.lower(lowering_platforms=(platform,)).as_text().splitlines()
+            if "stablehlo.dot_general" in line
+        )
+        assert types in product
 
 
 def test_the_error_of_a_gru_in_bfloat16_is_that_of_its_mantissa() -> None:

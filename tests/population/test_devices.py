@@ -1,9 +1,11 @@
 """What JAX may be set to, in this process as a user's code would; variables are in tests/cli."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 
-from adm_jax.population.devices import require_jax
+from adm_jax.population.devices import cores_to_spare, require_jax
 from adm_jax.types import InputError
 
 
@@ -53,3 +55,9 @@ def test_what_changes_no_number_is_allowed(name, value):
         require_jax()
     finally:
         jax.config.update(name, before)
+
+
+@pytest.mark.parametrize(("platform", "cores"), [("cpu", 0), ("gpu", 1), ("tpu", 1)])
+def test_a_core_launches_the_work_of_an_accelerator(monkeypatch, platform, cores):
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform=platform)])
+    assert cores_to_spare() == cores

@@ -14,7 +14,7 @@ from adm_jax.data.formats import minari_io
 from adm_jax.population.compiling import MemberProgram
 from adm_jax.population.devices import choose_devices, idle_devices
 from adm_jax.population.keys import Purpose, fold_keys, offline_keys, online_keys
-from adm_jax.population.members import Member, all_members, member_hyper, resolve_mapping, with_chunk
+from adm_jax.population.members import Member, all_members, member_hyper, resolve_mapping, settled
 from adm_jax.population.memory import tree_bytes
 from adm_jax.tasks import get_task
 from adm_jax.training import fit, programs
@@ -223,18 +223,70 @@ def test_purposes_and_seeds_have_keys_of_their_own() -> None:
 
 
 def test_members_default_is_map_on_cpu() -> None:
-    assert resolve_mapping("auto") == ("map" if jax.default_backend() == "cpu" else "vmap")
-    assert resolve_mapping("vmap") == "vmap"
+    assert [resolve_mapping("auto", platform) for platform in ("cpu", "gpu", "tpu")] == [
+        "map",
+        "vmap",
+        "vmap",
+    ]
+    assert resolve_mapping("auto") == resolve_mapping("auto", jax.default_backend())
+    assert resolve_mapping("vmap", "cpu") == "vmap"
 
 
 def test_rows_rolled_out_at_a_time_are_kept_with_the_run(tiny_config):
     config = replace_flat(tiny_config, {"rollout_chunk": None, "rollout_batch_size": 30})
-    assert with_chunk(config).rollout.rollout_chunk == 30  # never more than there are
+    assert settled(config).rollout.rollout_chunk == 30  # never more than there are
     large = replace_flat(config, {"rollout_batch_size": 50_000})
-    assert with_chunk(large).rollout.rollout_chunk == (250 if jax.default_backend() == "cpu" else 10_000)
-    assert with_chunk(replace_flat(large, {"rollout_chunk": 7})).rollout.rollout_chunk == 7
-    for either in (config, large):
-        assert programs.buffer_capacity(either, 5) == programs.buffer_capacity(with_chunk(either), 5)
+    for platform, rows in (("cpu", 250), ("gpu", 10_000), ("tpu", 10_000)):
+        alone = replace_flat(large, {"seeds": (0,), "members": "auto"})
+        assert settled(alone, platform).rollout.rollout_chunk == rows
+    assert settled(replace_flat(large, {"rollout_chunk": 7})).rollout.rollout_chunk == 7
+    assert programs.buffer_capacity(settled(large, "cpu"), 5) == 50_000 * 5 * large.rollout.retain_epochs
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"),
+    [
+        ({}, 625),  # 80 chunks
+        ({"penalty_coef": (0.5, 1.0)}, 311),  # 161 of at most 312
+        ({"members_per_batch": 4}, 2_500),
+        ({"members": "map"}, 10_000),
+        ({"rollout_batch_size": 4_096}, 586),  # 7 equal ones
+        ({"seeds": tuple(range(1_000))}, 125),
+        ({"rollout_chunk": 10_000}, 10_000),  # what one asks for is each member's
+    ],
+)
+def test_members_side_by_side_on_an_accelerator_share_the_rows(tiny_config, changes, rows):
+    """Temporaries do not grow with the number of seeds; on CPU nothing depends on it."""
+    large = {
+        "rollout_chunk": None,
+        "rollout_batch_size": 50_000,
+        "seeds": tuple(range(16)),
+        "members": "auto",
+    }
+    config = replace_flat(tiny_config, {**large, **changes})
+    assert settled(config, "gpu").rollout.rollout_chunk == rows
+    assert settled(config, "cpu").rollout.rollout_chunk == changes.get("rollout_chunk", 250)
+    vmapped = replace_flat(config, {"members": "vmap"})
+    assert settled(vmapped, "cpu") == replace_flat(settled(config, "cpu"), {"members": "vmap"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "platform", "gib"),
+    [
+        ({}, "cpu", 1.0),
+        ({}, "gpu", 2.5),  # half of 80 GiB for 16 seeds
+        ({"seeds": (0, 1, 2, 3, 4)}, "gpu", 8.0),  # the largest of D4RL's sets of locomotion take 3.7
+        ({"members_per_batch": 8}, "tpu", 5.0),
+        ({"memory_limit_gib": 32.0}, "gpu", 1.0),
+        ({"history_cache_gib": 0.0}, "gpu", 0.0),
+        ({"history_cache_gib": 0.0}, "cpu", 0.0),
+    ],
+)
+def test_memory_for_histories_is_that_of_the_device(tiny_config, changes, platform, gib):
+    config = replace_flat(tiny_config, {"seeds": tuple(range(16)), "members": "auto", **changes})
+    config = settled(config, platform, 80.0)
+    assert config.rollout.history_cache_gib == gib
+    assert settled(config, "gpu", 8.0) == config  # a run keeps it
 
 
 def test_the_buffer_takes_a_last_chunk_that_is_filled_up(tiny_config: OfflineConfig) -> None:

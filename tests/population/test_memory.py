@@ -110,6 +110,21 @@ def test_free_memory_of_an_accelerator():
     assert memory.free_bytes(SimpleNamespace(platform="gpu", memory_stats=lambda: None)) is None
 
 
+@pytest.mark.parametrize(
+    ("platform", "stats", "gib"),
+    [
+        ("gpu", {"bytes_limit": 60 * GIB, "bytes_in_use": GIB}, 60.0),
+        ("gpu", None, None),
+        ("tpu", {}, None),
+        ("cpu", {"bytes_limit": 60 * GIB}, None),
+    ],
+)
+def test_memory_of_an_accelerator(monkeypatch, platform, stats, gib):
+    device = SimpleNamespace(platform=platform, memory_stats=lambda: stats)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert memory.accelerator_gib() == gib
+
+
 def test_limits_of_control_groups_hold_at_every_level(tmp_path):
     group = tmp_path / "job" / "step"
     group.mkdir(parents=True)

@@ -200,9 +200,21 @@ _ON_EIGHT = """
 import json, sys
 import jax
 from adm_jax.config import offline_from_flat
+from adm_jax.population.compiling import Program
 from adm_jax.training import driver, offline
+from adm_jax.training.components import SharedData
 assert jax.local_device_count() == 8
+call, is_there = Program.__call__, []
+
+def watched(program, *args):
+    for data, wanted in zip(args, program.shardings):
+        if isinstance(data, SharedData):
+            is_there.append(all(x.sharding == wanted for x in jax.tree.leaves(data)))
+    return call(program, *args)
+
+Program.__call__ = watched
 print(json.dumps(offline.run(offline_from_flat(json.loads(sys.argv[1])))))
+assert len(is_there) > 10 and all(is_there), is_there  # the data are copied to the devices before
 """
 
 
