@@ -4,9 +4,9 @@
 
 First the device must compute what the CPU does (``agreement``), or nothing is timed. With ``--minutes`` each
 part has a share of the time that is left: repeats that do not fit are left out, and so are parts, with a line
-that says so in their place. What takes minutes and is no speed of a run, compiling once more, with and without
-a cache, is left out as well. The file is written after each part, so that an interruption (Ctrl-C) loses only
-the one under way; a part that fails is told, and the others go on.
+that says so in their place. Each program is compiled once then: what compiling takes without and with a cache
+is not measured. The file is written after each part, so that an interruption (Ctrl-C) loses only the one under
+way; a part that fails is told, and the others go on.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ from benchmarks.speed.options import Options
 
 
 class Part(NamedTuple):
-    """A benchmark, and the seconds it takes at least, compiling included: guesses, corrected by what is seen."""
+    """A benchmark, and the seconds that it needs, compiling included: guesses that what is seen corrects."""
 
     run: Callable[[Options], dict[str, Any]]
     accelerator: float
@@ -131,7 +131,7 @@ def _run(name: str, part: Part, chosen: Options, share: float) -> dict[str, Any]
 
 
 def options_within(name: str, chosen: Options, share: float) -> Options:
-    """A part's options: no rows are chosen, a trace has a folder of its own, and limits are those of its share."""
+    """A part's options: no rows chosen, a folder of its own for a trace, and the limits of its share."""
     changes: dict[str, Any] = {"only": ()}
     if chosen.trace:
         changes["trace"] = str(Path(chosen.trace) / name)

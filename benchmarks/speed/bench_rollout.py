@@ -1,4 +1,4 @@
-"""Imagined transitions per second of a roll-out with uncertainty, for one seed and for several in one program.
+"""Imagined transitions per second of roll-outs with uncertainty, for one seed and several in one program.
 
     python -m benchmarks.speed.bench_rollout --json=FILE
 
