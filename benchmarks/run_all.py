@@ -5,8 +5,8 @@
 First the device must compute what the CPU does (``agreement``), or nothing is timed. With ``--minutes`` each
 part has a share of the time that is left: repeats that do not fit are left out, and so are parts, with a line
 that says so in their place. Each program is compiled once then: what compiling takes without and with a cache
-is not measured. The file is written after each part, so that an interruption (Ctrl-C) loses only the one under
-way; a part that fails is told, and the others go on.
+is not measured. The file is written after each part, so that an interruption (Ctrl-C) loses only the one that
+is running; a part that fails is told, and the others go on.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 PyTorch is given what speed there is for the taking: the faster of one thread and all cores (roll-out and
 updates each their own), for the fair row also of whole batches and the library's chunks, by one trial each;
-and the precision that JAX's products have where the row is made: strict float32, TF32, or on both sides inputs
-rounded to bfloat16.
+and the precision that JAX's products have where the row is made: strict float32, TF32, or inputs rounded to
+bfloat16.
 """
 
 # pyright: reportMissingImports=false
@@ -130,9 +130,11 @@ def rollouts(options: Options, work: Workload, state: TrainState) -> dict[str, R
         run, chunk, threads = _best_rollout(options, work, state, fair=name == "torch_fair")
         rows[name] = run, {"chunk": chunk, "threads": threads, **environment()}
     ours = chunk_size(work.config.rollout.rollout_chunk, work.config.rollout.rollout_batch_size)
-    rows[TORCH_GRAPHS] = graphed(
-        lambda: make_learner(work, state, fair=True, chunk=ours, graphs=True).roll_out
-    )
+
+    def graphs() -> Run:
+        return make_learner(work, state, fair=True, chunk=ours, graphs=True).roll_out
+
+    rows[TORCH_GRAPHS] = graphed(graphs)
     return rows
 
 
@@ -166,7 +168,7 @@ def graphed(make: Callable[[], Run]) -> Row:
 
 def epochs(options: Options, work: Workload, state: TrainState) -> dict[str, Row]:
     """Each row's epoch of every seed, one seed after the other."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for name in TORCH_ROWS:
         fair = name == "torch_fair"
         _, chunk, rollout_threads = _best_rollout(options, work, state, fair=fair)
@@ -176,6 +178,14 @@ def epochs(options: Options, work: Workload, state: TrainState) -> dict[str, Row
         ]
         threads = {"rollout_threads": rollout_threads, "update_threads": update_threads}
         rows[name] = _sequence(learners, **threads), {"chunk": chunk, **threads, **environment()}
+    ours = chunk_size(work.config.rollout.rollout_chunk, work.config.rollout.rollout_batch_size)
+
+    def graphs() -> Run:
+        members = range(len(work.config.seeds))
+        learners = [make_learner(work, state, fair=True, chunk=ours, member=i, graphs=True) for i in members]
+        return _sequence(learners, 1, 1)
+
+    rows[TORCH_GRAPHS] = graphed(graphs)
     return rows
 
 
