@@ -116,6 +116,7 @@ def _too_little(budget: Budget, expected: float) -> str:
 def _run(name: str, part: Part, chosen: Options, share: float) -> dict[str, Any]:
     """A part's result within about ``share`` seconds; ``failed`` and the reason where there is none."""
     start = time.perf_counter()
+    result: dict[str, Any]
     try:
         with measure.within(share):
             result = part.run(options_within(name, chosen, share))
