@@ -1,6 +1,7 @@
 """What is recorded as CUDA graphs, run as it is: the graphs themselves need a GPU."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -24,9 +25,7 @@ def learners(tiny, monkeypatch):
         recorded.append(run)
         return run
 
-    monkeypatch.setattr(
-        torch_rows, "GraphLearner", lambda *args, **kw: GraphLearner(*args, capture=capture, **kw)
-    )
+    monkeypatch.setattr(torch_rows, "GraphLearner", functools.partial(GraphLearner, capture=capture))
     make = torch_rows.make_learner
     return make(work, state, fair=True), make(work, state, fair=True, chunk=20, graphs=True), recorded
 
@@ -51,16 +50,13 @@ def test_a_recorded_learner_does_as_much(tiny, monkeypatch):
 
 def test_a_length_on_the_device_is_the_same_length(tiny, monkeypatch):
     plain, *_ = learners(tiny, monkeypatch)
+    model, policy = plain._model, plain.agent.sample_action
     tensors, index, columns = plain._tensors, torch.arange(10, 20), []
     for ks in ([0, 1], [torch.tensor([0]), torch.tensor([1])]):
         torch.manual_seed(0)
         sizes = {"max_backtrack": 2, "penalty_coef": 1.0}
         with torch.no_grad():
-            columns.append(
-                torch_reference.roll_rows(
-                    plain._model, plain.agent.sample_action, tensors, index, ks, **sizes
-                )
-            )
+            columns.append(torch_reference.roll_rows(model, policy, tensors, index, ks, **sizes))
     for ours, theirs in zip(*columns, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
