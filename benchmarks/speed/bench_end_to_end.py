@@ -37,7 +37,7 @@ def run(options: Options) -> dict[str, Any]:
         from benchmarks.speed import torch_rows
 
         for name, row in torch_rows.epochs(options, work, workload.initial_state(work)).items():
-            ways[name], details[name] = row
+            report.add(name, row, ways, details)
     total: Counter = Counter()
     for job in jobs.values():
         total.update(count(job.fn, *job.args).products)
@@ -49,15 +49,15 @@ def run(options: Options) -> dict[str, Any]:
         "seed-epochs/s",
         details,
     )
+    row = result["rows"]["ours"]
     for name, values in epoch.seconds.items():
-        result["rows"]["ours"][f"{name}_seconds_median"] = float(np.median(values[-options.repeats :]))
-    result["rows"]["ours"]["encoding_seconds"] = epoch.encoding_seconds  # once, before the first epoch
-    return {
-        "shapes": workload.shapes(work),
-        **result,
-        "compile_seconds": compile_seconds(work),
-        "memory": memory(options),
-    }
+        timed = values[1:][: row["repeats"]]  # but the one to warm up, and one for a trace
+        row[f"{name}_seconds_median"] = float(np.median(timed))
+    row["encoding_seconds"] = epoch.encoding_seconds  # once, before the first epoch
+    result = {"shapes": workload.shapes(work), **result}
+    if options.compilation:
+        result |= {"compile_seconds": compile_seconds(work), "memory": memory(options)}
+    return result
 
 
 def _jobs(work: Workload) -> dict[str, Job]:

@@ -48,7 +48,7 @@ def run(options: Options) -> dict[str, Any]:
     timing = measure.alternate({"epoch": epoch}, options.repeats)["epoch"]
     rows["epoch"] = measure.summarize(timing, 1, "epochs/s")
     for name, values in epoch.seconds.items():
-        rows["epoch"][f"{name}_seconds_median"] = float(np.median(values[-options.repeats :]))
+        rows["epoch"][f"{name}_seconds_median"] = float(np.median(values[-len(timing.wall) :]))
     return {
         "shapes": {**workload.shapes(work), "horizon": work.config.rollout.horizon},
         "rows": rows,

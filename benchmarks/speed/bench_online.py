@@ -83,7 +83,7 @@ def run(options: Options) -> dict[str, Any]:
         work = seeds[name] * options.model_every
         row = measure.summarize(timings[name], work, "environment steps/s of all seeds")
         parts = {
-            f"{part}_seconds_median": float(np.median(x[-options.repeats :]))
+            f"{part}_seconds_median": float(np.median(x[-len(timings[name].wall) :]))
             for part, x in way.seconds.items()
         }
         rows[name] = {**row, **parts, "num_seeds": seeds[name], **way.details}

@@ -157,7 +157,8 @@ def _torch_rows(options: Options) -> dict[str, tuple[Callable[[], Any], dict[str
     from benchmarks.speed import torch_rows
 
     work = workload.prepare(options, 1)
-    return torch_rows.epochs(options, work, workload.initial_state(work))
+    rows: dict[str, Any] = torch_rows.epochs(options, work, workload.initial_state(work))
+    return {name: (run, detail) for name, (run, detail) in rows.items() if run}
 
 
 def _report_torch(

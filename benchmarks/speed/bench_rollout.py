@@ -1,50 +1,74 @@
-"""Imagined transitions per second of a roll-out with uncertainty, one seed.
+"""Imagined transitions per second of roll-outs with uncertainty, for one seed and several in one program.
 
     python -m benchmarks.speed.bench_rollout --json=FILE
 
-``ours`` is the library's roll-out program: windows drawn, m streams a step, penalty, termination, rows put
-into the ring buffer. The histories of all transitions are encoded once, as in a full-length run;
-``ours_encoding`` encodes them in each roll-out. ``torch_authors`` and ``torch_fair`` do the same in PyTorch
-(``benchmarks/speed/torch_reference.py``).
+``ours`` is the library's roll-out program of one seed: windows drawn, m streams a step, penalty, termination,
+rows put into the ring buffer; ``ours, 16 seeds`` that of 16. The histories of all transitions are encoded
+once, as in a full-length run; ``ours_encoding`` encodes them in each roll-out. ``torch_authors`` and
+``torch_fair`` do the same in PyTorch (``benchmarks/speed/torch_reference.py``), one seed, ``torch_graphs``
+from CUDA graphs; ratios are of transitions per second.
 """
 
 from typing import Any
 
 from benchmarks.speed import report, workload
-from benchmarks.speed.counting import count
+from benchmarks.speed.counting import Counts, count
 from benchmarks.speed.options import Options
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Times the roll-outs of one epoch."""
-    work = workload.prepare(options, 1)
-    state = workload.initial_state(work)
-    histories, encoding_seconds = workload.encode_histories(work, state)
-    jobs = {"ours": workload.rollout_job(work, state, histories)}
-    if histories is not None:
-        jobs["ours_encoding"] = workload.rollout_job(work, state, None)
+    """Times the roll-outs of one epoch for each number of seeds."""
     ways: dict[str, Any] = {}
     details: dict[str, Any] = {}
-    for name, job in jobs.items():
-        compiled, seconds = workload.compile_job(job)
-        ways[name], details[name] = workload.Loop(compiled, job), {"compile_seconds": seconds}
-    details["ours"]["encoding_seconds"] = encoding_seconds  # once for all roll-outs
+    counts: dict[str, Counts] = {}
+    amounts: dict[str, float] = {}
+    for number, num_seeds in enumerate(options.rollout_seeds or (1,)):
+        name = "ours" if num_seeds == 1 else f"ours, {num_seeds} seeds"
+        try:
+            ours = _of_population(options, name, num_seeds, encoding=number == 0)
+            if number:
+                ours[0][name]()  # memory that runs out is told of this population, not of all
+        except (MemoryError, RuntimeError) as error:
+            reason = report.out_of_memory(error)
+            if not number or reason is None:
+                raise
+            details[name] = {"left_out": f"out of memory: {reason}"}
+            continue
+        for whole, part in zip((ways, details, counts, amounts), ours, strict=True):
+            whole.update(part)
+    work = workload.prepare(options, 1)
     if options.with_torch:
         from benchmarks.speed import torch_rows
 
-        for name, row in torch_rows.rollouts(options, work, state).items():
-            ways[name], details[name] = row
-    rollout = work.config.rollout
-    transitions = rollout.rollout_batch_size * rollout.rollout_length
-    result = report.compare(
-        options,
-        ways,
-        {name: count(job.fn, *job.args) for name, job in jobs.items()},
-        dict.fromkeys(ways, transitions),
-        "imagined transitions/s",
-        details,
-    )
+        for name, row in torch_rows.rollouts(options, work, workload.initial_state(work)).items():
+            report.add(name, row, ways, details)
+            amounts[name] = _transitions(work)
+    result = report.compare(options, ways, counts, amounts, "imagined transitions/s", details)
     return {"shapes": workload.shapes(work), **result}
+
+
+def _of_population(options: Options, name: str, num_seeds: int, *, encoding: bool) -> tuple[Any, ...]:
+    """The library's ways with these seeds, and by their names details, counts and transitions of a run."""
+    work = workload.prepare(options, num_seeds)
+    state = workload.initial_state(work)
+    histories, encoding_seconds = workload.encode_histories(work, state)
+    jobs = {name: workload.rollout_job(work, state, histories)}
+    if histories is not None and encoding:
+        jobs[f"{name}_encoding"] = workload.rollout_job(work, state, None)
+    ways, details = {}, {}
+    for each, job in jobs.items():
+        compiled, seconds = workload.compile_job(job)
+        ways[each] = workload.Loop(compiled, job)
+        details[each] = {"compile_seconds": seconds, "num_seeds": num_seeds}
+    details[name]["encoding_seconds"] = encoding_seconds  # once for all roll-outs
+    counts = {each: count(job.fn, *job.args) for each, job in jobs.items()}
+    return ways, details, counts, dict.fromkeys(jobs, num_seeds * _transitions(work))
+
+
+def _transitions(work: workload.Workload) -> int:
+    """Of one seed's roll-outs."""
+    rollout = work.config.rollout
+    return rollout.rollout_batch_size * rollout.rollout_length
 
 
 if __name__ == "__main__":

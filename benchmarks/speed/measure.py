@@ -5,12 +5,16 @@ is the median of the repeats' own ratios. A way returns when its work is done: J
 results, PyTorch's synchronise the device.
 """
 
+import contextlib
 import functools
+import importlib.metadata
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -25,6 +29,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 _REPEATS_OF_CEILINGS = 4  # within one timed run
 _GIB = 2**30
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)  # of time.perf_counter()
 
 
 class Timing(NamedTuple):
@@ -34,10 +39,26 @@ class Timing(NamedTuple):
     cpu: list[float]  # of all this process's threads together
 
 
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """A context in which ``alternate`` begins no repeat but the first that would end later than this."""
+    token = _deadline.set(min(_deadline.get(), time.perf_counter() + seconds))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
 def alternate(ways: Mapping[Name, Callable[[], Any]], repeats: int, warmups: int = 1) -> dict[Name, Timing]:
-    """Times every way ``repeats`` times, one after the other within a repeat, after untimed ``warmups``."""
+    """Times every way ``repeats`` times, one after the other within a repeat, after untimed ``warmups``.
+
+    Fewer times, once at least, where `within` leaves no time for another repeat as long as the one before.
+    """
     timings = {name: Timing([], []) for name in ways}
     for repeat in range(-warmups, repeats):
+        taken = sum(timing.wall[-1] for timing in timings.values()) if repeat > 0 else 0.0
+        if repeat > 0 and time.perf_counter() + taken > _deadline.get():
+            break
         for name, run in ways.items():
             start, cpu_start = time.perf_counter(), time.process_time()
             run()
@@ -122,7 +143,8 @@ def make_ceilings(matmul_size: int, copy_mib: int) -> Ceilings:
 
     The copy adds one to an array in place: it reads and writes every byte once.
     """
-    matrix = jax.random.normal(jax.random.key(0), (matmul_size, matmul_size), jnp.float32)
+    dtype = jnp.bfloat16 if resolved_precision() == "bfloat16" else jnp.float32  # nothing is left to round
+    matrix = jax.random.normal(jax.random.key(0), (matmul_size, matmul_size), jnp.float32).astype(dtype)
     multiply = jax.jit(precision.matmul)
     size = copy_mib * 2**20 // 4
     array = [jnp.zeros((size,), jnp.float32)]
@@ -188,8 +210,23 @@ def _repeat(product: Product, number: int, lhs: jax.Array, rhs: jax.Array) -> ja
     return jax.lax.scan(body, lhs, None, length=number, unroll=min(4, number))[0]
 
 
+def resolved_precision() -> str:
+    """What programs traced now multiply in: what was asked for, else what JAX takes on this device."""
+    asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    if asked is not None:
+        return "tensorfloat32" if "TF32" in str(asked) else str(asked)
+    device = jax.devices()[0]
+    if device.platform == "tpu":
+        return "bfloat16"
+    # NVIDIA's have it since compute capability 8.0; AMD's say gfx...
+    capability = str(getattr(device, "compute_capability", ""))
+    generation = capability.partition(".")[0]
+    has_tf32 = device.platform == "gpu" and generation.isdigit() and int(generation) >= 8
+    return "tensorfloat32" if has_tf32 else "float32"
+
+
 def environment() -> dict[str, Any]:
-    """Device, versions, threads and load: what a figure depends on beside the code."""
+    """Device, precision, versions, threads and load: what a figure depends on beside the code."""
     device = jax.devices()[0]
     values: dict[str, Any] = {
         "command": " ".join([f"python -m {_module_name()}", *sys.argv[1:]]),
@@ -199,11 +236,14 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "matmul_precision": str(jax.config.values.get("jax_default_matmul_precision")),
+        "matmul_precision": resolved_precision(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {
             "adm_jax": adm_jax.__version__,
             "jax": jax.__version__,
+            "jaxlib": _version("jaxlib"),
+            "torch": _version("torch"),
+            "backend": device.client.platform_version.splitlines()[0],  # of CUDA, on a GPU
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
@@ -213,6 +253,14 @@ def environment() -> dict[str, Any]:
     if stats and "bytes_limit" in stats:
         values["memory_limit_gib"] = round(stats["bytes_limit"] / _GIB, 2)
     return values
+
+
+def _version(package: str) -> str | None:
+    """What is installed, without importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _module_name() -> str:

@@ -19,6 +19,7 @@ QUICK = {  # a smoke run: every part once, at sizes whose figures mean nothing
     "updates": 20,
     "num_seeds": 2,
     "population": (1, 2),
+    "rollout_seeds": (1, 2),
     "sac_seeds": (1, 2),
     "fit_seeds": (1,),
     "online_seeds": (1, 2),
@@ -48,13 +49,17 @@ class Options:
     json: str | None = setting(None, "file the result is written to")
     png: str | None = setting(None, "file for the plot of wall-clock against seeds (population)")
     only: tuple[str, ...] = setting((), "benchmarks to run (run_all), or rows to fit (fit); all when empty")
+    minutes: float | None = setting(
+        None, "about as long as all may take (run_all): the most important first, fewer repeats", above=0.0
+    )
+    trace: str | None = setting(None, "folder for a profiler trace of each benchmark's first row, if given")
     repeats: int = setting(
         5, "timed runs of each way, after one to warm up; of the smallest (population)", low=1
     )
     seed: int = setting(0, "seed of parameters, windows and minibatches", low=0)
     members: str = setting("auto", "how seeds share a program: auto, map or vmap")
     matmul_precision: MatmulPrecision = setting(
-        "default", "of the library's matrix products, as a run's flag of that name; PyTorch keeps its own"
+        "default", "of matrix products, as a run's flag of that name; PyTorch gets the same"
     )
     max_backtrack: int = setting(5, "m", low=1)
     model_hidden_dim: int = setting(200, "width W of the dynamics model", low=1)
@@ -68,7 +73,12 @@ class Options:
     num_seeds: int = setting(5, "seeds of the end-to-end comparison", low=1)
     population: tuple[int, ...] = setting((1, 2, 4, 8, 16, 32, 64), "numbers of seeds (population)", low=1)
     population_repeats: int = setting(1, "timed runs of all but the smallest (population)", low=1)
-    sac_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (SAC): 1 on CPU, else 1,16,32", low=1)
+    rollout_seeds: tuple[int, ...] | None = setting(
+        None, "numbers of seeds (roll-out): 1 on CPU, else 1,16", low=1
+    )
+    sac_seeds: tuple[int, ...] | None = setting(
+        None, "numbers of seeds (SAC): 1 on CPU, else 1,16,32,64", low=1
+    )
     fit_seeds: tuple[int, ...] | None = setting(None, "numbers of seeds (fit): 1 on CPU, else 1,16", low=1)
     online_seeds: tuple[int, ...] = setting((1, 8), "numbers of seeds (online)", low=1)
     updates_per_step: int = setting(20, "SAC updates of an environment step (online)", low=1)
@@ -78,6 +88,7 @@ class Options:
     model_envs: int = setting(4096, "environments that live in the model (full_horizon)", low=1)
     full_horizon_batch_size: int = setting(1024, "transitions of a SAC update (full_horizon)", low=1)
     full_horizon_updates: int = setting(500, "SAC updates of an epoch (full_horizon)", low=1)
+    compilation: bool = setting(True, "compile again, with and without a cache, and for memory (end_to_end)")
     epochs: int = setting(10, "epochs of the authors' settings (fit)", low=1)
     fit_steps: int = setting(30_000, "optimiser steps of our schedule (fit)", low=1)
     eval_steps: int = setting(250, "optimiser steps between two held-out evaluations (fit)", low=1)
@@ -100,7 +111,8 @@ def by_device(options: Options) -> Options:
     on_cpu = jax.default_backend() == "cpu"
     defaults = {
         "rollout_batch_size": 5_000 if on_cpu else 50_000,
-        "sac_seeds": (1,) if on_cpu else (1, 16, 32),
+        "rollout_seeds": (1,) if on_cpu else (1, 16),
+        "sac_seeds": (1,) if on_cpu else (1, 16, 32, 64),
         "fit_seeds": (1,) if on_cpu else (1, 16),
         "matmul_size": 2_048 if on_cpu else 8_192,
     }
@@ -148,7 +160,19 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
         folder = path and Path(path).absolute().parent
         if folder and not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise InputError(f"{name}: {path} cannot be written: {folder} is no folder one may write in")
+    if options.trace:
+        _require_folder("trace", options.trace)
     return options
+
+
+def _require_folder(name: str, path: str) -> None:
+    """Makes the folder if there is none. Raises InputError: one cannot write in it."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{name}: {path} cannot be a folder: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise InputError(f"{name}: {path} is no folder one may write in")
 
 
 def _item(name: str, kind: Any, text: str) -> Any:
@@ -159,5 +183,10 @@ def _item(name: str, kind: Any, text: str) -> Any:
 
 
 def leave_memory_for_torch() -> None:
-    """Lets JAX take half of an accelerator's memory, not three quarters; before its first use."""
+    """Lets JAX take half of an accelerator's memory, not three quarters; before its first use.
+
+    Not where PyTorch takes no part.
+    """
+    if importlib.util.find_spec("torch") is None or {"--notorch", "--torch=false"} & set(sys.argv):
+        return
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags
 
 from adm_jax.nn.precision import matmul_precision
@@ -17,6 +18,7 @@ from benchmarks.speed.options import Options
 
 ABSENT = {"absent": "PyTorch was not asked for or is not installed (pip install -e '.[bench]')"}
 TORCH_ROWS = ("torch_authors", "torch_fair")
+TORCH_GRAPHS = "torch_graphs"  # the fair row again, replayed from CUDA graphs: on NVIDIA's GPUs alone
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")  # how XLA and PyTorch say it
 
 
@@ -36,7 +38,7 @@ def compare(
       counts: what a run of the library's ways multiplies.
       work: what a run of each way does, in ``unit``.
       unit: of the work, per second.
-      details: further entries of a way's row.
+      details: further entries of a way's row; with ``left_out``, the reason why there is no such way.
     """
     top = measure.make_ceilings(options.matmul_size or 1, options.copy_mib)
     products = {f"products of {name}": measure.products_way(count) for name, count in counts.items()}
@@ -52,7 +54,26 @@ def compare(
     others = [name for name in ways if name not in counts]
     ratios = {own: _ratios(own, others, timings, work) for own in counts}
     rows |= {} if others else {name: dict(ABSENT) for name in TORCH_ROWS}
+    # what could not be timed is there with its reason
+    rows |= {name: dict(detail) for name, detail in details.items() if "left_out" in detail}
+    if options.trace and counts:
+        traced = next(iter(counts))
+        with jax.profiler.trace(options.trace):
+            ways[traced]()
+        rows[traced]["trace"] = options.trace
     return {"rows": rows, "ratios": ratios, "ceilings": top.report(timings)}
+
+
+def add(
+    name: str,
+    row: tuple[Callable[[], Any] | None, dict[str, Any]],
+    ways: dict[str, Callable[[], Any]],
+    details: dict[str, Any],
+) -> None:
+    """Adds a row of PyTorch to what is timed; one that cannot be run has but its reason (``left_out``)."""
+    run, details[name] = row
+    if run is not None:
+        ways[name] = run
 
 
 def _ratios(
@@ -92,6 +113,14 @@ def write(path: str | None, content: Mapping[str, Any]) -> None:
     temporary.replace(path)
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """The line that says so where memory ran out; None where something else is wrong."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not any(sign in text for sign in _OUT_OF_MEMORY):
+        return None
+    return text.splitlines()[0] if text else "no more on the host"
+
+
 def launch(run: Callable[[Options], dict[str, Any]]) -> None:
     """A benchmark's command line: flags to options, the result printed and, with ``--json``, written."""
 
@@ -125,10 +154,9 @@ def start(main: Callable[[list[str]], None], takes_files: bool = False) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except (MemoryError, RuntimeError) as error:
-            text = str(error)
-            if not isinstance(error, MemoryError) and not any(sign in text for sign in _OUT_OF_MEMORY):
+            reason = out_of_memory(error)
+            if reason is None:
                 raise
-            reason = text.splitlines()[0] if text else "no more on the host"
             print(f"error: out of memory: lower num_seeds, population or batches: {reason}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:

@@ -14,8 +14,9 @@ to the same predictions and losses.
 # pyright: reportMissingImports=false
 # (PyTorch is in the extra "bench" alone: types are checked without it, too)
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from adm_jax.nn.gru import GRULayer
 from adm_jax.types import Normalizer
 
 BOUND_COEF = 0.01  # of the log-variance bounds in the loss
+Products = Callable[[], contextlib.AbstractContextManager[Any]]  # what networks are computed in
 _GRU_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -95,7 +97,7 @@ class ADM(nn.Module):
         """Top hidden states [..., W] to mean and log-variance [..., D + 1]."""
         for linear, norm in zip(self.linears, self.norms, strict=True):
             x = norm(self.dropout(F.silu(linear(x))) + x)
-        mean, logvar = self.head(x).chunk(2, dim=-1)
+        mean, logvar = self.head(x).float().chunk(2, dim=-1)  # whatever the products' precision
         logvar = self.max_logvar - F.softplus(self.max_logvar - logvar)
         return mean, self.min_logvar + F.softplus(logvar - self.min_logvar)
 
@@ -167,7 +169,16 @@ class FitSettings(NamedTuple):
 class Fit:
     """The authors' model learning, minibatch by minibatch."""
 
-    def __init__(self, model: ADM, data: Data, settings: FitSettings, rng: np.random.Generator, device: str):
+    def __init__(
+        self,
+        model: ADM,
+        data: Data,
+        settings: FitSettings,
+        rng: np.random.Generator,
+        device: str,
+        products: Products = contextlib.nullcontext,
+    ):
+        self._products = products
         self.model, self._data, self._settings = model.to(device), data, settings
         self._rng, self._device, self._steps = rng, device, 0
         self._optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
@@ -207,7 +218,8 @@ class Fit:
         start_obs, actions, target = (
             torch.from_numpy(x).to(self._device) for x in (data.obs[index], actions, target)
         )
-        return *self.model(start_obs, actions), target
+        with self._products():
+            return *self.model(start_obs, actions), target
 
 
 def negative_log_likelihood(mean: torch.Tensor, logvar: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -336,21 +348,51 @@ def rollout_fair(
     windows, parts = tensors["windows"], []
     chosen = torch.from_numpy(rng.integers(len(windows), size=num_starts)).to(windows.device)
     for index in windows[chosen].split(chunk or num_starts):
-        back = index[:, None] - torch.arange(max_backtrack - 1, 0, -1, device=index.device)
-        obs = tensors["obs"][index]
-        streams = Streams(model, tensors["obs"][back], tensors["action"][back])
-        alive, rows = torch.ones_like(index, dtype=torch.bool), []
-        for _ in range(length):
-            action = policy(obs)
-            k = int(rng.integers(max_backtrack))
-            mean, logvar = streams.step(obs, action)
-            sample = mean[k] + torch.exp(0.5 * logvar[k]) * torch.randn_like(mean[k])
-            next_obs, reward = sample[:, :-1], sample[:, -1]
-            uncertainty = mean[..., :-1].var(dim=0, correction=0).mean(dim=-1).sqrt()
-            reward = reward - penalty_coef * uncertainty
-            terminated = hopper_terminated(next_obs, torch)
-            valid = alive & torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
-            rows.append((obs, action, reward, next_obs, terminated, valid, uncertainty))
-            obs, alive = next_obs, valid & ~terminated
-        parts.append([torch.stack(column) for column in zip(*rows, strict=True)])
+        ks = [int(rng.integers(max_backtrack)) for _ in range(length)]
+        parts.append(
+            roll_rows(
+                model,
+                policy,
+                tensors,
+                index,
+                ks,
+                max_backtrack=max_backtrack,
+                penalty_coef=penalty_coef,
+            )
+        )
     return Rows(*(torch.cat(column, dim=1) for column in zip(*parts, strict=True)))
+
+
+def roll_rows(
+    model: ADM,
+    policy: Policy,
+    tensors: dict[str, torch.Tensor],
+    index: torch.Tensor,
+    ks: Sequence[int | torch.Tensor],
+    *,
+    max_backtrack: int,
+    penalty_coef: float,
+) -> list[torch.Tensor]:
+    """The columns of Rows of a chunk that starts at states ``index`` [B]; a step for each k, int or [1]."""
+    back = index[:, None] - torch.arange(max_backtrack - 1, 0, -1, device=index.device)
+    obs = tensors["obs"][index]
+    streams = Streams(model, tensors["obs"][back], tensors["action"][back])
+    alive, rows = torch.ones_like(index, dtype=torch.bool), []
+    for k in ks:
+        action = policy(obs)
+        mean, logvar = streams.step(obs, action)
+        mean_k, logvar_k = _at(mean, k), _at(logvar, k)
+        sample = mean_k + torch.exp(0.5 * logvar_k) * torch.randn_like(mean_k)
+        next_obs, reward = sample[:, :-1], sample[:, -1]
+        uncertainty = mean[..., :-1].var(dim=0, correction=0).mean(dim=-1).sqrt()
+        reward = reward - penalty_coef * uncertainty
+        terminated = hopper_terminated(next_obs, torch)
+        valid = alive & torch.isfinite(next_obs).all(-1) & torch.isfinite(reward)
+        rows.append((obs, action, reward, next_obs, terminated, valid, uncertainty))
+        obs, alive = next_obs, valid & ~terminated
+    return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+
+def _at(x: torch.Tensor, k: int | torch.Tensor) -> torch.Tensor:
+    """``x[k]``; a tensor k is not asked of the device."""
+    return x[k] if isinstance(k, int) else x.index_select(0, k)[0]

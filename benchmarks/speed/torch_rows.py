@@ -2,12 +2,15 @@
 
 PyTorch is given what speed there is for the taking: the faster of one thread and all cores (roll-out and
 updates each their own), for the fair row also of whole batches and the library's chunks, by one trial each;
-and on an accelerator the precision that JAX's products have by default (TF32).
+and the precision that JAX's products have where the row is made: strict float32, TF32, or inputs rounded to
+bfloat16.
 """
 
 # pyright: reportMissingImports=false
 
+import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +24,20 @@ from adm_jax.envs.environment import make_env
 from adm_jax.training.offline import TrainState
 from adm_jax.training.programs import rollout_chunk
 from adm_jax.types import InputError
+from benchmarks.speed import measure
 from benchmarks.speed.measure import fastest
 from benchmarks.speed.options import Options
-from benchmarks.speed.report import TORCH_ROWS
-from benchmarks.speed.torch_reference import ADM, Fit, FitSettings, learned_from, load_learned, to_numpy
+from benchmarks.speed.report import TORCH_GRAPHS, TORCH_ROWS
+from benchmarks.speed.torch_graphs import GraphLearner
+from benchmarks.speed.torch_reference import (
+    ADM,
+    Fit,
+    FitSettings,
+    Products,
+    learned_from,
+    load_learned,
+    to_numpy,
+)
 from benchmarks.speed.torch_sac import SAC, Learner, synchronize
 from benchmarks.speed.workload import ACTION_DIM, ACTION_SCALE, OBS_DIM, Workload
 
@@ -34,7 +47,7 @@ _TRIAL_UPDATES = 200  # at least: fewer say little about which number of threads
 ONLINE_PARTS: tuple[str, ...] = ("environment", "fit", "rollout", "update")
 
 Run = Callable[[], Any]
-Row = tuple[Run, dict[str, Any]]  # what is timed, and what there is to know about it
+Row = tuple[Run | None, dict[str, Any]]  # what is timed, if it can be, and what there is to know about it
 
 
 def device() -> str:
@@ -47,8 +60,18 @@ def device() -> str:
         return "cpu"
     if not torch.cuda.is_available():
         raise InputError("PyTorch sees no GPU and JAX does: install PyTorch for it, or give --notorch")
-    torch.set_float32_matmul_precision("high")
     return "cuda"
+
+
+def set_precision() -> Products:
+    """Sets PyTorch's products to what JAX's have now; the context its networks are to be computed in."""
+    name = measure.resolved_precision()
+    torch.set_float32_matmul_precision("highest" if name in ("float32", "highest") else "high")
+    torch.backends.cudnn.allow_tf32 = name not in ("float32", "highest")  # of its recurrent layers
+    if name != "bfloat16":
+        return contextlib.nullcontext
+    # without a cache: updates change the weights inside of it
+    return functools.partial(torch.autocast, device(), dtype=torch.bfloat16, cache_enabled=False)
 
 
 def environment() -> dict[str, Any]:
@@ -56,6 +79,7 @@ def environment() -> dict[str, Any]:
     return {
         "version": torch.__version__,
         "device": torch.cuda.get_device_name() if device() == "cuda" else "cpu",
+        "matmul_precision": measure.resolved_precision(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
     }
 
@@ -77,22 +101,22 @@ def make_model(work: Workload, learned: Any, dropout: float) -> ADM:
 
 
 def make_learner(
-    work: Workload, state: TrainState, *, fair: bool, chunk: int | None = None, member: int = 0
+    work: Workload,
+    state: TrainState,
+    *,
+    fair: bool,
+    chunk: int | None = None,
+    member: int = 0,
+    graphs: bool = False,
 ) -> Learner:
-    """One seed's learner with its member's parameters."""
+    """One seed's learner with its member's parameters; a fair one may run as CUDA graphs."""
     agent_state, learned, hyper = _member((state.agent, state.model.learned, work.hyper), member)
-    agent = SAC(OBS_DIM, ACTION_DIM, ACTION_SCALE, work.config.sac, hyper, device())
+    agent = SAC(OBS_DIM, ACTION_DIM, ACTION_SCALE, work.config.sac, hyper, device(), graphs)
     agent.load(agent_state.actor_params, agent_state.critic_params, agent_state.target_critic_params)
-    return Learner(
-        work.config,
-        make_model(work, learned, 0.0 if fair else AUTHORS_DROPOUT),
-        agent,
-        to_numpy(work.dataset),
-        float(hyper.penalty_coef),
-        device=device(),
-        fair=fair,
-        chunk=chunk,
-    )
+    model = make_model(work, learned, 0.0 if fair else AUTHORS_DROPOUT)
+    parts = (work.config, model, agent, to_numpy(work.dataset), float(hyper.penalty_coef))
+    common: dict[str, Any] = {"device": device(), "chunk": chunk, "products": set_precision()}
+    return GraphLearner(*parts, **common) if graphs else Learner(*parts, fair=fair, **common)
 
 
 def _member(tree: Any, member: int) -> Any:
@@ -101,25 +125,50 @@ def _member(tree: Any, member: int) -> Any:
 
 def rollouts(options: Options, work: Workload, state: TrainState) -> dict[str, Row]:
     """Each row's roll-outs of an epoch, one seed."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for name in TORCH_ROWS:
         run, chunk, threads = _best_rollout(options, work, state, fair=name == "torch_fair")
         rows[name] = run, {"chunk": chunk, "threads": threads, **environment()}
+    ours = chunk_size(work.config.rollout.rollout_chunk, work.config.rollout.rollout_batch_size)
+
+    def graphs() -> Run:
+        return make_learner(work, state, fair=True, chunk=ours, graphs=True).roll_out
+
+    rows[TORCH_GRAPHS] = graphed(graphs)
     return rows
 
 
 def updates(options: Options, work: Workload, state: TrainState) -> dict[str, Row]:
     """Each row's updates of an epoch, one seed, on full buffers."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for name in TORCH_ROWS:
         run, threads = _best_update(options, work, state, fair=name == "torch_fair")
         rows[name] = run, {"threads": threads, **environment()}
+
+    def graphs() -> Run:
+        learner = make_learner(work, state, fair=True, graphs=True)
+        learner.fill_buffer()
+        return learner.update
+
+    rows[TORCH_GRAPHS] = graphed(graphs)
     return rows
+
+
+def graphed(make: Callable[[], Run]) -> Row:
+    """A row that is recorded as CUDA graphs in its first run; where that cannot be, the reason alone."""
+    if device() != "cuda":
+        return None, {"left_out": "CUDA graphs need a GPU, and PyTorch runs on the CPU here"}
+    try:
+        run = make()
+        run()
+    except RuntimeError as error:
+        return None, {"left_out": f"CUDA graphs: {error}".splitlines()[0]}
+    return run, environment()
 
 
 def epochs(options: Options, work: Workload, state: TrainState) -> dict[str, Row]:
     """Each row's epoch of every seed, one seed after the other."""
-    rows = {}
+    rows: dict[str, Row] = {}
     for name in TORCH_ROWS:
         fair = name == "torch_fair"
         _, chunk, rollout_threads = _best_rollout(options, work, state, fair=fair)
@@ -129,6 +178,14 @@ def epochs(options: Options, work: Workload, state: TrainState) -> dict[str, Row
         ]
         threads = {"rollout_threads": rollout_threads, "update_threads": update_threads}
         rows[name] = _sequence(learners, **threads), {"chunk": chunk, **threads, **environment()}
+    ours = chunk_size(work.config.rollout.rollout_chunk, work.config.rollout.rollout_batch_size)
+
+    def graphs() -> Run:
+        members = range(len(work.config.seeds))
+        learners = [make_learner(work, state, fair=True, chunk=ours, member=i, graphs=True) for i in members]
+        return _sequence(learners, 1, 1)
+
+    rows[TORCH_GRAPHS] = graphed(graphs)
     return rows
 
 
@@ -288,7 +345,8 @@ class TorchFit:
 
         def make() -> Fit:
             model = make_model(work, learned, settings["dropout_rate"])
-            return Fit(model, to_numpy(work.dataset), chosen, np.random.default_rng(options.seed), device())
+            rng = np.random.default_rng(options.seed)
+            return Fit(model, to_numpy(work.dataset), chosen, rng, device(), set_precision())
 
         def trial() -> None:
             for _ in range(min(20, options.eval_steps)):

@@ -7,7 +7,9 @@ buffer on the device.
 
 # pyright: reportMissingImports=false
 
+import contextlib
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import nn
 from adm_jax.config import Hyper, OfflineConfig, SACConfig
 from adm_jax.nn.squashed_gaussian import LOG_STD_MAX, LOG_STD_MIN
 from benchmarks.speed import torch_reference
-from benchmarks.speed.torch_reference import ADM, Data, Rows
+from benchmarks.speed.torch_reference import ADM, Data, Products, Rows
 
 Batch = Sequence[torch.Tensor]  # obs, action, reward, next_obs, terminated
 
@@ -43,22 +45,25 @@ class SAC:
         config: SACConfig,
         hyper: Hyper,
         device: str,
+        capturable: bool = False,
     ):
+        """``capturable``: updates can be recorded as a CUDA graph."""
         width, depth = config.policy_hidden_dim, config.policy_hidden_layers
         self._scale, self._config = action_scale, config
         self._tau = float(hyper.tau)
         self.log_alpha = torch.tensor(np.log(float(hyper.entropy_weight)), dtype=torch.float32, device=device)
+        adam = functools.partial(torch.optim.Adam, capturable=capturable)
         self._alpha_optimizer = None
         if config.auto_entropy:
             self.log_alpha.requires_grad_()
-            self._alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=float(hyper.entropy_lr))
+            self._alpha_optimizer = adam([self.log_alpha], lr=float(hyper.entropy_lr))
         self._target_entropy = -float(action_dim) if config.target_entropy is None else config.target_entropy
         self.actor = mlp(obs_dim, width, depth, 2 * action_dim).to(device)
         self.critics = [mlp(obs_dim + action_dim, width, depth, 1).to(device) for _ in range(2)]
         self.targets = copy.deepcopy(self.critics)
-        self._actor_optimizer = torch.optim.Adam(self.actor.parameters(), lr=float(hyper.actor_lr))
+        self._actor_optimizer = adam(self.actor.parameters(), lr=float(hyper.actor_lr))
         self._critic_optimizers = [
-            torch.optim.Adam(critic.parameters(), lr=float(hyper.critic_lr)) for critic in self.critics
+            adam(critic.parameters(), lr=float(hyper.critic_lr)) for critic in self.critics
         ]
 
     def load(self, actor_params: Any, critic_params: Any, target_critic_params: Any) -> None:
@@ -70,7 +75,7 @@ class SAC:
 
     def act(self, obs: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """A sampled action [B, A] and its log-density [B]; ``noise`` is standard normal."""
-        mean, log_std = self.actor(obs).chunk(2, dim=-1)
+        mean, log_std = self.actor(obs).float().chunk(2, dim=-1)
         log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
         sample = torch.randn_like(mean) if noise is None else noise
         raw = mean + log_std.exp() * sample
@@ -98,7 +103,7 @@ class SAC:
             target = reward + self._config.gamma * (1.0 - terminated.float()) * next_q
         inputs, critic_losses = torch.cat([obs, action], dim=-1), []
         for critic, optimizer in zip(self.critics, self._critic_optimizers, strict=True):
-            loss = F.mse_loss(critic(inputs).squeeze(-1), target)
+            loss = F.mse_loss(critic(inputs).float().squeeze(-1), target)
             _descend(optimizer, loss)
             critic_losses.append(loss.detach())
         new_action, log_prob = self.act(obs, noise)
@@ -117,7 +122,7 @@ class SAC:
         self, critics: list[nn.Sequential], obs: torch.Tensor, action: torch.Tensor
     ) -> torch.Tensor:
         inputs = torch.cat([obs, action], dim=-1)
-        return torch.min(*[critic(inputs) for critic in critics]).squeeze(-1)
+        return torch.min(*[critic(inputs).float() for critic in critics]).squeeze(-1)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
@@ -147,7 +152,7 @@ class Replay:
         self._store: list[Any] = (
             arrays if device is None else [torch.from_numpy(x).to(device) for x in arrays]
         )
-        self._capacity, self._position, self.size = capacity, 0, 0
+        self.capacity, self._position, self.size = capacity, 0, 0
 
     def add(self, rows: Rows) -> None:
         """Appends a roll-out's valid rows."""
@@ -158,13 +163,13 @@ class Replay:
     def add_flat(self, columns: Sequence[Any]) -> None:
         """Appends transitions [n, ...], of the kind that the buffer holds."""
         count = len(columns[0])
-        index: Any = (self._position + np.arange(count)) % self._capacity
+        index: Any = (self._position + np.arange(count)) % self.capacity
         if self._device is not None:
             index = torch.from_numpy(index).to(self._device)
         for store, new in zip(self._store, columns, strict=True):
             store[index] = new
-        self._position = (self._position + count) % self._capacity
-        self.size = min(self.size + count, self._capacity)
+        self._position = (self._position + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
 
     def sample(self, count: int, rng: np.random.Generator) -> list[Any]:
         """Rows drawn uniformly with replacement, of the kind that the buffer holds."""
@@ -172,6 +177,10 @@ class Replay:
             index: Any = rng.integers(self.size, size=count)
         else:
             index = torch.randint(self.size, (count,), device=self._device)
+        return self.at(index)
+
+    def at(self, index: Any) -> list[Any]:
+        """The rows at these places."""
         return [store[index] for store in self._store]
 
 
@@ -189,7 +198,9 @@ class Learner:
         device: str,
         fair: bool,
         chunk: int | None = None,
+        products: Products = contextlib.nullcontext,
     ):
+        self._products = products
         self._config, self._model, self.agent, self._data = config, model.to(device), agent, data
         self._penalty_coef, self._device, self._fair, self._chunk = penalty_coef, device, fair, chunk
         self._rng = np.random.default_rng(config.seeds[0])
@@ -213,12 +224,15 @@ class Learner:
             "penalty_coef": self._penalty_coef,
         }
         model, policy, rng = self._model, self.agent.sample_action, self._rng
-        if self._fair:
-            rows = torch_reference.rollout_fair(model, policy, self._tensors, rng, chunk=self._chunk, **sizes)
-        else:
-            rows = torch_reference.rollout_authors(
-                model, policy, self._data, rng, device=self._device, **sizes
-            )
+        with self._products():
+            if self._fair:
+                rows = torch_reference.rollout_fair(
+                    model, policy, self._tensors, rng, chunk=self._chunk, **sizes
+                )
+            else:
+                rows = torch_reference.rollout_authors(
+                    model, policy, self._data, rng, device=self._device, **sizes
+                )
         self.buffer.add(rows)
         synchronize(self._device)
 
@@ -233,7 +247,7 @@ class Learner:
 
     def fill_buffer(self) -> None:
         """Fills the buffer with the dataset's transitions, where updates alone are wanted."""
-        columns = self._real.sample(self.buffer._capacity, self._rng)
+        columns = self._real.sample(self.buffer.capacity, self._rng)
         self.buffer.add_flat(columns)
 
     def update(self) -> None:
@@ -251,7 +265,8 @@ class Learner:
                     torch.from_numpy(np.concatenate(columns)).to(self._device)
                     for columns in zip(*parts, strict=True)
                 ]
-            self.agent.update(batch)
+            with self._products():
+                self.agent.update(batch)
         synchronize(self._device)
 
 

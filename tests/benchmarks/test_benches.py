@@ -48,11 +48,39 @@ def check(result, ours, with_torch=False):
     for name in report.TORCH_ROWS:
         row = result["rows"][name]
         assert row["rate"] > 0 if with_torch else "pip install" in row["absent"]
+    if with_torch:
+        assert "need a GPU" in result["rows"][report.TORCH_GRAPHS]["left_out"]  # tests run on the CPU
     assert set(result["ceilings"]) == {"matmul", "copy"}
 
 
 def work_done(row):
     return row["rate"] * row["seconds_median"]
+
+
+def test_rollouts_of_several_seeds(tiny, tmp_path):
+    options = dataclasses.replace(tiny, rollout_seeds=(1, 2), trace=str(tmp_path))
+    result = bench_rollout.run(options)
+    check(result, ["ours", "ours, 2 seeds"])
+    one, two = (result["rows"][name] for name in ("ours", "ours, 2 seeds"))
+    assert (work_done(one), work_done(two)) == pytest.approx((60, 120))
+    assert two["flops"] == 2 * one["flops"]
+    assert list(tmp_path.rglob("*.xplane.pb"))  # a profiler's trace of the first
+
+
+def test_a_population_without_memory_is_left_out_of_roll_outs_and_updates(tiny, monkeypatch):
+    prepare = workload.prepare
+
+    def only_one(options, num_seeds, **overrides):
+        if num_seeds == 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nand where")
+        return prepare(options, num_seeds, **overrides)
+
+    monkeypatch.setattr(workload, "prepare", only_one)
+    for bench in (bench_rollout, bench_sac):
+        options = dataclasses.replace(tiny, rollout_seeds=(1, 2), sac_seeds=(1, 2))
+        rows = bench.run(options)["rows"]
+        reason = "out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."
+        assert rows["ours, 2 seeds"] == {"left_out": reason}
 
 
 def test_rollout(tiny):
@@ -88,6 +116,7 @@ def test_rollout_from_histories_encoded_once(tiny):
 def test_sac(tiny):
     result = bench_sac.run(tiny)
     names = ["ours, 1 seeds", "ours, 2 seeds", "ours, 1 seeds, steady"]
+    assert result["shapes"]["num_seeds"] == [1, 1, 2]
     check(result, names)
     assert [work_done(result["rows"][name]) for name in names] == pytest.approx([3, 6, 3])
     one, two, steady = (result["rows"][name]["flops"] for name in names)
@@ -229,7 +258,7 @@ def test_rows_that_are_not_known_are_refused(tiny):
         bench_fit.run(dataclasses.replace(tiny, only=("ours",)))
     with pytest.raises(InputError, match="PyTorch's rows alone are asked for"):
         bench_fit.run(dataclasses.replace(tiny, only=("torch_tuned",)))
-    with pytest.raises(InputError, match="only: 'speed' is unknown; one of rollout, sac"):
+    with pytest.raises(InputError, match="only: 'speed' is unknown; one of agreement, ceilings, r"):
         run_all.run(dataclasses.replace(tiny, only=("speed",)))
 
 
@@ -241,8 +270,8 @@ def test_run_all_writes_what_there_is_after_each(tiny, tmp_path, monkeypatch, ca
         assert options.only == ()  # which benchmarks is not which rows
         return {"shapes": {}, "rows": {"ours": {"rate": 2.5, "unit": "transitions/s"}}}
 
-    monkeypatch.setitem(run_all.BENCHMARKS, "rollout", quick)
-    monkeypatch.setitem(run_all.BENCHMARKS, "sac", interrupted)
+    for name, benchmark in (("rollout", quick), ("sac", interrupted)):
+        monkeypatch.setitem(run_all.PARTS, name, run_all.Part(benchmark, 1, 1, 1))
     path = tmp_path / "all.json"
     with pytest.raises(KeyboardInterrupt):
         run_all.run(dataclasses.replace(tiny, only=("rollout", "sac"), json=str(path)))
@@ -282,6 +311,7 @@ def test_epochs_of_every_seed_beside_pytorch(tiny):
 
     work = workload.prepare(tiny, 2)
     rows = torch_rows.epochs(tiny, work, workload.initial_state(work))
+    assert "need a GPU" in rows.pop(report.TORCH_GRAPHS)[1]["left_out"]  # tests run on the CPU
     for name, (run, details) in rows.items():
         run()
         assert name in report.TORCH_ROWS
