@@ -17,6 +17,7 @@ COMMANDS = {  # name -> module of this package, what it does
     "ope": ("ope", "estimate from a dataset what policies return"),
     "compounding-error": ("compounding_error", "measure how models err when fed their own predictions"),
     "collect": ("collect", "collect datasets of a task with SAC"),
+    "submit": ("submit", "submit a command that learns to SLURM, one job for each device"),
     "import": ("import_dataset", "import a file in D4RL's or NeoRL's layout into the Minari store"),
 }
 

@@ -1,0 +1,160 @@
+"""Submit a learning command to SLURM: seeds dealt to jobs of one device each, through submitit.
+
+adm-jax submit --jobs=4 --partition=gpu --hours=24 offline --preset=steady --seeds=0,1,2,3
+
+A job whose time runs out, or that is preempted, saves a checkpoint, is requeued and goes on with --resume.
+"""
+
+import itertools
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from adm_jax.types import InputError
+
+FLAGS = flags.FLAGS
+_COMMANDS = ("offline", "adm2po", "online")
+_command: list[str] = []  # that is submitted, with its flags
+_SAVING_SECONDS = 300  # that SLURM's signal comes before the end
+_STOPPED = (130, 138, 143)  # a signal has ended a run, which has saved
+
+
+def define() -> None:
+    """Defines the flags; what follows the first argument that is none is the command to submit."""
+    at = next((i for i, each in enumerate(sys.argv[1:], 1) if not each.startswith("-")), len(sys.argv))
+    _command[:] = sys.argv[at:]
+    del sys.argv[at:]
+    flags.DEFINE_integer("jobs", 1, "jobs that the seeds are dealt to, as evenly as they go", 1)
+    flags.DEFINE_string("logs", "slurm", "folder of the jobs' output and of submitit's files")
+    flags.DEFINE_string("partition", None, "SLURM's partition; its default one when empty")
+    flags.DEFINE_float("hours", 24.0, "time limit of a job, after which it is requeued", 0.1)
+    flags.DEFINE_integer("requeues", 10, "how often a job whose time runs out is requeued", 0)
+    flags.DEFINE_integer("gpus", 1, "GPUs of a job; 0: none", 0)
+    flags.DEFINE_integer("cpus", 8, "CPU cores of a job", 1)
+    flags.DEFINE_list("sbatch", [], "further parameters, as account=lab,constraint=h100")
+
+
+def main(_: list[str]) -> None:
+    """Submits, and prints each job with what it runs and where its output goes."""
+    commands = deal(_command, FLAGS.jobs)
+    for job, command in zip(submit(_executor(), commands), commands, strict=True):
+        print(f"job {job.job_id}: adm-jax {' '.join(command)}; output in {job.paths.stdout}")
+
+
+def deal(command: Sequence[str], num_jobs: int) -> list[list[str]]:
+    """The command of each job, which has a stretch of the seeds.
+
+    Raises InputError: it is no command that learns, or there are fewer seeds than jobs.
+    """
+    if not command or command[0] not in _COMMANDS:
+        raise InputError(
+            f"submit: {command[0] if command else 'nothing'!r} is no command that learns policies; one of "
+            f"{', '.join(_COMMANDS)}, behind the flags of submit"
+        )
+    if num_jobs == 1:
+        return [list(command)]
+    given = [each.partition("=")[2].split(",") for each in command if re.match(r"--?seeds=", each)]
+    seeds = given[-1] if given else []
+    if len(seeds) < num_jobs:
+        raise InputError(
+            f"jobs: {num_jobs} cannot share {len(seeds)} seeds; give them behind the command, as "
+            "--seeds=0,1,2,3"
+        )
+    others = [each for each in command if not re.match(r"--?seeds=", each)]
+    cuts = [len(seeds) * i // num_jobs for i in range(num_jobs + 1)]
+    return [[*others, f"--seeds={','.join(seeds[start:stop])}"] for start, stop in itertools.pairwise(cuts)]
+
+
+def submit(executor: Any, commands: Sequence[Sequence[str]]) -> list[Any]:
+    """Submits commands to a ``submitit.Executor``, together; returns its jobs."""
+    with executor.batch():
+        return [executor.submit(Job(command)) for command in commands]
+
+
+def _executor() -> Any:
+    submitit = _submitit()
+    further = dict(each.split("=", 1) if "=" in each else (each, "") for each in FLAGS.sbatch)
+    try:
+        executor = submitit.SlurmExecutor(FLAGS.logs, max_num_timeout=FLAGS.requeues)
+    except RuntimeError as error:
+        raise InputError("submit: finds no SLURM here (no srun); run it on a login node") from error
+    executor.update_parameters(
+        job_name="adm-jax",
+        time=round(60 * FLAGS.hours),
+        partition=FLAGS.partition,
+        gpus_per_node=FLAGS.gpus or None,
+        cpus_per_task=FLAGS.cpus,
+        signal_delay_s=_SAVING_SECONDS,
+        additional_parameters=further,
+    )
+    return executor
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise InputError("submit: needs submitit; pip install 'adm_jax[slurm]'") from error
+    return submitit
+
+
+class Job:
+    """A run in a process of its own; what submitit calls on the node, and what it asks for a checkpoint."""
+
+    def __init__(self, command: Sequence[str]):
+        self._command = list(command)
+        self._folder: str | None = None
+        self._code: int | None = None
+        self._process: subprocess.Popen[str] | None = None
+
+    def __call__(self) -> int:
+        """The run's exit code, 0 or 3; raises RuntimeError where it is another one."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-u", "-c", "from adm_jax.cli.main import main; main()", *self._command],
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=_ignore_submitits_signal,
+        )
+        # The signal's handler may come between any two instructions here, and waits for the same: no locks.
+        threading.Thread(target=self._follow, args=(self._process,), daemon=True).start()
+        code = self._wait()
+        if code in _STOPPED:  # SLURM has told all processes: submitit hears of it, too
+            time.sleep(_SAVING_SECONDS)
+        if code not in (0, 3):
+            raise RuntimeError(f"adm-jax {' '.join(self._command)} ended with exit code {code}")
+        return code
+
+    def checkpoint(self) -> Any:
+        """Lets the run save and leave; what is to be done when the job has been requeued."""
+        if self._process is not None and self._code is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._wait()
+        command = self._command
+        if self._folder is not None:
+            command = [command[0], f"--resume={self._folder}"]
+        return _submitit().helpers.DelayedSubmission(Job(command))
+
+    def _follow(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if found := re.match(r"run folder: (.+?)(/batches/\d+)?$", line.rstrip()):
+                self._folder = found[1]
+        self._code = process.wait()
+
+    def _wait(self) -> int:
+        while self._code is None:
+            time.sleep(0.2)
+        return self._code
+
+
+def _ignore_submitits_signal() -> None:
+    """SLURM sends it to all processes of a job; the run gets SIGTERM from ``checkpoint``."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -1,0 +1,78 @@
+"""Jobs of ``adm-jax submit``: what each runs, and that a requeued one ends as one never interrupted."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from adm_jax.cli import submit
+from adm_jax.training import online
+from adm_jax.types import InputError
+from tests.tiny import QUICK_FLAGS
+from tests.training.run_files import ROOT, computed, lines, newest_arrays
+from tests.training.tiny_online import TINY, tiny
+
+
+def test_seeds_are_dealt_in_stretches() -> None:
+    given = ["offline", "--preset=steady", "--seeds=0,1,2,3,4", "--num_epochs=5"]
+    assert submit.deal(given, 1) == [given]
+    others = ["offline", "--preset=steady", "--num_epochs=5"]
+    assert submit.deal(given, 2) == [[*others, "--seeds=0,1"], [*others, "--seeds=2,3,4"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "num_jobs", "line"),
+    [
+        ([], 1, "submit: 'nothing' is no command that learns policies; one of offline, adm2po, online"),
+        (["ope"], 1, "submit: 'ope' is no command that learns policies"),
+        (["offline"], 2, "jobs: 2 cannot share 0 seeds; give them behind the command, as --seeds=0,1,2,3"),
+        (["online", "--seeds=4"], 3, "jobs: 3 cannot share 1 seeds"),
+    ],
+)
+def test_what_cannot_be_submitted_is_told_in_a_line(given: list[str], num_jobs: int, line: str) -> None:
+    with pytest.raises(InputError) as error:
+        submit.deal(given, num_jobs)
+    assert str(error.value).startswith(line)
+
+
+def test_without_submitit_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(InputError, match=r"needs submitit; pip install 'adm_jax\[slurm\]'"):
+        submit._submitit()
+
+
+def test_a_job_that_is_preempted_goes_on_when_it_is_requeued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By submitit's own executor of local processes, which requeues as SLURM does."""
+    submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
+    whole = online.run(tiny("none", workdir=str(tmp_path / "whole")))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
+    monkeypatch.setenv("XLA_FLAGS", QUICK_FLAGS)
+    executor = submitit.LocalExecutor(tmp_path / "logs", max_num_timeout=2)
+    executor.update_parameters(timeout_min=60)
+    settings = {**TINY, "seeds": "0,1", "dynamics": "none", "workdir": tmp_path / "job"}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    (job,) = submit.submit(executor, [["online", *flags]])
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("job/*/*/*/checkpoints/train-000080")):
+        assert not job.done(), job.stderr()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (task,) = Path(f"/proc/{job._process.pid}/task/{job._process.pid}/children").read_text().split()
+    os.kill(int(task), signal.SIGUSR2)  # as SLURM does before it ends a job
+    assert job.result() == 0
+    (folder,) = tmp_path.glob("job/*/*/*")
+    (of_whole,) = tmp_path.glob("whole/*/*/*")
+    stretches = json.loads((folder / "result.json").read_text())["stretches"]
+    assert len(stretches) == 2  # it was interrupted
+    assert computed(json.loads((folder / "result.json").read_text())) == computed(whole)
+    assert lines(folder / "metrics.jsonl") == lines(of_whole / "metrics.jsonl")
+    ours, theirs = newest_arrays(folder), newest_arrays(of_whole)
+    assert {name: array.tobytes() for name, array in ours.items()} == {
+        name: array.tobytes() for name, array in theirs.items()
+    }
