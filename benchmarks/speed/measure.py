@@ -49,6 +49,12 @@ def within(seconds: float) -> Iterator[None]:
         _deadline.reset(token)
 
 
+def no_time() -> dict[str, str] | None:
+    """The entry of a row for which `within` leaves no time; None where some is left."""
+    late = time.perf_counter() > _deadline.get()
+    return {"left_out": "minutes: its part's time is over"} if late else None
+
+
 def alternate(ways: Mapping[Name, Callable[[], Any]], repeats: int, warmups: int = 1) -> dict[Name, Timing]:
     """Times every way ``repeats`` times, one after the other within a repeat, after untimed ``warmups``.
 

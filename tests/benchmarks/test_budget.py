@@ -66,6 +66,10 @@ def test_repeats_are_as_many_as_fit(monkeypatch):
 
     with within(35.0):
         assert len(measure.alternate({"way": run}, 5)["way"].wall) == 2  # and one to warm up
+        assert measure.no_time() is None
+        clock.now += 10.0
+        assert "time is over" in measure.no_time()["left_out"]
+    assert measure.no_time() is None
     with within(0.0):
         assert len(measure.alternate({"way": run}, 5)["way"].wall) == 1
     assert len(measure.alternate({"way": run}, 5)["way"].wall) == 5
