@@ -4,9 +4,9 @@
 
 Prints one line of JSON for each program and number of seeds, at the published sizes: kernels and bytes of a
 step of its loop (an update, a step of the roll-outs of a chunk of rows, a step of the fit: the mean over k),
-and the memory of arguments and temporaries; for a TPU the memory alone. They are read from the compiled program
-(benchmarks/accelerators/hlo.py): nothing is run. ``full_horizon_*`` are those of ADM2PO, the others those of
-ADMPO-OFF.
+and the memory of arguments and temporaries; for a TPU the memory alone. They are read from the compiled
+program (benchmarks/accelerators/hlo.py): nothing is run. ``full_horizon_*`` are those of ADM2PO, the others
+those of ADMPO-OFF.
 """
 
 import json

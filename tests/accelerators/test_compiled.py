@@ -108,6 +108,37 @@ def test_programs_compile_for_a_tpu_and_fit_into_its_memory(program: str):
     assert row["arguments_mib"] + row["temporaries_mib"] < 15.75 * 1024
 
 
+_PRODUCT = """
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+from adm_jax.nn.precision import matmul, matmul_precision
+from benchmarks.accelerators import targets
+
+device = targets.device("h100")
+x = jax.ShapeDtypeStruct((512, 512), jnp.float32, sharding=SingleDeviceSharding(device))
+with matmul_precision("PRECISION", device.platform):
+    jax.jit(lambda x: matmul(x, x)).lower(x).compile()
+"""
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_tensor_cores"), [("default", True), ("tensorfloat32", True), ("float32", False)]
+)
+def test_products_of_tensorfloat32_are_those_of_tensor_cores(precision, on_tensor_cores, tmp_path: Path):
+    """In the assembler of the compiled kernel."""
+    require("h100")
+    own = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_dump_to={tmp_path}"}
+    code = [sys.executable, "-W", "ignore", "-c", _PRODUCT.replace("PRECISION", precision)]
+    done = subprocess.run(
+        code, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assembler = "".join(path.read_text() for path in tmp_path.glob("*.ptx"))
+    assert (".tf32" in assembler) == on_tensor_cores
+    assert ("fma.rn.f32" in assembler) == (not on_tensor_cores)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
