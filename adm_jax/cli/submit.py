@@ -99,7 +99,7 @@ def _executor() -> Any:
 
 def _submitit() -> Any:
     try:
-        import submitit
+        import submitit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("submit: needs submitit; pip install 'adm_jax[slurm]'") from error
     return submitit

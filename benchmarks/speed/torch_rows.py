@@ -129,7 +129,7 @@ def rollouts(options: Options, work: Workload, state: TrainState) -> dict[str, R
     for name in TORCH_ROWS:
         run, chunk, threads = _best_rollout(options, work, state, fair=name == "torch_fair")
         rows[name] = run, {"chunk": chunk, "threads": threads, **environment()}
-    ours = chunk_size(work.config.rollout.rollout_chunk, work.config.rollout.rollout_batch_size)
+    ours = rollout_chunk(work.config)
 
     def graphs() -> Run:
         return make_learner(work, state, fair=True, chunk=ours, graphs=True).roll_out
@@ -178,7 +178,7 @@ def epochs(options: Options, work: Workload, state: TrainState) -> dict[str, Row
         ]
         threads = {"rollout_threads": rollout_threads, "update_threads": update_threads}
         rows[name] = _sequence(learners, **threads), {"chunk": chunk, **threads, **environment()}
-    ours = chunk_size(work.config.rollout.rollout_chunk, work.config.rollout.rollout_batch_size)
+    ours = rollout_chunk(work.config)
 
     def graphs() -> Run:
         members = range(len(work.config.seeds))
