@@ -22,7 +22,7 @@ def run(main: Main, argv: Sequence[str] | None = None, flag_values: flags.FlagVa
     stderr and exit code 2, a signal in one and code 130 (SIGINT) or 143 (SIGTERM); a result without all of
     its members has code 3; anything else is a bug and shows its traceback.
     """
-    with signals.heard():
+    with signals.heard(last=True):
         code = call(main, list(sys.argv if argv is None else argv), flag_values)
     if code > 128:
         # XLA may still be compiling and orbax saving in threads of their own: an interpreter taken down under

@@ -2,7 +2,7 @@
 
 adm-jax submit --jobs=4 --partition=gpu --hours=24 offline --preset=steady --seeds=0,1,2,3
 
-A job whose time runs out, or that is preempted, saves a checkpoint, is requeued and goes on with --resume.
+A job whose time runs out, or that is preempted, saves a checkpoint, is requeued and goes on from it.
 """
 
 import itertools

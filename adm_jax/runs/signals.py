@@ -68,10 +68,11 @@ _heard: _Heard | None = None
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[None]:
+def heard(*, last: bool = False) -> Iterator[None]:
     """Within it the first signal of ENDING raises Interrupted, the second ends the process at once.
 
-    Only the main thread can hear signals: elsewhere, and within another ``heard``, this changes nothing.
+    Behind the ``last`` of a process they are ignored: all is done, and its exit code shall say so. Only the
+    main thread can hear signals: elsewhere, and within another ``heard``, this changes nothing.
     """
     global _heard
     if _heard is not None or threading.current_thread() is not threading.main_thread():
@@ -88,7 +89,7 @@ def heard() -> Iterator[None]:
     finally:
         state.left.set()
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if last else handler)
         signal.set_wakeup_fd(wakeup)
         os.close(writing)
         _heard = None

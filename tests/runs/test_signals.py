@@ -117,6 +117,17 @@ def test_the_second_one_ends_the_process_at_once() -> None:
         assert held.wait(timeout=60) == 143
 
 
+def test_one_behind_the_last_work_changes_nothing() -> None:
+    """Python takes a second to leave; a run that has ended is not one that was stopped."""
+    code = (
+        "import time\nfrom adm_jax.runs import signals\nwith signals.heard(last=True):\n    pass\n"
+        "print('begun', flush=True)\ntime.sleep(0.5)"
+    )
+    with process(code) as leaving:
+        leaving.send_signal(signal.SIGTERM)
+        assert leaving.wait(timeout=60) == 0
+
+
 @pytest.mark.parametrize("how", ["", ", if_left=True"])
 def test_compiled_code_does_not_keep_the_process(how: str) -> None:
     """Python's handler waits for a program that takes forever."""
