@@ -13,6 +13,7 @@ from adm_jax.cli import app, flags
 from adm_jax.config import OfflineConfig, ReplayConfig, config_for_task
 from adm_jax.config.evaluation import CompoundingErrorConfig, OPEConfig
 from adm_jax.config.settings import leaves, to_flat
+from adm_jax.runs import signals
 from adm_jax.types import InputError
 
 CONFIGS = [OfflineConfig, ReplayConfig, OPEConfig, CompoundingErrorConfig]
@@ -148,7 +149,7 @@ def test_exhausted_memory_is_one_line_and_other_errors_are_bugs(capsys):
 
 def test_run_exits_with_the_code_and_passes_what_is_left(monkeypatch):
     seen = []
-    with pytest.raises(SystemExit) as exit_info:
+    with signals.heard(), pytest.raises(SystemExit) as exit_info:  # within it, signals stay this process's
         app.run(seen.append, ["script"], absl_flags.FlagValues())
     assert exit_info.value.code == 0
     assert seen == [["script"]]
