@@ -116,7 +116,9 @@ def measure(
 
 def main(argv: list[str]) -> None:
     """Compiles what is asked for and prints it."""
-    if len(argv) != 2:
+    if len(argv) > 2:
+        raise InputError(f"{argv[2]!r} is not a flag; flags look like --name=value")
+    if len(argv) < 2:
         raise InputError(f"target: give one of {', '.join(targets.TARGETS)}")
     target, precision = argv[1], cast(MatmulPrecision, _PRECISION.value)
     targets.platform_of(target)
