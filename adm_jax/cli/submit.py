@@ -5,6 +5,7 @@ adm-jax submit --jobs=4 --partition=gpu --hours=24 offline --preset=steady --see
 A job whose time runs out, or that is preempted, saves a checkpoint, is requeued and goes on from it.
 """
 
+import importlib
 import itertools
 import re
 import signal
@@ -17,10 +18,11 @@ from typing import Any
 
 from absl import flags
 
+from adm_jax.cli import app
 from adm_jax.types import InputError
 
 FLAGS = flags.FLAGS
-_COMMANDS = ("offline", "adm2po", "online")
+_COMMANDS = {"offline": "admpo_off", "adm2po": "adm2po", "online": "admpo_on"}  # name -> module
 _command: list[str] = []  # that is submitted, with its flags
 _SAVING_SECONDS = 300  # that SLURM's signal comes before the end
 _STOPPED = (130, 138, 143)  # a signal has ended a run, which has saved
@@ -41,11 +43,21 @@ def define() -> None:
     flags.DEFINE_list("sbatch", [], "further parameters, as account=lab,constraint=h100")
 
 
-def main(_: list[str]) -> None:
-    """Submits, and prints each job with what it runs and where its output goes."""
+def main(_: list[str]) -> int:
+    """Submits, and prints each job with what it runs and where its output goes; returns the exit code."""
     commands = deal(_command, FLAGS.jobs)
+    if code := _parse(_command):
+        return code
     for job, command in zip(submit(_executor(), commands), commands, strict=True):
         print(f"job {job.job_id}: adm-jax {' '.join(command)}; output in {job.paths.stdout}")
+    return 0
+
+
+def _parse(command: Sequence[str]) -> int:
+    """Parses a command's flags, so that a mistyped one is not found in a queue; returns the exit code."""
+    name, *given = command
+    importlib.import_module(f"adm_jax.cli.{_COMMANDS[name]}").define()
+    return app.call(lambda _: 0, [f"adm-jax {name}", *given])
 
 
 def deal(command: Sequence[str], num_jobs: int) -> list[list[str]]:

@@ -12,6 +12,7 @@ import pytest
 from adm_jax.cli import submit
 from adm_jax.training import online
 from adm_jax.types import InputError
+from tests.cli import scripts
 from tests.tiny import QUICK_FLAGS
 from tests.training.run_files import ROOT, computed, lines, newest_arrays
 from tests.training.tiny_online import TINY, tiny
@@ -37,6 +38,15 @@ def test_what_cannot_be_submitted_is_told_in_a_line(given: list[str], num_jobs: 
     with pytest.raises(InputError) as error:
         submit.deal(given, num_jobs)
     assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize("flag", ["--num_epoch=5", "--num_epochs=0"])
+def test_a_mistyped_flag_of_the_command_is_not_submitted(flag: str) -> None:
+    done = scripts.run("submit", "--jobs=2", "offline", "--seeds=0,1", flag)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "num_epoch" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_without_submitit_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
