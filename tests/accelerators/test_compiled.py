@@ -27,14 +27,14 @@ COLUMNS = ("kernels", "megabytes", "arguments_mib", "temporaries_mib")
 # (program, seeds) -> of a step of its loop, and of the program, at the published sizes on an H100
 FIGURES: dict[tuple[str, int], tuple[float, float, float, float]] = {
     ("update", 1): (86, 76, 134, 9),
-    ("rollout", 1): (55, 3142, 132, 432),
     ("update", 16): (72, 625, 2056, 90),
     ("rollout", 16): (56, 3194, 2058, 948),
     ("fit", 16): (140, 1122, 197, 818),
     ("full_horizon_update", 16): (74, 1962, 16131, 195),
     ("full_horizon_rollout", 16): (71, 3589, 16778, 1861),
 }
-SLOWER = {  # half a minute each
+SLOWER = {  # more than the two minutes that the check may take
+    ("rollout", 1): (55, 3142, 132, 432),
     ("fit", 1): (203, 154, 19, 45),
     ("full_horizon_update", 1): (89, 157, 1014, 19),
     ("full_horizon_rollout", 1): (71, 1545, 1051, 246),
@@ -163,5 +163,6 @@ def test_a_compiler_that_is_not_installed_is_one_line(target: str):
         pytest.skip(f"the compiler for {target} is installed")
     done = command(target)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: target: {target} needs ")
-    assert "pip install" in done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
+    assert line.startswith(f"error: target: {target} needs ")
+    assert "pip install" in line
