@@ -135,7 +135,7 @@ def merge_rows(batches: Sequence[Sequence[Member]], rows: Sequence[Lines]) -> li
         for name, example in line.items():
             if not isinstance(example, list):
                 continue
-            before_policies = phase in ("fit", "model") or name.startswith("bc/")
+            before_policies = phase in ("fit", "model", "pretrain") or name.startswith("bc/")
             names = [_names(batch, before_policies) for batch in batches]
             found: dict[str, Any] = {}
             for batch, row in present.items():

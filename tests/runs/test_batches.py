@@ -196,6 +196,14 @@ def test_fits_that_stop_at_different_epochs_are_put_together() -> None:
     ]
 
 
+def test_what_is_done_once_for_a_seed_is_listed_by_seed() -> None:
+    """Before the policies, where members of a batch share a seed."""
+    batches = [[Member(seed, {"penalty_coef": beta}) for beta in (0.5, 2.0)] for seed in (0, 1)]
+    for name in ("pretrain", "model"):
+        rows = [[{"phase": name, "epoch": 0, "x": [value]}] for value in (1.0, 3.0)]
+        assert merge_rows(batches, rows) == [{"phase": name, "epoch": 0, "x": [1.0, 3.0]}]
+
+
 _ON_EIGHT = """
 import json, sys
 import jax
