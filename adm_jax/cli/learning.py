@@ -66,12 +66,14 @@ def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> in
     loop: Any = offline if offline_run else online
     try:
         with hosts.joined(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id):
-            compilation_cache.enable(FLAGS.compilation_cache)
+            together = hosts.Hosts()
+            with together.sharing_errors():
+                compilation_cache.enable(FLAGS.compilation_cache)
+                if FLAGS.resume is not None and together.is_first:
+                    _check_command(FLAGS.resume, "offline" if offline_run else "online")
             if FLAGS.resume is None:
                 result = loop.run(config)
             else:
-                if hosts.Hosts().is_first:
-                    _check_command(FLAGS.resume, "offline" if offline_run else "online")
                 result = loop.resume(FLAGS.resume, given.get(length), anyway=FLAGS.resume_anyway)
     except hosts.Lost as error:  # JAX's own farewell would wait for the process that is gone
         code = app.fail(error)

@@ -2,9 +2,11 @@
 
 adm-jax submit --jobs=4 --partition=gpu --hours=24 offline --preset=steady --seeds=0,1,2,3
 
-A job whose time runs out, or that is preempted, saves a checkpoint, is requeued and goes on from it.
+A job whose time runs out, or that is preempted, saves a checkpoint, is requeued and goes on from it; one
+whose node fails goes on from the newest.
 """
 
+import contextlib
 import importlib
 import itertools
 import re
@@ -14,10 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from adm_jax import files
 from adm_jax.cli import app
 from adm_jax.types import InputError
 
@@ -40,13 +44,15 @@ def define() -> None:
     flags.DEFINE_integer("requeues", 10, "how often a job whose time runs out is requeued", 0)
     flags.DEFINE_integer("gpus", 1, "GPUs of a job; 0: none", 0)
     flags.DEFINE_integer("cpus", 8, "CPU cores of a job", 1)
-    flags.DEFINE_list("sbatch", [], "further parameters, as account=lab,constraint=h100")
+    text = "a further parameter of sbatch, as account=lab; may be given several times"
+    flags.DEFINE_multi_string("sbatch", [], text)
 
 
 def main(_: list[str]) -> int:
     """Submits, and prints each job with what it runs and where its output goes; returns the exit code."""
     commands = deal(_command, FLAGS.jobs)
-    if code := _parse(_command):
+    code = _parse(_command)
+    if code or any(each in _command for each in ("--help", "-help", "-h")):
         return code
     for job, command in zip(submit(_executor(), commands), commands, strict=True):
         print(f"job {job.job_id}: adm-jax {' '.join(command)}; output in {job.paths.stdout}")
@@ -85,14 +91,21 @@ def deal(command: Sequence[str], num_jobs: int) -> list[list[str]]:
 
 
 def submit(executor: Any, commands: Sequence[Sequence[str]]) -> list[Any]:
-    """Submits commands to a ``submitit.Executor``, together; returns its jobs."""
-    with executor.batch():
-        return [executor.submit(Job(command)) for command in commands]
+    """Submits commands to a ``submitit.Executor``, together; returns its jobs.
+
+    Raises InputError: the scheduler refuses them.
+    """
+    try:
+        with executor.batch():
+            return [executor.submit(Job(command)) for command in commands]
+    except _submitit().core.utils.FailedJobError as error:
+        reason = next((line for line in str(error).splitlines() if "error" in line), str(error))
+        raise InputError(f"submit: sbatch refuses the jobs ({' '.join(reason.split())})") from error
 
 
 def _executor() -> Any:
     submitit = _submitit()
-    further = dict(each.split("=", 1) if "=" in each else (each, "") for each in FLAGS.sbatch)
+    further = dict(each.split("=", 1) if "=" in each else (each, True) for each in FLAGS.sbatch)
     try:
         executor = submitit.SlurmExecutor(FLAGS.logs, max_num_timeout=FLAGS.requeues)
     except RuntimeError as error:
@@ -118,29 +131,36 @@ def _submitit() -> Any:
 
 
 class Job:
-    """A run in a process of its own; what submitit calls on the node, and what it asks for a checkpoint."""
+    """A run in a process of its own; what submitit calls on the node, and what it asks for a checkpoint.
+
+    The run's folder is noted beside the job's output: whoever requeues the job, it goes on there.
+    """
 
     def __init__(self, command: Sequence[str]):
         self._command = list(command)
-        self._folder: str | None = None
         self._code: int | None = None
         self._process: subprocess.Popen[str] | None = None
 
     def __call__(self) -> int:
         """The run's exit code, 0 or 3; raises RuntimeError where it is another one."""
+        job = _submitit().JobEnvironment()
+        note = job.paths.folder / f"{job.job_id}_run_folder"
+        command = _going_on(self._command, note)
         self._process = subprocess.Popen(
-            [sys.executable, "-u", "-c", "from adm_jax.cli.main import main; main()", *self._command],
+            [sys.executable, "-u", "-c", "from adm_jax.cli.main import main; main()", *command],
             stdout=subprocess.PIPE,
             text=True,
             preexec_fn=_ignore_submitits_signal,
         )
         # The signal's handler may come between any two instructions here, and waits for the same: no locks.
-        threading.Thread(target=self._follow, args=(self._process,), daemon=True).start()
+        threading.Thread(target=self._follow, args=(self._process, note), daemon=True).start()
         code = self._wait()
-        if code in _STOPPED:  # SLURM has told all processes: submitit hears of it, too
+        if (
+            code in _STOPPED
+        ):  # SLURM has told all processes: submitit hears of it, or SLURM ends this one, too
             time.sleep(_SAVING_SECONDS)
         if code not in (0, 3):
-            raise RuntimeError(f"adm-jax {' '.join(self._command)} ended with exit code {code}")
+            raise RuntimeError(f"adm-jax {' '.join(command)} ended with exit code {code}")
         return code
 
     def checkpoint(self) -> Any:
@@ -148,23 +168,32 @@ class Job:
         if self._process is not None and self._code is None:
             self._process.send_signal(signal.SIGTERM)
             self._wait()
-        command = self._command
-        if self._folder is not None:
-            command = [command[0], f"--resume={self._folder}"]
-        return _submitit().helpers.DelayedSubmission(Job(command))
+        return _submitit().helpers.DelayedSubmission(Job(self._command))
 
-    def _follow(self, process: subprocess.Popen[str]) -> None:
+    def _follow(self, process: subprocess.Popen[str], note: Path) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            print(line, end="", flush=True)
-            if found := re.match(r"run folder: (.+?)(/batches/\d+)?$", line.rstrip()):
-                self._folder = found[1]
+            with contextlib.suppress(OSError):  # the run shall not end with its log
+                print(line, end="", flush=True)
+                if found := re.match(r"run folder: (.+?)(/batches/\d+)?$", line.rstrip()):
+                    files.write_atomically(note, found[1])
         self._code = process.wait()
 
     def _wait(self) -> int:
         while self._code is None:
             time.sleep(0.2)
         return self._code
+
+
+def _going_on(command: list[str], note: Path) -> list[str]:
+    """The command that resumes a job's run, once it has a checkpoint; else the job's own."""
+    folder = Path(note.read_text()) if note.exists() else None
+    if folder is None or not any(folder.glob("**/checkpoints/*-*/record.json")):
+        return command
+    # it may name the node where this job ran before, and SLURM has ended it there
+    for lock in folder.rglob(".lock.json"):
+        lock.unlink()
+    return [command[0], f"--resume={folder}"]
 
 
 def _ignore_submitits_signal() -> None:

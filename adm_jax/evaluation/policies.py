@@ -39,6 +39,7 @@ from adm_jax.runs.folder import RunFolder
 from adm_jax.types import ActionBounds, Array, InputError, Key, Params
 
 _LOG_STD_RANGE = (-5.0, 2.0)
+_MOST_TUPLES = 10_000  # in a pickle; a policy has a few for each array
 
 
 class Kind(NamedTuple):
@@ -292,8 +293,12 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _check_sizes(pickled: bytes) -> None:
-    """Raises ValueError where a pickle asks for more memory than it fills."""
+    """Raises ValueError where a pickle asks for more memory than it fills, or for as deep a stack."""
+    num_tuples = 0
     for opcode, argument, _ in pickletools.genops(pickled):  # it reads no more bytes than there are
+        num_tuples += opcode.name.startswith("TUPLE")
+        if num_tuples > _MOST_TUPLES:  # one within the other, and hashed, they would break the interpreter
+            raise ValueError(f"holds more than {_MOST_TUPLES:,} tuples")
         if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > len(pickled):
             raise ValueError(f"an object is number {argument} of {len(pickled)} bytes")
         if opcode.name == "STOP":

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,48 @@ def test_a_mistyped_flag_of_the_command_is_not_submitted(flag: str) -> None:
     assert done.stderr.startswith("error: ")
     assert "num_epoch" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_help_submits_nothing() -> None:
+    done = scripts.run("submit", "offline", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--sbatch" in done.stdout
+    assert "job " not in done.stdout.splitlines()[-1]
+
+
+def test_what_sbatch_refuses_is_a_line(tmp_path: Path) -> None:
+    """Stand-ins of SLURM's programs: one that is there, and one that refuses."""
+    pytest.importorskip("submitit", reason="needs the extra slurm")
+    for name, code in (("srun", "exit 0"), ("sbatch", "echo 'sbatch: error: no partition typo' >&2; exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "experiments.submit",
+        f"--logs={tmp_path}/logs",
+        "offline",
+    ]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: submit: sbatch refuses the jobs (sbatch: error: no partition typo)\n")
+
+
+def test_a_requeued_job_goes_on_once_its_run_has_a_checkpoint(tmp_path: Path) -> None:
+    command, note, run = ["online", "--seeds=0"], tmp_path / "note", tmp_path / "run"
+    assert submit._going_on(command, note) == command
+    note.write_text(str(run))
+    assert submit._going_on(command, note) == command  # its folder was discarded
+    (run / "checkpoints" / "train-000001").mkdir(parents=True)
+    (run / ".lock.json").write_text('{"host": "elsewhere"}')
+    assert submit._going_on(command, note) == command  # nothing is saved yet
+    (run / "checkpoints" / "train-000001" / "record.json").write_text("{}")
+    assert submit._going_on(command, note) == ["online", f"--resume={run}"]
+    assert not (run / ".lock.json").exists()
 
 
 def test_without_submitit_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

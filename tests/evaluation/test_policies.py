@@ -158,6 +158,14 @@ def test_a_pickle_cannot_ask_for_all_memory(tmp_path):
         policies.read_policy(path)
 
 
+def test_a_pickle_cannot_break_the_interpreter(tmp_path):
+    """Hashed, tuples a million deep overflow the stack."""
+    path = tmp_path / "bad.pkl"
+    path.write_bytes(b"\x80\x02}()" + b"\x85" * 1_000_000 + b"K\x01u.")
+    with pytest.raises(InputError, match=r"bad\.pkl: is no pickle .*holds more than 10,000 tuples"):
+        policies.read_policy(path)
+
+
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2"])
 def test_every_protocol_and_every_kind_of_number_is_read(rng, tmp_path, protocol, dtype):

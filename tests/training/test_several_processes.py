@@ -164,6 +164,17 @@ def test_an_error_of_one_process_ends_the_others(tiny_config: OfflineConfig) -> 
     assert not list(Path(tiny_config.workdir).iterdir())
 
 
+def test_a_folder_that_holds_no_run_ends_both(tmp_path: Path) -> None:
+    """The first process alone looks, before they have told each other anything."""
+    resumed = [sys.executable, "-W", "ignore", "-m", "experiments.admpo_on", f"--resume={tmp_path}"]
+    begun = time.monotonic()
+    codes, outputs = end(begin(resumed))
+    assert codes == [2, 2], outputs
+    assert f"error: {tmp_path}/config.json: " in outputs[0]
+    assert f"error: process 0: {tmp_path}/config.json: " in outputs[1]
+    assert time.monotonic() - begun < 200  # neither waits for the other's farewell
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

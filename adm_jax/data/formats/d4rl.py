@@ -144,13 +144,18 @@ def _read_file(
         raise InputError(f"{source}: no such file")
     try:
         with h5py.File(path, "r") as file:
-            raw = {name: _read_array(file, name, source) for name in (*_REQUIRED, *_OPTIONAL)}
+            found = {name: _find_array(file, name, source) for name in (*_REQUIRED, *_OPTIONAL)}
+            raw = {  # read once all shapes agree: a damaged one may ask for all memory
+                name: item
+                and containers.read_values(item[0].id, file.id, f"{source}: {name}").reshape(item[1])
+                for name, item in found.items()
+            }
             env_id = env_id or _read_env_id(file, source)
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes of h5py; of memory, a size may ask for any
         raise containers.unreadable(path, source, "HDF5", error) from error
-    read: dict[str, Any] = {}  # None where the file lacks it; _read_array refuses that of what is required
+    read: dict[str, Any] = {}  # None where the file lacks it; _find_array refuses that of what is required
     for name, values in raw.items():
         convert = validation.as_float32 if name in _NUMBERS else validation.as_flags
         read[name] = None if values is None else convert(values, f"{source}: {name}")
@@ -179,8 +184,8 @@ def _read_env_id(file: h5py.File, source: str) -> str | None:
     return text
 
 
-def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
-    """One array of the file, of the right rank and row count; None where it may be missing.
+def _find_array(file: h5py.File, name: str, source: str) -> tuple[h5py.Dataset, tuple[int, ...]] | None:
+    """One array of the file, and its shape, of the right rank and row count; None where it may be missing.
 
     What should be [N] may be a column, [N, 1].
     """
@@ -192,7 +197,7 @@ def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
     if not isinstance(item, h5py.Dataset):
         raise InputError(f"{where} is missing; a D4RL file holds {', '.join(_REQUIRED)}")
     first = file["observations"]
-    assert isinstance(first, h5py.Dataset)  # it was read before this one
+    assert isinstance(first, h5py.Dataset)  # it was found before this one
     shape, wanted = (tuple(map(int, x.shape or ())) for x in (item, first))
     rank = 2 if name in ("observations", "actions", "next_observations") else 1
     if rank == 1 and shape[1:] == (1,):
@@ -200,7 +205,7 @@ def _read_array(file: h5py.File, name: str, source: str) -> np.ndarray | None:
     columns.check_shape(shape, rank, wanted[0] if wanted else 0, where, "observations")
     if name == "next_observations" and shape != wanted:
         raise InputError(f"{where} has {shape[1]} dimensions; observations have {wanted[1]}")
-    return containers.read_values(item.id, file.id, where).reshape(shape)
+    return item, shape
 
 
 def _find_splits(

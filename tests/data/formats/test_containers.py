@@ -219,13 +219,27 @@ def test_values_that_are_no_numbers_are_named(values, line, tmp_path):
 
 def test_a_shape_that_no_file_so_small_can_hold_is_refused(tmp_path):
     """HDF5 would fill it up, with 44 GiB of zeros."""
+    path = tmp_path / "file.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, array in ARRAYS.items():
+            tail = array.shape[1:]
+            file.create_dataset(name, (2**30, *tail), array.dtype, chunks=(1024, *tail))
+    line = error_line(d4rl.read, path)
+    dim = ARRAYS["observations"].shape[1]
+    assert line.startswith(f"{path}: observations has shape (1073741824, {dim}), more than a file of ")
+    assert line.endswith(" bytes can hold; it is damaged")
+
+
+def test_nothing_is_read_where_the_shapes_do_not_agree(tmp_path, monkeypatch):
+    """A damaged number of rows is found before memory is taken for them."""
     path = hdf5(tmp_path / "file.hdf5")
     with h5py.File(path, "a") as file:
+        dim = file["observations"].shape[1]
         del file["observations"]
-        file.create_dataset("observations", (2**30, 11), np.float32, chunks=(1024, 11))
+        file.create_dataset("observations", (100_000, dim), np.float32, chunks=(1024, dim))
+    monkeypatch.setattr(d4rl.containers, "read_values", None)
     line = error_line(d4rl.read, path)
-    assert line.startswith(f"{path}: observations has shape (1073741824, 11), more than a file of ")
-    assert line.endswith(" bytes can hold; it is damaged")
+    assert line.endswith(" rows; must have as many as observations, 100000")
 
 
 def test_arrays_that_compress_well_are_read(tmp_path):
