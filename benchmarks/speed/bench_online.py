@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from adm_jax.config import online_config_for_task
-from adm_jax.population.members import all_members
+from adm_jax.population.members import all_members, settled
 from adm_jax.tasks import get_task
 from adm_jax.training.online import OnlineLoop
 from benchmarks.speed import bench_fit, measure, report, workload
@@ -49,6 +49,7 @@ class Interval:
             final_rollout_length=options.rollout_length,
             rollout_batch_size=options.rollout_batch_size,
         )
+        config = settled(config)
         self.config, self._every = config, options.model_every
         self._loop = OnlineLoop(config, get_task("hopper"), all_members(config))
         self.details = {"compile_seconds": self._loop.clock.to_dict()["compile"]}

@@ -13,7 +13,7 @@ from adm_jax.config.settings import replace_flat, to_flat
 from adm_jax.data import lanes
 from adm_jax.data.value_range import value_range_of
 from adm_jax.population.keys import offline_keys, shared_key
-from adm_jax.population.members import all_members
+from adm_jax.population.members import all_members, settled
 from adm_jax.runs.checkpoint import Restored
 from adm_jax.tasks import get_task
 from adm_jax.training.components import OwnData
@@ -214,7 +214,7 @@ def test_a_member_whose_fit_has_stopped_is_not_fitted():
 
 def test_warm_fits_do_not_undo_what_the_first_has_learned():
     sizes = {"policy_hidden_dim": 8, "batch_size": 32, "updates_per_step": 1, "rollout_batch_size": 250}
-    config = online_config_for_task("inverted_pendulum", seeds=(0, 1), num_steps=1_000, **sizes)
+    config = settled(online_config_for_task("inverted_pendulum", seeds=(0, 1), num_steps=1_000, **sizes))
     loop = OnlineLoop(config, get_task(config.task), all_members(config))
     errors = []  # held-out NLL [P] of the first fit on 500 random steps, then of warm ones on 750 and 1,000
     while loop.num_steps < config.num_steps:
