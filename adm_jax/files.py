@@ -1,6 +1,7 @@
 """Paths as users give them, and files that are whole or not there at all, also after a power failure."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -13,6 +14,8 @@ import jax
 import numpy as np
 
 from adm_jax.types import InputError
+
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -28,15 +31,21 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def naming(path: Path, num_bytes: int) -> Iterator[None]:
-    """Adds to an error of the disk what it lacks: the path, what was to be written, and the room there is."""
+def naming(path: Path, num_bytes: int | None = None) -> Iterator[None]:
+    """Adds to an error of the disk what it lacks: the path, what was to be written, and the room there is.
+
+    ``path`` may be a folder in which something was written, without ``num_bytes`` of unknown length.
+    """
     try:
         yield
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        mib, free = num_bytes / 2**20, shutil.disk_usage(path.parent).free / 2**20
-        reason = f"{os.strerror(error.errno)}: {mib:.3f} MiB to write, the disk has {free:.1f} MiB left"
+        if num_bytes is None and error.errno not in _OF_A_DISK:
+            raise
+        free = shutil.disk_usage(path.parent).free / 2**20
+        wanted = "" if num_bytes is None else f"{num_bytes / 2**20:.3f} MiB to write, "
+        reason = f"{os.strerror(error.errno)}: {wanted}the disk has {free:.1f} MiB left"
         raise OSError(error.errno, reason, str(path)) from error
 
 

@@ -60,12 +60,14 @@ def run(config_class: type[OfflineConfig | OnlineConfig], **defaults: Any) -> in
     config = None if FLAGS.resume is not None else make_config(**{**defaults, **given})
     # Imported here, as it takes seconds: a mistyped flag is refused at once.
     from adm_jax.population import compilation_cache
+    from adm_jax.population.devices import require_jax
     from adm_jax.runs import hosts
     from adm_jax.training import offline, online
 
     loop: Any = offline if offline_run else online
     try:
         with hosts.joined(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id):
+            require_jax()
             together = hosts.Hosts()
             with together.sharing_errors():
                 compilation_cache.enable(FLAGS.compilation_cache)

@@ -19,7 +19,7 @@ from typing import Any
 from adm_jax.config import settings_source, stored_settings
 from adm_jax.config.settings import to_flat
 from adm_jax.envs.evaluator import Evaluator
-from adm_jax.files import plain_json, require_writable
+from adm_jax.files import naming, plain_json, require_writable
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.population.devices import cores_to_spare, devices_left, require_jax
 from adm_jax.population.members import Member, all_members, settled
@@ -90,7 +90,7 @@ class Run:
 
     def drive(self, *, go_on: bool = False) -> dict[str, Any]:
         """To the end from the beginning, or from the newest checkpoint; returns result.json's content."""
-        with self._resources, self.progress, self.background:
+        with naming(self.folder.path), self._resources, self.progress, self.background:
             if go_on:
                 self._restore()
             shown = None
@@ -103,7 +103,8 @@ class Run:
                 with signals.held(stage.saves) as stopped:
                     self._done(self.loop.advance(), stopped)
             self.progress.end()
-        return self._finish()
+        with naming(self.folder.path):
+            return self._finish()
 
     def _restore(self) -> None:
         if self.checkpointer.latest() is None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from adm_jax.config import OfflineConfig
 from adm_jax.config.settings import replace_flat, to_flat
-from adm_jax.files import require_writable, to_json
+from adm_jax.files import naming, require_writable, to_json
 from adm_jax.population.members import Member, all_members
 from adm_jax.runs import curves
 from adm_jax.runs.folder import RunFolder
@@ -166,6 +167,14 @@ def test_a_full_disk_is_named_with_the_file(folder, name):
     assert error.value.filename == str(folder.path / name)
     assert json.loads((folder.path / "result.json").read_text())["a"] == 1
     assert not list(folder.path.glob(".result*"))
+
+
+def test_an_error_of_the_disk_without_a_path_is_given_the_folder(folder):
+    with pytest.raises(OSError, match="No space left on device: the disk has ") as error, naming(folder.path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.filename == str(folder.path)
+    with pytest.raises(BlockingIOError, match=r"^\[Errno 11\] not the disk$"), naming(folder.path):
+        raise OSError(errno.EAGAIN, "not the disk")
 
 
 def test_the_result_replaces_the_one_before_it(folder):
