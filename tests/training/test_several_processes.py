@@ -170,8 +170,8 @@ def test_a_folder_that_holds_no_run_ends_both(tmp_path: Path) -> None:
     begun = time.monotonic()
     codes, outputs = end(begin(resumed))
     assert codes == [2, 2], outputs
-    assert f"error: {tmp_path}/config.json: " in outputs[0]
-    assert f"error: process 0: {tmp_path}/config.json: " in outputs[1]
+    assert f"error: {tmp_path} holds no run: " in outputs[0]
+    assert f"error: process 0: {tmp_path} holds no run: " in outputs[1]
     assert time.monotonic() - begun < 200  # neither waits for the other's farewell
 
 
