@@ -146,11 +146,8 @@ def read(
     ends[list(splits)] = True
     terminated = done & ~at_limit & ~doubtful
     cut_off = (ends & ~terminated) | (False if truncated is None else truncated)
-    metadata = {
-        **({"env_id": env_id} if env_id else {}),
-        "imported_from": Path(source).name,
-        **({"env_kwargs": kwargs} if kwargs else {}),
-    }
+    known = {"env_id": env_id, "imported_from": Path(source).name, "env_kwargs": kwargs}
+    metadata = {name: value for name, value in known.items() if value}
     one = np.ones(action.shape[1], np.float32)
     space = (-one, one) if neorl2_id else None
     data = EpisodeData(obs, action, reward, next_obs, terminated, cut_off, source, metadata, space)
