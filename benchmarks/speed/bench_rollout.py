@@ -9,36 +9,21 @@ once, as in a full-length run; ``ours_encoding`` encodes them in each roll-out. 
 from CUDA graphs; ratios are of transitions per second.
 """
 
+from functools import partial
 from typing import Any
 
-from benchmarks.speed import measure, report, workload
-from benchmarks.speed.counting import Counts, count
+from benchmarks.speed import report, workload
+from benchmarks.speed.counting import count
 from benchmarks.speed.options import Options
 
 
 def run(options: Options) -> dict[str, Any]:
     """Times the roll-outs of one epoch for each number of seeds."""
-    ways: dict[str, Any] = {}
-    details: dict[str, Any] = {}
-    counts: dict[str, Counts] = {}
-    amounts: dict[str, float] = {}
+    makers = {}
     for number, num_seeds in enumerate(options.rollout_seeds or (1,)):
         name = "ours" if num_seeds == 1 else f"ours, {num_seeds} seeds"
-        if number and (late := measure.no_time()):
-            details[name] = late
-            continue
-        try:
-            ours = _of_population(options, name, num_seeds, encoding=number == 0)
-            if number:
-                ours[0][name]()  # memory that runs out is told of this population, not of all
-        except (MemoryError, RuntimeError) as error:
-            reason = report.out_of_memory(error)
-            if not number or reason is None:
-                raise
-            details[name] = {"left_out": f"out of memory: {reason}"}
-            continue
-        for whole, part in zip((ways, details, counts, amounts), ours, strict=True):
-            whole.update(part)
+        makers[name] = partial(_of_population, options, name, num_seeds, encoding=number == 0)
+    ways, details, counts, amounts = report.of_populations(makers)
     work = workload.prepare(options, 1)
     if options.with_torch:
         from benchmarks.speed import torch_rows

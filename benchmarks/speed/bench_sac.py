@@ -7,37 +7,21 @@ rows do; ``steady`` is the same with the critics and the cloning term of that pr
 ratios are of seed-updates per second.
 """
 
+from functools import partial
 from typing import Any
 
-from benchmarks.speed import measure, report, workload
-from benchmarks.speed.counting import Counts, count
+from benchmarks.speed import report, workload
+from benchmarks.speed.counting import count
 from benchmarks.speed.options import Options
 
 
 def run(options: Options) -> dict[str, Any]:
     """Times an epoch's updates for each number of seeds."""
-    ways: dict[str, Any] = {}
-    details: dict[str, Any] = {}
-    counts: dict[str, Counts] = {}
-    amounts: dict[str, float] = {}
     first, *others = options.sac_seeds or (1,)
     populations = [(f"ours, {first} seeds", first, "code"), (f"ours, {first} seeds, steady", first, "steady")]
     populations += [(f"ours, {seeds} seeds", seeds, "code") for seeds in others]
-    for number, (name, num_seeds, preset) in enumerate(populations):
-        if number and (late := measure.no_time()):
-            details[name] = late
-            continue
-        try:
-            way, counts_of_way, details[name] = _of_population(options, num_seeds, preset)
-            if number:
-                way()  # memory that runs out is told of this population, not of all
-        except (MemoryError, RuntimeError) as error:
-            reason = report.out_of_memory(error)
-            if not number or reason is None:
-                raise
-            details[name] = {"left_out": f"out of memory: {reason}"}
-            continue
-        ways[name], counts[name], amounts[name] = way, counts_of_way, options.updates * num_seeds
+    makers = {row[0]: partial(_of_population, options, *row) for row in populations}
+    ways, details, counts, amounts = report.of_populations(makers)
     work = workload.prepare(options, 1)
     if options.with_torch:
         from benchmarks.speed import torch_rows
@@ -52,13 +36,19 @@ def run(options: Options) -> dict[str, Any]:
     return {"shapes": shapes, **result, "seconds_over_first": over_first}
 
 
-def _of_population(options: Options, num_seeds: int, preset: str) -> tuple[workload.Loop, Counts, Any]:
-    """The library's updates of these seeds, what a run multiplies, and details."""
+def _of_population(options: Options, name: str, num_seeds: int, preset: str) -> tuple[Any, ...]:
+    """The library's updates of these seeds, and by their name details, counts and the updates of a run."""
     work = workload.prepare(options, num_seeds, preset=preset)
     job = workload.update_job(work, workload.initial_state(work, full_buffer=True))
     compiled, seconds = workload.compile_job(job)
     details = {"compile_seconds": seconds, "num_seeds": num_seeds}
-    return workload.Loop(compiled, job), count(job.fn, *job.args), details
+    counts = count(job.fn, *job.args)
+    return (
+        {name: workload.Loop(compiled, job)},
+        {name: details},
+        {name: counts},
+        {name: options.updates * num_seeds},
+    )
 
 
 if __name__ == "__main__":

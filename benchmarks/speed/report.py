@@ -121,6 +121,32 @@ def out_of_memory(error: BaseException) -> str | None:
     return text.splitlines()[0] if text else "no more on the host"
 
 
+def of_populations(makers: Mapping[str, Callable[[], tuple[Any, ...]]]) -> tuple[dict[str, Any], ...]:
+    """Ways, details, counts and amounts of several populations, by their rows' names.
+
+    Each maker gives those of its own rows, of which the first has the name it goes by. The first population
+    must be there; a later one has the reason in its details where its part's time, or memory, is over.
+    """
+    found: tuple[dict[str, Any], ...] = ({}, {}, {}, {})
+    for number, (name, make) in enumerate(makers.items()):
+        if number and (late := measure.no_time()):
+            found[1][name] = late
+            continue
+        try:
+            ours = make()
+            if number:
+                ours[0][name]()  # memory that runs out is told of this population, not of all
+        except (MemoryError, RuntimeError) as error:
+            reason = out_of_memory(error)
+            if not number or reason is None:
+                raise
+            found[1][name] = {"left_out": f"out of memory: {reason}"}
+            continue
+        for whole, part in zip(found, ours, strict=True):
+            whole.update(part)
+    return found
+
+
 def launch(run: Callable[[Options], dict[str, Any]]) -> None:
     """A benchmark's command line: flags to options, the result printed and, with ``--json``, written."""
 
