@@ -17,7 +17,7 @@ from adm_jax.config import Hyper, OfflineConfig, OnlineConfig
 from adm_jax.config.settings import values_of
 from adm_jax.data import lanes as lanes_module
 from adm_jax.data import ring_buffer
-from adm_jax.data.dataset import sample_rows, sample_transitions
+from adm_jax.data.dataset import sample_rows, transitions_at
 from adm_jax.data.lanes import Lanes
 from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics.interface import Carry, ModelParams
@@ -232,29 +232,24 @@ def _actor_every(config: Config) -> int:
     return config.actor_every if isinstance(config, OnlineConfig) else 1
 
 
+class _Draws(NamedTuple):
+    """What an update draws: which rows, and the key that is left for the agent."""
+
+    real: Any  # of real transitions
+    imagined: Array | None  # of the model's [M]; None where the batch has none
+    instead: Any  # real ones in place of the model's, until there are such
+    update_key: Key
+
+
 def _draw(
-    c: Components,
-    config: Config,
-    key: Key,
-    buffer: Whole | None,
-    data: Any,
-    num_rows: Array | None,
-    row_weight: Array | None,
-) -> tuple[Transition, Key, Cloning | None]:
-    """An update's batch, the key that is left for the update, and what is cloned of the batch's first rows.
+    c: Components, config: Config, key: Key, *, buffer: Whole | None, data: Any, num_rows: Array | None
+) -> _Draws:
+    num_real, num_model = _batch_sizes(c, config)
 
-    Until a model's first finite prediction real transitions stand in for those of the model.
-    """
-    num_real = int(config.sac.batch_size * config.real_ratio) if c.dynamics else config.sac.batch_size
-    num_model = config.sac.batch_size - num_real
-
-    def real(key: Key, size: int) -> Transition:
+    def real(key: Key, size: int) -> Any:
         if isinstance(config, OfflineConfig) or num_rows is None:
-            rows = sample_transitions(data.dataset, key, size)
-            if _trace_decay(config):  # the model's rows have discounts of their own
-                rows = rows._replace(discount=jnp.full((size,), config.sac.gamma))
-            return rows
-        return data.at(*lanes_module.draw_rows(config.num_envs, num_rows, key, size)).transitions
+            return sample_rows(data.dataset, key, size)
+        return lanes_module.draw_rows(config.num_envs, num_rows, key, size)
 
     if isinstance(config, OfflineConfig):
         real_key, model_key, update_key = jax.random.split(key, 3)
@@ -262,22 +257,54 @@ def _draw(
         real_key, update_key = model_key, _ = jax.random.split(key)
         if num_model:
             real_key, model_key = jax.random.split(real_key)
-    batch = [real(real_key, num_real)] if num_real else []
+    imagined = instead = None
     if buffer is not None and num_model:
-        size = buffer.tree.size[buffer.index]
-        rows = ring_buffer.draw_rows(size, model_key, num_model)
-        imagined = Whole(buffer.tree.data, buffer.index).at(rows)
+        imagined = ring_buffer.draw_rows(buffer.tree.size[buffer.index], model_key, num_model)
         instead = real(jax.random.fold_in(model_key, 1), num_model)
-        batch.append(jax.tree.map(partial(jnp.where, size > 0), imagined, instead))
+    return _Draws(real(real_key, num_real) if num_real else None, imagined, instead, update_key)
+
+
+def _batch_sizes(c: Components, config: Config) -> tuple[int, int]:
+    """Real transitions of a batch, and the model's."""
+    num_real = int(config.sac.batch_size * config.real_ratio) if c.dynamics else config.sac.batch_size
+    return num_real, config.sac.batch_size - num_real
+
+
+def _take(
+    c: Components,
+    config: Config,
+    draws: _Draws,
+    buffer: Whole | None,
+    data: Any,
+    row_weight: Array | None,
+) -> tuple[Transition, Cloning | None]:
+    """An update's batch, and what is cloned of its first rows.
+
+    Until a model's first finite prediction real transitions stand in for those of the model.
+    """
+
+    def real(rows: Any) -> Transition:
+        if not isinstance(config, OfflineConfig) and isinstance(rows, tuple):
+            return data.at(*rows).transitions
+        found = transitions_at(data.dataset, rows)
+        if _trace_decay(config):  # the model's rows have discounts of their own
+            found = found._replace(discount=jnp.full(rows.shape, config.sac.gamma))
+        return found
+
+    batch = [] if draws.real is None else [real(draws.real)]
+    if draws.imagined is not None:
+        assert buffer is not None
+        imagined = Whole(buffer.tree.data, buffer.index).at(draws.imagined)
+        are_there = buffer.tree.size[buffer.index] > 0
+        batch.append(jax.tree.map(partial(jnp.where, are_there), imagined, real(draws.instead)))
     cloning = None
     if isinstance(config, OnlineConfig):
         batch.reverse()
     elif max(values_of(config.sac.cloning_weight)) > 0:
-        weight = jnp.ones((num_real,))
-        if row_weight is not None:
-            weight = row_weight[sample_rows(data.dataset, real_key, num_real)]
-        cloning = Cloning(batch[0].action, weight)
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batch), update_key, cloning
+        action = batch[0].action
+        weight = jnp.ones(action.shape[:1]) if row_weight is None else row_weight[draws.real]
+        cloning = Cloning(action, weight)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batch), cloning
 
 
 # whole: of the buffer and of online data a few rows are drawn, for which all of them would be copied
@@ -322,14 +349,22 @@ def update_program(
         actor_lr, critic_lr = hyper.actor_lr * lr_factors[0], hyper.critic_lr * lr_factors[1]
         hyper = hyper._replace(actor_lr=actor_lr, critic_lr=critic_lr)
 
-    def step(agent: SACState, xs: tuple[Key, Array | None]) -> tuple[SACState, Metrics]:
-        step_key, number = xs
-        batch, update_key, cloning = _draw(c, config, step_key, buffer, data, num_rows, row_weight)
+    def step(agent: SACState, xs: tuple[_Draws, Array | None]) -> tuple[SACState, Array]:
+        draws, number = xs
+        batch, cloning = _take(c, config, draws, buffer, data, row_weight)
         with_actor = True if number is None else number % every == 0
-        return c.agent.update(agent, batch, update_key, hyper, with_actor, cloning)
+        agent, metrics = c.agent.update(agent, batch, draws.update_key, hyper, with_actor, cloning)
+        names[:] = metrics
+        return agent, jnp.stack(list(metrics.values()))
 
+    # On a GPU each small operation of an update is a kernel: rows are drawn before the loop, and its metrics
+    # are one array.
+    names: list[str] = []  # of the metrics, known once the loop is traced
+    draw = partial(_draw, c, config, buffer=buffer, data=data, num_rows=num_rows)
+    draws = jax.vmap(draw)(jax.random.split(key, num_updates))
     numbers = None if first is None or every == 1 else first + jnp.arange(num_updates)
-    learned, metrics = jax.lax.scan(step, agent, (jax.random.split(key, num_updates), numbers))
+    learned, values = jax.lax.scan(step, agent, (draws, numbers))
+    metrics = dict(zip(names, values.T, strict=True))
     metrics = {name: jnp.nanmean(x) if may_lack(config, name) else jnp.mean(x) for name, x in metrics.items()}
     agent = unless_broken(agent, learned, metrics)
     return agent, {**metrics, "agent/frozen": agent.frozen.astype(jnp.float32)}
