@@ -38,6 +38,11 @@ class RecurrentConfig(ModelConfig):
     backtrack_sampling: Literal["one", "all"] = setting(
         "one", "fit one backtracking length per minibatch (drawn uniformly), or all m in one pass"
     )
+    fused_kernels: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "in roll-outs take a GRU layer's step, and a residual block, as one kernel each; auto: on GPUs, but "
+        "where products are float32",
+    )
 
     def __post_init__(self) -> None:
         if self.rollout_dropout and self.dropout_rate == 0.0:

@@ -64,7 +64,7 @@ def _advance(
     action = normalize_action(params.normalizer, action)
     action = jnp.broadcast_to(action, (*start_obs.shape[:2], spec.action_dim))
     inputs = jnp.concatenate([normalize_obs(params.normalizer, start_obs), action], axis=-1)
-    hidden = gru.step(params.learned.gru, streams.hidden, inputs)
+    hidden = gru.step(params.learned.gru, streams.hidden, inputs, fused=spec.fused)
     return Streams(hidden, start_obs, valid), hidden[-1]
 
 
@@ -72,7 +72,7 @@ def _begin(spec: Spec, params: ModelParams, window: Window) -> Streams:
     num_rows, history = window.valid.shape
     chex.assert_shape(window.obs, (num_rows, spec.config.max_backtrack - 1, spec.obs_dim))
     streams = Streams(
-        (jnp.zeros((0, num_rows, spec.config.model_hidden_dim)),) * spec.config.num_gru_layers,
+        recurrent.no_states(spec, num_rows),
         jnp.zeros((0, num_rows, spec.obs_dim)),
         jnp.zeros((0, num_rows), bool),
     )

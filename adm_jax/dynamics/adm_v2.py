@@ -127,7 +127,7 @@ def _admit(spec: Spec, streams: Streams, hidden: Hidden, start_obs: Array) -> St
     keep = min(streams.valid.shape[0], _config(spec).streams - 1)
 
     def join(new: Array, old: Array) -> Array:
-        return jnp.concatenate([new, old[:keep]])
+        return jnp.concatenate([new.astype(old.dtype), old[:keep]])
 
     return streams._replace(
         hidden=tuple(map(join, hidden, streams.hidden)),
@@ -139,7 +139,7 @@ def _admit(spec: Spec, streams: Streams, hidden: Hidden, start_obs: Array) -> St
 def _advance(spec: Spec, params: ModelParams, streams: Streams, action: Array) -> tuple[Streams, Array]:
     """Lets all streams read ``action`` [B, A]; also what the decoder reads of them."""
     inputs = _inputs(spec, params, streams.start_obs, action[None])
-    hidden = gru.step(params.learned.gru, streams.hidden, inputs)
+    hidden = gru.step(params.learned.gru, streams.hidden, inputs, fused=spec.fused)
     return streams._replace(hidden=hidden), _features(spec, streams.hidden[-1], hidden[-1])
 
 
@@ -149,9 +149,8 @@ def _begin(spec: Spec, params: ModelParams, window: Window) -> Streams:
     first = config.max_backtrack - config.streams  # streams start at the last M - 1 states
     obs, action, valid = (jnp.moveaxis(x, 1, 0)[first:] for x in (window.obs, window.action, window.valid))
     starts = _encode(spec, params, obs)
-    width = config.model_hidden_dim
     streams = Streams(
-        (jnp.zeros((0, num_rows, width)),) * config.num_gru_layers,
+        recurrent.no_states(spec, num_rows),
         jnp.zeros((0, num_rows, spec.obs_dim)) if config.reads_start else None,
         jnp.zeros((0, num_rows), bool),
         jnp.zeros((num_rows,), jnp.int32) if config.streams < config.max_backtrack else None,

@@ -61,15 +61,14 @@ def _advance(
     """Starts a stream and lets all read ``obs`` [B, D] and ``action`` [B, A]; also top hidden states."""
     valid = jnp.concatenate([jnp.ones((1, obs.shape[0]), bool), histories.valid])
     inputs = jnp.broadcast_to(_inputs(params, obs, action), (*valid.shape, spec.obs_dim + spec.action_dim))
-    hidden = gru.step(params.learned.gru, histories.hidden, inputs)
+    hidden = gru.step(params.learned.gru, histories.hidden, inputs, fused=spec.fused)
     return Histories(hidden, valid), hidden[-1]
 
 
 def _begin(spec: Spec, params: ModelParams, window: Window) -> Histories:
     config, (num_rows, length) = spec.config, window.valid.shape
     chex.assert_shape(window.obs, (num_rows, config.max_backtrack - 1, spec.obs_dim))
-    hidden = (jnp.zeros((0, num_rows, config.model_hidden_dim)),) * config.num_gru_layers
-    histories = Histories(hidden, jnp.zeros((0, num_rows), bool))
+    histories = Histories(recurrent.no_states(spec, num_rows), jnp.zeros((0, num_rows), bool))
     # unrolled, as the number of streams grows with the history
     for i in range(length):
         histories, _ = _advance(spec, params, histories, window.obs[:, i], window.action[:, i])

@@ -16,6 +16,7 @@ from adm_jax.dynamics.interface import Carry, Dynamics, HoldoutErrors, ModelPara
 from adm_jax.dynamics.prediction import holdout_errors, masked_mean, predict
 from adm_jax.nn import gaussian, gru
 from adm_jax.nn.layers import ResidualHead, apply
+from adm_jax.nn.precision import product_dtype
 from adm_jax.types import Array, Key, Normalizer, Params, Prediction, Segment, Window
 
 MAX_LOGVAR_INIT, MIN_LOGVAR_INIT = 0.5, -10.0
@@ -38,6 +39,11 @@ class Spec(NamedTuple):
     action_dim: int
     config: RecurrentConfig
     head: ResidualHead
+
+    @property
+    def fused(self) -> bool:
+        """Whether roll-outs have kernels of their own."""
+        return self.config.fused_kernels == "on"
 
 
 PredictSegment = Callable[[Spec, ModelParams, Segment, Key | None, bool], tuple[Array, Array, Array, Array]]
@@ -68,12 +74,27 @@ def _init(spec: Spec, key: Key, normalizer: Normalizer) -> ModelParams:
 
 
 def decode(
-    spec: Spec, learned: RecurrentParams, hidden: Array, dropout_key: Key | None
+    spec: Spec, learned: RecurrentParams, hidden: Array, dropout_key: Key | None, fused: bool = False
 ) -> tuple[Array, Array]:
-    """What the head reads, [..., W], to mean and log-variance [..., D + 1] of displacement and reward."""
-    out = apply(spec.head, learned.head, hidden, dropout_key, deterministic=dropout_key is None)
+    """What the head reads, [..., W], to mean and log-variance [..., D + 1] of displacement and reward.
+
+    Without dropout it can have ``fused`` kernels, and no gradient then.
+    """
+    deterministic = dropout_key is None
+    options = {"deterministic": deterministic, "fused": fused and deterministic}
+    out = apply(spec.head, learned.head, hidden, dropout_key, **options)
     mean, logvar = jnp.split(out, 2, axis=-1)
     return mean, gaussian.soft_clamp(logvar, learned.min_logvar, learned.max_logvar)
+
+
+def no_states(spec: Spec, num_rows: int) -> tuple[Array, ...]:
+    """Each layer's hidden states [0, B, W] of no streams, of the type that those of roll-outs have.
+
+    With kernels of their own that is what products round them to; others would have to convert them.
+    """
+    shape = (0, num_rows, spec.config.model_hidden_dim)
+    dtype = product_dtype() if spec.fused else jnp.float32
+    return (jnp.zeros(shape, dtype),) * spec.config.num_gru_layers
 
 
 def assemble(
@@ -138,7 +159,7 @@ def predict_streams(
     config = spec.config
     unit_key, sample_key, dropout_key = jax.random.split(key, 3)
     use_dropout = config.rollout_dropout and config.dropout_rate > 0
-    mean, logvar = decode(spec, learned, top, dropout_key if use_dropout else None)
+    mean, logvar = decode(spec, learned, top, dropout_key if use_dropout else None, spec.fused)
     mean = mean.at[..., :-1].add(origin)
     unit_key = batch_key if config.shared_unit else unit_key
     return predict(mean, logvar, valid, unit_key, sample_key, config.shared_unit)

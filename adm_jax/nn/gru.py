@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from adm_jax.nn import fused as kernels
 from adm_jax.nn.layers import uniform_init
 from adm_jax.nn.precision import matmul
 from adm_jax.types import Array, Key
@@ -65,24 +66,30 @@ def _project(layer: GRULayer, x: Array) -> Array:
     return matmul(x, layer.w_input) + layer.b_input.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-def step(params: GRUParams, hidden: tuple[Array, ...], x: Array) -> tuple[Array, ...]:
+def step(params: GRUParams, hidden: tuple[Array, ...], x: Array, *, fused: bool = False) -> tuple[Array, ...]:
     """Advances all layers of S streams by one step, F of which begin with it.
 
     Args:
       params: the layers.
       hidden: each layer's hidden states [S - F, ..., W] of the last streams; the first F begin at zero.
       x: input [S, ..., I]; or [1, ..., I], the same one for all streams, of which none begins at zero.
+      fused: each layer is one kernel, for a GPU; there is one axis of rows then, and no gradient.
 
     Returns:
-      Each layer's hidden states [S, ..., W].
+      Each layer's hidden states [S, ..., W], of the type that ``hidden`` has.
     """
     num_fresh = max(x.shape[0] - hidden[0].shape[0], 0)
     outputs = []
     for layer, h in zip(params, hidden, strict=True):
+        if fused and len(h):
+            x = kernels.gru_layer(x, h, *layer)
+            outputs.append(x)
+            continue
         projected = _project(layer, x)
         x = _cell(layer, h, projected[num_fresh:])
         if num_fresh:
             x = jnp.concatenate([_cell(layer, None, projected[:num_fresh]), x])
+        x = x.astype(h.dtype)
         outputs.append(x)
     return tuple(outputs)
 

@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from adm_jax.nn import fused as kernels
 from adm_jax.nn.precision import matmul
 from adm_jax.types import Array, Key, Params
+
+_EPSILON = 1e-5  # of LayerNorm, as in PyTorch
 
 
 def uniform_init(fan_in: int) -> nn.initializers.Initializer:
@@ -51,12 +54,20 @@ class ResidualBlock(nn.Module):
     dropout_rate: float
 
     @nn.compact
-    def __call__(self, x: Array, deterministic: bool) -> Array:
-        """Applies the block; dropout draws from the ``dropout`` stream unless ``deterministic``."""
+    def __call__(self, x: Array, deterministic: bool, fused: bool = False) -> Array:
+        """Applies the block; dropout draws from the ``dropout`` stream unless ``deterministic``.
+
+        With ``fused`` it is one kernel, for a GPU, without dropout and without a gradient; wider ones than
+        that serves are as without. The result has the type of ``x``.
+        """
         width = x.shape[-1]
+        if fused and width <= kernels.MAX_WIDTH:
+            dense, norm = self.variables["params"]["Dense_0"], self.variables["params"]["LayerNorm_0"]
+            own = dense["kernel"], dense["bias"], norm["scale"], norm["bias"]
+            return kernels.residual_block(x.reshape(-1, width), *own, _EPSILON).reshape(x.shape)
         y = nn.swish(linear(width, width)(x))
         y = nn.Dropout(self.dropout_rate)(y, deterministic=deterministic)
-        return nn.LayerNorm(epsilon=1e-5)(x + y)
+        return nn.LayerNorm(epsilon=_EPSILON)(x + y).astype(x.dtype)
 
 
 class ResidualHead(nn.Module):
@@ -71,12 +82,12 @@ class ResidualHead(nn.Module):
     hidden_dim: int | None = None
 
     @nn.compact
-    def __call__(self, x: Array, deterministic: bool = True) -> Array:
-        """Applies the head; see ResidualBlock for ``deterministic``."""
+    def __call__(self, x: Array, deterministic: bool = True, fused: bool = False) -> Array:
+        """Applies the head; see ResidualBlock for ``deterministic`` and ``fused``."""
         if self.hidden_dim is not None:
             x = linear(x.shape[-1], self.hidden_dim, name="read_in")(x)
         for _ in range(self.num_blocks):
-            x = ResidualBlock(self.dropout_rate)(x, deterministic)
+            x = ResidualBlock(self.dropout_rate)(x, deterministic, fused)
         return linear(x.shape[-1], self.out_dim)(x)
 
 
@@ -109,7 +120,7 @@ class MLP(nn.Module):
             x = Standardize(self.standardize)(x)
         for _ in range(self.num_hidden):
             x = linear(x.shape[-1], self.hidden_dim)(x)
-            x = nn.relu(nn.LayerNorm(epsilon=1e-5)(x) if self.layer_norm else x)
+            x = nn.relu(nn.LayerNorm(epsilon=_EPSILON)(x) if self.layer_norm else x)
         return linear(x.shape[-1], self.out_dim)(x)
 
 

@@ -35,6 +35,18 @@ def matmul_precision(
     return jax.default_matmul_precision(_JAX_NAMES[name])  # pyright: ignore[reportReturnType]
 
 
+def asked_precision() -> MatmulPrecision:
+    """The setting that programs are traced with now; ``default`` where it is none of ours."""
+    asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    names: list[MatmulPrecision] = [name for name, of_jax in _JAX_NAMES.items() if of_jax == asked]
+    return names[0] if names else "default"
+
+
+def product_dtype() -> type[jnp.floating]:
+    """What `matmul` rounds its inputs to, as far as that is a type of its own."""
+    return jnp.bfloat16 if asked_precision() == "bfloat16" else jnp.float32
+
+
 def matmul(x: Array, w: Array) -> Array:
     """``x @ w`` in float32: x [..., I] and w [I, O], or both with the same axes in front.
 
@@ -42,10 +54,13 @@ def matmul(x: Array, w: Array) -> Array:
     """
     if w.ndim == 2 and x.ndim != 2:  # a product of matrices: its gradient needs no transposed copy of x
         return matmul(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
-    asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    if asked == _JAX_NAMES["bfloat16"]:
-        return _bfloat16_matmul(x, w)
-    return x @ w
+    return _bfloat16_matmul(x, w) if asked_precision() == "bfloat16" else x @ w
+
+
+def product(x: Array, w: Array) -> Array:
+    """The same of matrices [B, I] and [I, O] inside of a kernel, without a gradient."""
+    dtype = product_dtype()
+    return _product(x.astype(dtype), w.astype(dtype))
 
 
 def _product(x: Array, w: Array) -> Array:

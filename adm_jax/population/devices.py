@@ -97,3 +97,10 @@ def place(tree: Any, mesh: Mesh) -> Any:
     """Shapes of arrays [P, ...] with the devices they are spread over."""
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def has_tensor_cores() -> bool:
+    """Whether the default device multiplies in TF32: NVIDIA's GPUs, since compute capability 8.0."""
+    device = jax.devices()[0]
+    generation = str(getattr(device, "compute_capability", "")).partition(".")[0]  # AMD's say gfx...
+    return device.platform == "gpu" and generation.isdigit() and int(generation) >= 8

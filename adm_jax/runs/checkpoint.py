@@ -169,7 +169,8 @@ class Checkpointer:
           epoch: epochs of that phase done.
           abstract_state: pytree of arrays or ``jax.ShapeDtypeStruct`` of the state's structure. Arrays
             come back committed to a leaf's sharding if it states one, else on the default device;
-            NumPy leaves come back as NumPy.
+            NumPy leaves come back as NumPy. What is in bfloat16 on one kind of device and in float32 on the
+            other is converted.
 
         Raises:
           DamagedCheckpoint: a file is missing or differs from what was written.
@@ -181,7 +182,7 @@ class Checkpointer:
         _check_structure(path, saved, abstract)
         targets = {name: np.empty(leaf["shape"], np.dtype(leaf["dtype"])) for name, leaf in saved.items()}
         host = stored_arrays.read(path / _ARRAYS, targets)
-        leaves = [_to_device(host[name], leaf) for name, leaf in abstract.items()]
+        leaves = [_to_device(_converted(host[name], leaf), leaf) for name, leaf in abstract.items()]
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
         return Restored(phase, epoch, state, record["extra"])
 
@@ -279,6 +280,15 @@ def _to_host(name: str, leaf: Any) -> np.ndarray:
     return np.asarray(leaf, order="C")
 
 
+def _converted(host: np.ndarray, abstract: Any) -> np.ndarray:
+    return host.astype(abstract.dtype) if _is_other_width(str(host.dtype), abstract) else host
+
+
+def _is_other_width(saved: str, abstract: Any) -> bool:
+    """Whether one is float32 and the other bfloat16."""
+    return {saved, str(abstract.dtype)} == {"float32", "bfloat16"}
+
+
 def _to_device(host: np.ndarray, abstract: Any) -> Any:
     if isinstance(abstract, (np.ndarray, np.generic)):
         return host
@@ -353,7 +363,8 @@ def _check_structure(path: Path, saved: Mapping[str, Any], abstract: Mapping[str
     for name, leaf in abstract.items():
         spec = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
         was = (tuple(saved[name]["shape"]), saved[name]["dtype"])
-        if was != (tuple(spec.shape), str(np.dtype(spec.dtype))):
+        expected = (tuple(spec.shape), was[1] if _is_other_width(was[1], spec) else str(np.dtype(spec.dtype)))
+        if was != expected:
             raise InputError(
                 f"{path}: {name} is {was[1]}{list(was[0])}, not {spec.dtype}{list(spec.shape)}; "
                 "it was saved by another configuration or version"

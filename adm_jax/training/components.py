@@ -6,13 +6,16 @@ are allocated once.
 
 import functools
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
+import jax
 import jax.numpy as jnp
 
 from adm_jax.agents.sac import SAC, make_sac
 from adm_jax.config import MODEL_FREE, FitConfig, OfflineConfig, OnlineConfig
+from adm_jax.config.models import ModelConfig, RecurrentConfig
 from adm_jax.config.settings import values_of
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.lanes import LaneIndex, Lanes, as_dataset
@@ -22,7 +25,7 @@ from adm_jax.envs import environment
 from adm_jax.envs.termination import get_termination
 from adm_jax.envs.user_functions import RewardFn, get_reward
 from adm_jax.population.compiling import MemberProgram
-from adm_jax.population.devices import require_jax
+from adm_jax.population.devices import has_tensor_cores, require_jax
 from adm_jax.population.members import resolve_mapping
 from adm_jax.rollout import PolicyFn, Simulation
 from adm_jax.tasks import EnvlessTask, Task
@@ -120,7 +123,7 @@ def make_components(config: Config, task: Task, platform: str | None = None) -> 
     bounds, offline = environment.bounds_of_task(task), isinstance(config, OfflineConfig)
     dynamics = None
     if config.dynamics != MODEL_FREE:
-        dynamics = make_dynamics(config.dynamics, *dims, config.model)
+        dynamics = make_dynamics(config.dynamics, *dims, resolve_kernels(config, platform))
     return Components(
         dynamics=dynamics,
         agent=make_sac(task.obs_dim, bounds, config.sac),
@@ -135,6 +138,24 @@ def make_components(config: Config, task: Task, platform: str | None = None) -> 
         clips=settings.clip_to_data,
         longest_episode=task.longest_episode if isinstance(task, EnvlessTask) else None,
     )
+
+
+def resolve_kernels(config: Config, platform: str | None = None) -> ModelConfig:
+    """The model's settings, with ``fused_kernels`` on or off: auto is on where the platform gains by them.
+
+    Without a ``platform`` (``cpu``, ``gpu`` or ``tpu``) it is the default device's. Raises InputError: they
+    are on, and the platform is no GPU.
+    """
+    model = config.model
+    if not isinstance(model, RecurrentConfig) or model.fused_kernels == "off":
+        return model
+    if model.fused_kernels == "auto":
+        has_them = platform == "gpu" if platform else has_tensor_cores()
+        gains = has_them and config.matmul_precision != "float32"
+        return replace(model, fused_kernels="on" if gains else "off")
+    if (platform := platform or jax.default_backend()) != "gpu":
+        raise InputError(f"fused_kernels: on needs a GPU, and this is for a {platform}; auto is for both")
+    return model
 
 
 def _uncertainty(config: Config, dynamics: Dynamics) -> str:

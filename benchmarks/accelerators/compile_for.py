@@ -99,7 +99,8 @@ def measure(
 ) -> Mapping[str, Any]:
     """The figures of a program of so many seeds on a target; of a TPU's, which name no loops, the memory."""
     begin, device, platform = time.process_time(), targets.device(target), targets.platform_of(target)
-    work, job, num_steps = prepare(program, platform, num_seeds)
+    with matmul_precision(precision, platform):
+        work, job, num_steps = prepare(program, platform, num_seeds)
     compiled = compile_for(device, job, precision)
     step = cost_of_step(compiled, num_steps) if platform == "gpu" else {}
     return {

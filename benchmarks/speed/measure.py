@@ -23,6 +23,7 @@ import numpy as np
 
 import adm_jax
 from adm_jax.nn import precision
+from adm_jax.population.devices import has_tensor_cores
 from benchmarks.speed.counting import Counts, Product
 
 Name = TypeVar("Name", bound=Hashable)
@@ -221,14 +222,9 @@ def resolved_precision() -> str:
     asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     if asked is not None:
         return "tensorfloat32" if "TF32" in str(asked) else str(asked)
-    device = jax.devices()[0]
-    if device.platform == "tpu":
+    if jax.devices()[0].platform == "tpu":
         return "bfloat16"
-    # NVIDIA's have it since compute capability 8.0; AMD's say gfx...
-    capability = str(getattr(device, "compute_capability", ""))
-    generation = capability.partition(".")[0]
-    has_tf32 = device.platform == "gpu" and generation.isdigit() and int(generation) >= 8
-    return "tensorfloat32" if has_tf32 else "float32"
+    return "tensorfloat32" if has_tensor_cores() else "float32"
 
 
 def environment() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from adm_jax.data.formats import minari_io
 from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.dynamics.fitting import FitState
 from adm_jax.dynamics.interface import Carry
+from adm_jax.nn.precision import asked_precision
 from adm_jax.population.compiling import MemberProgram
 from adm_jax.population.keys import offline_keys, shared_key
 from adm_jax.population.members import all_members, member_hyper, settled
@@ -85,6 +86,7 @@ def prepare_for(platform: str, options: Options, num_seeds: int, **overrides: An
     }
     sizes = {name: value for name, value in sizes.items() if value is not None}
     sizes["num_epochs"] = 1_000  # as published; it takes so many for kept histories to pay
+    sizes["matmul_precision"] = asked_precision()  # kernels that gain nothing in float32 are not chosen
     if not options.histories:
         sizes["history_cache_gib"] = 0.0
     seeds = tuple(range(options.seed, options.seed + num_seeds))

@@ -26,18 +26,18 @@ MUCH_BETTER = 0.8
 COLUMNS = ("kernels", "megabytes", "arguments_mib", "temporaries_mib")
 # (program, seeds) -> of a step of its loop, and of the program, at the published sizes on an H100
 FIGURES: dict[tuple[str, int], tuple[float, float, float, float]] = {
-    ("update", 1): (86, 76, 134, 9),
-    ("update", 16): (72, 625, 2056, 90),
-    ("rollout", 16): (56, 3194, 2058, 948),
+    ("update", 1): (78, 76, 134, 11),
+    ("update", 16): (65, 626, 2056, 113),
+    ("rollout", 16): (37, 994, 2058, 601),
     ("fit", 16): (140, 1122, 197, 818),
-    ("full_horizon_update", 16): (74, 1962, 16131, 195),
-    ("full_horizon_rollout", 16): (71, 3589, 16778, 1861),
+    ("full_horizon_update", 16): (65, 1962, 16155, 256),
+    ("full_horizon_rollout", 16): (57, 1657, 16778, 1641),
 }
 SLOWER = {  # more than the two minutes that the check may take
-    ("rollout", 1): (55, 3142, 132, 432),
+    ("rollout", 1): (38, 943, 132, 204),
     ("fit", 1): (203, 154, 19, 45),
-    ("full_horizon_update", 1): (89, 157, 1014, 19),
-    ("full_horizon_rollout", 1): (71, 1545, 1051, 246),
+    ("full_horizon_update", 1): (79, 157, 1014, 23),
+    ("full_horizon_rollout", 1): (57, 701, 1051, 112),
 }
 
 found: dict[tuple[str, str, int], dict[str, Any]] = {}
@@ -112,31 +112,52 @@ _PRODUCT = """
 import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
+from adm_jax.nn import fused
 from adm_jax.nn.precision import matmul, matmul_precision
 from benchmarks.accelerators import targets
 
 device = targets.device("h100")
 x = jax.ShapeDtypeStruct((512, 512), jnp.float32, sharding=SingleDeviceSharding(device))
 with matmul_precision("PRECISION", device.platform):
-    jax.jit(lambda x: matmul(x, x)).lower(x).compile()
+    jax.jit(lambda x: EXPRESSION).lower(x).compile()
 """
+
+
+def assembler(expression: str, precision: str, folder: Path) -> str:
+    """What an expression of a matrix x is compiled to for an H100."""
+    require("h100")
+    own = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_dump_to={folder}"}
+    code = _PRODUCT.replace("PRECISION", precision).replace("EXPRESSION", expression)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return "".join(path.read_text() for path in folder.glob("*.ptx"))
 
 
 @pytest.mark.parametrize(
     ("precision", "on_tensor_cores"), [("default", True), ("tensorfloat32", True), ("float32", False)]
 )
 def test_products_of_tensorfloat32_are_those_of_tensor_cores(precision, on_tensor_cores, tmp_path: Path):
-    """In the assembler of the compiled kernel."""
-    require("h100")
-    own = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_dump_to={tmp_path}"}
-    code = [sys.executable, "-W", "ignore", "-c", _PRODUCT.replace("PRECISION", precision)]
-    done = subprocess.run(
-        code, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assembler = "".join(path.read_text() for path in tmp_path.glob("*.ptx"))
-    assert (".tf32" in assembler) == on_tensor_cores
-    assert ("fma.rn.f32" in assembler) == (not on_tensor_cores)
+    text = assembler("matmul(x, x)", precision, tmp_path)
+    assert (".tf32" in text) == on_tensor_cores
+    assert ("fma.rn.f32" in text) == (not on_tensor_cores)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        "fused.gru_layer(x[None], x[None], *[jnp.tile(x, (1, 3))] * 2, *[jnp.tile(x[0], 3)] * 2)",
+        "fused.residual_block(x, x, x[0], x[0], x[0], 1e-5)",  # as wide as they serve
+    ],
+)
+@pytest.mark.parametrize(("precision", "type_of_inputs"), [("default", ".tf32"), ("bfloat16", ".bf16.bf16")])
+def test_kernels_of_roll_outs_multiply_on_tensor_cores(kernel, precision, type_of_inputs, tmp_path: Path):
+    text = assembler(kernel, precision, tmp_path)
+    products = [line for line in text.splitlines() if "mma" in line and ".sync." in line]
+    assert products
+    assert all(type_of_inputs in line for line in products if "m16n8" in line or "m64n" in line)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,11 @@ from adm_jax.population.compiling import MemberProgram, Program
 from adm_jax.population.members import all_members
 from adm_jax.runs.clock import WallClock
 from adm_jax.training import offline, online
+from adm_jax.training.components import resolve_kernels
 from adm_jax.training.loop import Desk, Plan
+from adm_jax.types import InputError
+from benchmarks.accelerators.compile_for import prepare
+from benchmarks.speed.workload import abstract_state
 from tests.tiny import TINY
 from tests.training.tiny_online import tiny
 
@@ -78,6 +82,41 @@ def test_programs_serve_an_accelerator(make_plan, dynamics, settings, lowered, t
     assert {"fit_program", "rollout_program", "update_program"} <= names
     assert len(names) >= 8
     assert {where: found for where, text in texts.items() if (found := faults(text))} == {}
+
+
+@pytest.mark.parametrize(
+    ("platform", "settings", "chosen"),
+    [
+        ("gpu", {}, "on"),
+        ("gpu", {"matmul_precision": "bfloat16"}, "on"),
+        ("gpu", {"matmul_precision": "float32"}, "off"),  # they gain nothing there
+        ("gpu", {"matmul_precision": "float32", "fused_kernels": "on"}, "on"),
+        ("gpu", {"fused_kernels": "off"}, "off"),
+        ("cpu", {}, "off"),
+        (None, {}, "off"),
+        ("tpu", {}, "off"),
+    ],
+)
+def test_roll_outs_have_kernels_of_their_own_where_they_gain(platform, settings, chosen):
+    assert resolve_kernels(config_for_task("hopper", **settings), platform).fused_kernels == chosen
+
+
+@pytest.mark.parametrize("program", ["update", "full_horizon_update"])
+def test_what_a_checkpoint_holds_depends_on_no_device(program):
+    """So a run goes on on another kind: the same arrays, whatever programs it compiles there."""
+
+    def described(platform: str) -> Any:
+        sizes = {"model_hidden_dim": 8, "policy_hidden_dim": 8, "rollout_chunk": 250}  # which a run keeps
+        work, _, _ = prepare(program, platform, 2, **sizes)
+        states = abstract_state(work)
+        return jax.tree.map(lambda x: (x.shape, str(x.dtype)), states)
+
+    assert described("cpu") == described("gpu") == described("tpu")
+
+
+def test_kernels_that_a_device_cannot_run_are_refused(tiny_dataset):
+    with pytest.raises(InputError, match=r"^fused_kernels: on needs a GPU, and this is for a cpu; auto is"):
+        offline_plan("adm", fused_kernels="on")
 
 
 @pytest.mark.parametrize(

@@ -290,3 +290,15 @@ def test_killed_while_saving_leaves_a_checkpoint_that_can_be_restored(tmp_path):
         assert restored.state["epoch"] == restored.epoch
         np.testing.assert_array_equal(restored.state["x"], np.float32(restored.epoch))
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("train-")]
+
+
+@pytest.mark.parametrize(("saved", "wanted"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_hidden_states_of_another_kind_of_device_are_converted(saved: str, wanted: str, tmp_path: Path):
+    """A GPU may keep them in bfloat16; other types are those of another configuration."""
+    checkpointer, values = Checkpointer(tmp_path), np.linspace(-2, 2, 7)
+    checkpointer.save("train", 1, {"hidden": jnp.asarray(values, saved)})
+    found = checkpointer.restore("train", 1, {"hidden": jax.ShapeDtypeStruct((7,), wanted)}).state["hidden"]
+    assert found.dtype == wanted
+    np.testing.assert_array_equal(found, jnp.asarray(values, saved).astype(wanted))
+    with pytest.raises(InputError, match=rf"hidden is {saved}\[7\], not float16\[7\]"):
+        checkpointer.restore("train", 1, {"hidden": jax.ShapeDtypeStruct((7,), "float16")})
