@@ -23,15 +23,22 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_HOME, "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import gc  # noqa: E402
 import shutil  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
+# Tracing makes objects by the million, nearly all of which stay or go without it: looking through them for
+# cycles at every 700 took a tenth of the time.
+gc.set_threshold(50_000, 20, 20)
+
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from adm_jax.population.compiling import MemberProgram  # noqa: E402
+from tests import compiled_once  # noqa: E402
 from tests.tiny import QUICK_COMPILER, TINY  # noqa: E402
 
 if TYPE_CHECKING:
@@ -43,6 +50,7 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
+_OF_COMPILING = {"accelerators", "benchmarks", "population"}  # folders of tests of compiling itself
 _plain_compile = jax.stages.Lowered.compile
 
 
@@ -55,6 +63,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Chooses the compiler, before fixtures, which compile too; see QUICK_COMPILER."""
     quick = os.environ["XLA_FLAGS"] == _XLA_FLAGS and item.get_closest_marker("bitwise") is None
     jax.stages.Lowered.compile = _quick_compile if quick else _plain_compile  # type: ignore[method-assign]
+    once = _OF_COMPILING.isdisjoint(item.path.parts)
+    compile_fn = compiled_once.compile_once if once else compiled_once.plain_compile
+    MemberProgram.compile = compile_fn  # type: ignore[method-assign]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_registrations() -> Iterator[None]:
-    """A file's models and tasks are its own: which files a worker runs before is pytest-xdist's choice."""
+    """A file's models, tasks and programs are its own: what a worker ran before is pytest-xdist's choice."""
     from adm_jax.config import models, presets
     from adm_jax.tasks import registry
 
@@ -73,6 +84,7 @@ def _own_registrations() -> Iterator[None]:
     for names, entries in before:
         names.clear()
         names.update(entries)
+    compiled_once.forget()
 
 
 @pytest.fixture(scope="session")
