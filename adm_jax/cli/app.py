@@ -13,6 +13,8 @@ Main = Callable[[list[str]], int | None]  # returns the exit code; None is 0
 
 BAD_INPUT, PARTIAL, INTERRUPTED = 2, 3, 130  # exit codes; more than 128: that of a signal
 _DEVICE_FAILURES = ("CUDA_ERROR_", "cudaError", "hipError", "UNAVAILABLE:", "DATA_LOSS:")  # in XLA's messages
+# how XLA says that memory has run out; the second of what it dispatched in the background, as INTERNAL
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 
 
 def run(main: Main, argv: Sequence[str] | None = None, flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -48,7 +50,7 @@ def call(main: Main, argv: list[str], flag_values: flags.FlagValues = flags.FLAG
         return _out_of_memory(str(error))
     except RuntimeError as error:
         text = str(error)
-        if "RESOURCE_EXHAUSTED" in text:  # how XLA says that memory has run out
+        if any(sign in text for sign in _OUT_OF_MEMORY):
             return _out_of_memory(text.splitlines()[0])
         if any(sign in text for sign in _DEVICE_FAILURES):
             return fail(

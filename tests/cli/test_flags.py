@@ -139,6 +139,9 @@ def test_a_lost_device_is_one_line_that_says_how_to_go_on(capsys):
 def test_exhausted_memory_is_one_line_and_other_errors_are_bugs(capsys):
     assert call(raises(RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating"))) == 2
     assert capsys.readouterr().err.startswith("error: out of memory: lower batch sizes, buffer or")
+    dispatched = "INTERNAL: Error dispatching computation: Out of memory allocating 8 bytes."
+    assert call(raises(RuntimeError(dispatched))) == 2
+    assert capsys.readouterr().err.endswith(f"number of seeds: {dispatched}\n")
     assert call(raises(MemoryError("Unable to allocate 8 PiB"))) == 2
     assert capsys.readouterr().err.endswith("number of seeds: Unable to allocate 8 PiB\n")
     with pytest.raises(RuntimeError, match="a bug"):
