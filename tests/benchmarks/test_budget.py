@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -17,6 +15,7 @@ from benchmarks import run_all
 from benchmarks.speed import agreement, bench_precision, measure
 from benchmarks.speed.budget import Budget
 from benchmarks.speed.measure import within
+from tests.cli import scripts
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,9 +137,9 @@ def test_all_parts_are_known_in_the_order_of_their_importance():
         ("--trace=pyproject.toml", "error: trace: pyproject.toml cannot be a folder: File exists"),
     ],
 )
-def test_options_that_cannot_be_are_refused_in_one_line(argument, message):
-    command = [sys.executable, "-m", "benchmarks.run_all", argument]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_options_that_cannot_be_are_refused_in_one_line(argument, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    done = scripts.run("benchmarks.run_all", argument)
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

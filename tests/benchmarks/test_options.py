@@ -10,6 +10,7 @@ from absl import flags
 from adm_jax.types import InputError
 from benchmarks.speed import options
 from benchmarks.speed.options import Options
+from tests.cli import scripts
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,8 +59,7 @@ def test_values_out_of_range_are_refused(argument, message):
 
 @pytest.mark.parametrize("argument", ["--population=x", "--nonsense=1"])
 def test_the_command_line_answers_in_one_line(argument):
-    command = [sys.executable, "-m", "benchmarks.speed.bench_sac", argument]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = scripts.run("benchmarks.speed.bench_sac", argument)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
