@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+from tests.tiny import QUICK_FLAGS, TINY, bitwise_options
+
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its threads fight XLA's on few cores
 # dtype promotion stays standard: optax raises a Python float to an int32 count, which strict forbids
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
@@ -12,10 +14,9 @@ _HOME = tempfile.mkdtemp(prefix="adm_jax-tests-")
 os.environ["MINARI_DATASETS_PATH"] = os.path.join(_HOME, "minari")
 os.environ["XDG_CACHE_HOME"] = os.path.join(_HOME, "cache")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Most of the suite's time is compilation, and a third of that LLVM's optimisation of loops that run for
-# milliseconds here. XLA's own passes are those that users have; XLA_FLAGS="" in front of pytest: all are.
-_XLA_FLAGS = "--xla_backend_optimization_level=1"
-os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)
+# Most of the suite's time is compilation of loops that run for milliseconds here. XLA_FLAGS="" in front of
+# pytest: all is compiled as users have it.
+os.environ.setdefault("XLA_FLAGS", QUICK_FLAGS)
 # A program that was compiled once is read back, however small: by later tests, by subprocesses and by
 # pytest-xdist's workers, which inherit the folder's name from the process that starts them. One that a worker
 # reads while the other still writes it is damaged, and is compiled again (setup.cfg: no error).
@@ -39,7 +40,6 @@ import pytest  # noqa: E402
 
 from adm_jax.population.compiling import MemberProgram  # noqa: E402
 from tests import compiled_once  # noqa: E402
-from tests.tiny import QUICK_COMPILER, TINY  # noqa: E402
 
 if TYPE_CHECKING:
     from adm_jax.config import OfflineConfig
@@ -54,15 +54,17 @@ _OF_COMPILING = {"accelerators", "benchmarks", "population"}  # folders of tests
 _plain_compile = jax.stages.Lowered.compile
 
 
-def _quick_compile(lowered: jax.stages.Lowered, options: dict | None = None, **others) -> jax.stages.Compiled:
-    return _plain_compile(lowered, {**QUICK_COMPILER, **(options or {})}, **others)
+def _bitwise_compile(
+    lowered: jax.stages.Lowered, options: dict | None = None, **others
+) -> jax.stages.Compiled:
+    return _plain_compile(lowered, {**(bitwise_options() or {}), **(options or {})}, **others)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Chooses the compiler, before fixtures, which compile too; see QUICK_COMPILER."""
-    quick = os.environ["XLA_FLAGS"] == _XLA_FLAGS and item.get_closest_marker("bitwise") is None
-    jax.stages.Lowered.compile = _quick_compile if quick else _plain_compile  # type: ignore[method-assign]
+    """Chooses the compiler, before fixtures, which compile too; see QUICK_FLAGS."""
+    bitwise = item.get_closest_marker("bitwise") is not None
+    jax.stages.Lowered.compile = _bitwise_compile if bitwise else _plain_compile  # type: ignore[method-assign]
     once = _OF_COMPILING.isdisjoint(item.path.parts)
     compile_fn = compiled_once.compile_once if once else compiled_once.plain_compile
     MemberProgram.compile = compile_fn  # type: ignore[method-assign]

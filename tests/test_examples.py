@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from tests.cli import scripts
-from tests.tiny import QUICK_FLAGS, TINY
+from tests.tiny import TINY
 
 FOLDER = Path(__file__).parents[1] / "docs" / "examples"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -89,7 +89,6 @@ def test_the_four_commands_of_your_own_robot_run(monkeypatch, tmp_path):
     monkeypatch.chdir(shutil.copytree(FOLDER / "own_robot", tmp_path / "robot"))
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
-    monkeypatch.setenv("XLA_FLAGS", QUICK_FLAGS)
     assert [record[0], *train[:2]] == ["python", "adm-jax", "offline"]
     python("record.py")
     tiny = [f"--{name}={value}" for name, value in OFFLINE.items()]

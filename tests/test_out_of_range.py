@@ -11,6 +11,7 @@ from adm_jax.data.dataset import make_dataset
 from adm_jax.data.value_range import ValueRange
 from adm_jax.rollout import rollout, rollout_into
 from tests.known_dynamics import DATA, LENGTH, SPREAD, START, STEP, M, X, known_simulation
+from tests.tiny import bitwise_options
 
 STARTS, CHUNK, PENALTY = 23, 5, 0.5
 LOW, HIGH = np.float32([-0.8, -1.0, -1.0]), np.float32([0.6, 100.0, 3.5])  # of x, start and step
@@ -142,7 +143,10 @@ def test_clipping_changes_nothing_where_all_lies_within():
     def run(clips, values):
         known = known_simulation(jnp.float32(PENALTY))._replace(value_range=values, clips=clips)
         options = {"num_starts": STARTS, "length": LENGTH, "chunk": CHUNK}
-        return jax.jit(lambda key: rollout(known, DATASET, key, **options))(jax.random.key(4))
+        program = jax.jit(
+            lambda key: rollout(known, DATASET, key, **options), compiler_options=bitwise_options()
+        )
+        return program(jax.random.key(4))
 
     far = ValueRange(jnp.full((3,), -1e6), jnp.full((3,), 1e6), jnp.array(-1e6), jnp.array(1e6))
     plain = run(False, None)

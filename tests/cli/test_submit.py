@@ -14,7 +14,6 @@ from adm_jax.cli import submit
 from adm_jax.training import online
 from adm_jax.types import InputError
 from tests.cli import scripts
-from tests.tiny import QUICK_FLAGS
 from tests.training.run_files import ROOT, computed, lines, newest_arrays
 from tests.training.tiny_online import TINY, tiny
 
@@ -105,7 +104,6 @@ def test_a_job_that_is_preempted_goes_on_when_it_is_requeued(
     submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
     whole = online.run(tiny("none", workdir=str(tmp_path / "whole")))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
-    monkeypatch.setenv("XLA_FLAGS", QUICK_FLAGS)
     executor = submitit.LocalExecutor(tmp_path / "logs", max_num_timeout=2)
     executor.update_parameters(timeout_min=60)
     settings = {**TINY, "seeds": "0,1", "dynamics": "none", "workdir": tmp_path / "job"}

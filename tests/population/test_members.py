@@ -21,6 +21,7 @@ from adm_jax.training import fit, programs
 from adm_jax.training.components import make_components
 from adm_jax.training.data import put_on_device
 from adm_jax.types import InputError
+from tests.tiny import bitwise_options
 
 
 @functools.cache
@@ -37,7 +38,10 @@ def compiled_programs(config: OfflineConfig, mapping: str):
         "rollout": programs.rollout_program(components, config),
         "update": programs.update_program(components, config),
     }
-    return {name: jax.jit(program) for name, program in jitted.items()}, components, data
+    # mapped one after the other, a member is the same to the last bit however many there are
+    options = bitwise_options() if mapping == "map" else None
+    compiled = {name: jax.jit(program, compiler_options=options) for name, program in jitted.items()}
+    return compiled, components, data
 
 
 def run_all_programs(config: OfflineConfig, mapping: str):

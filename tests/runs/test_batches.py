@@ -24,7 +24,6 @@ from adm_jax.training import driver, offline
 from adm_jax.types import ActionBounds, InputError
 from tests.runs.event_records import points
 from tests.stopping import Stop, stop_behind
-from tests.tiny import QUICK_FLAGS
 from tests.training.run_files import computed, lines, run_folder
 
 pytestmark = pytest.mark.usefixtures("small_curves")
@@ -251,7 +250,7 @@ def test_eight_devices_give_what_one_gives_also_when_they_are_lost(
     many = dataclasses.replace(spread, workdir=str(tmp_path / "many"), num_devices=8, checkpoint_every=1)
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"{QUICK_FLAGS} --xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     command = [sys.executable, "-W", "ignore", "-c", _ON_EIGHT, json.dumps(to_flat(many))]

@@ -15,7 +15,6 @@ from orbax.checkpoint import v1 as ocp
 from adm_jax.config import OfflineConfig, OnlineConfig
 from adm_jax.config.models import get_model
 from adm_jax.config.settings import to_flat
-from tests.tiny import QUICK_FLAGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +49,7 @@ def arrays_of(folder: Path, checkpoint: str) -> dict[str, np.ndarray]:
 
 def kill(experiment: str, config: OfflineConfig | OnlineConfig, checkpoint: str) -> None:
     """Runs an experiment in a process of its own, and kills it once a checkpoint stands."""
-    environment = {**os.environ, "XLA_FLAGS": QUICK_FLAGS, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command(experiment, config), cwd=ROOT, env=environment, **output) as run:
         deadline = time.monotonic() + 300

@@ -20,7 +20,7 @@ from adm_jax.config.settings import replace_flat
 from adm_jax.runs import hosts
 from adm_jax.training import offline, online
 from adm_jax.types import InputError
-from tests.tiny import TINY
+from tests.tiny import BITWISE_FLAGS, TINY, bitwise_options
 from tests.training.run_files import ROOT, command, computed, lines, newest_arrays, run_folder
 from tests.training.tiny_online import TINY as TINY_ONLINE
 from tests.training.tiny_online import tiny
@@ -37,6 +37,8 @@ def begin(arguments: list[str], count: int = 2) -> list[subprocess.Popen[str]]:
     shared = [*arguments, f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if bitwise_options():  # what they do is compared with what one process does
+        environment["XLA_FLAGS"] = BITWISE_FLAGS
     return [
         subprocess.Popen([*shared, f"--process_id={index}"], env=environment, **options)
         for index in range(count)
