@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from adm_jax.data.dataset import Dataset, gather_windows, sample_starts
+from adm_jax.dynamics.histories import RowLayout, encode_rows, from_flat, row_layouts
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.rollout import (
     ReturnsFn,
@@ -18,12 +19,9 @@ from adm_jax.rollout import (
     Rows,
     Simulation,
     Taken,
-    encode_rows,
     means_of,
     over_steps,
     roll,
-    row_axes,
-    rows_last,
     sums_of,
     take_step,
 )
@@ -52,7 +50,7 @@ def init(dynamics: Dynamics, params: ModelParams, dataset: Dataset, num_envs: in
     return ModelEnvs(carry, obs, jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool))
 
 
-def _restart(envs: ModelEnvs, pool: Carry, obs: Array, starts: Array, axes: Carry, key: Key) -> ModelEnvs:
+def _restart(envs: ModelEnvs, pool: Carry, obs: Array, starts: Array, layouts: Carry, key: Key) -> ModelEnvs:
     """A chunk whose ended environments begin anew, at any of ``starts`` [E], rows of ``obs`` and the pool."""
     chunk, ended = envs.ended.shape[0], envs.ended
     drawn = jax.random.randint(key, (chunk,), 0, starts.shape[0])
@@ -61,8 +59,12 @@ def _restart(envs: ModelEnvs, pool: Carry, obs: Array, starts: Array, axes: Carr
         shape = [chunk if i == axis else 1 for i in range(old.ndim)]
         return jnp.where(ended.reshape(shape), new, old)
 
+    def begun(new: Array, old: Array, layout: RowLayout) -> Array:
+        return choose(new, old, layout.axis)
+
+    fresh = from_flat(jax.tree.map(lambda x: x[drawn], pool), layouts)
     return ModelEnvs(
-        jax.tree.map(choose, rows_last(jax.tree.map(lambda x: x[drawn], pool), axes), envs.carry, axes),
+        jax.tree.map(begun, fresh, envs.carry, layouts),
         choose(obs[starts[drawn]], envs.obs, 0),
         jnp.where(ended, 0, envs.num_steps),
         jnp.zeros((chunk,), bool),
@@ -104,7 +106,7 @@ def advance(
     pool_key, batch_key, chunks_key = jax.random.split(key, 3)
     starts = sample_starts(dataset, pool_key, num_envs, dynamics.max_backtrack, min_history)
     pool = encode_rows(dynamics, params, dataset, starts, chunk)
-    axes = row_axes(dynamics, params, dataset)
+    layouts = row_layouts(dynamics, params, dataset)
 
     def run_chunk(envs: ModelEnvs, index: Array) -> tuple[ModelEnvs, tuple[Taken, Array, Transition]]:
         chunk_key = jax.random.fold_in(chunks_key, index)
@@ -112,7 +114,7 @@ def advance(
 
         def step(envs: ModelEnvs, number: Array) -> tuple[ModelEnvs, tuple[Taken, Array, Array]]:
             reset_key, step_key = jax.random.split(jax.random.fold_in(chunk_key, number))
-            envs = _restart(envs, pool, dataset.transitions.obs, starts, axes, reset_key)
+            envs = _restart(envs, pool, dataset.transitions.obs, starts, layouts, reset_key)
             rows = Rows(envs.carry, envs.obs, exists)
             rows, taken = take_step(simulation, rows, step_key, jax.random.fold_in(batch_key, number))
             num_steps = envs.num_steps + 1

@@ -11,6 +11,7 @@ from adm_jax.data import ring_buffer, value_range
 from adm_jax.data.dataset import Dataset, gather_windows, sample_starts
 from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.data.value_range import ValueRange
+from adm_jax.dynamics.histories import from_flat, row_layouts
 from adm_jax.dynamics.interface import Carry, Dynamics, ModelParams
 from adm_jax.types import Array, Key, Prediction, Segment, Transition, Window
 
@@ -38,7 +39,8 @@ class Simulation(NamedTuple):
     penalty_coef: Array  # beta [], reward <- reward - beta * uncertainty
     # known reward, (obs [B, D], action [B, A], next_obs [B, D]) to [B]; the model's when None
     reward_fn: Callable[[Array, Array, Array], Array] | None = None
-    # (rows [B]) to the encoded histories of these transitions, leaves [B, ...]; encoded each time when None
+    # (rows [B]) to the encoded histories of these transitions, flat as dynamics.histories has them; encoded
+    # each time when None
     histories_fn: Callable[[Array], Carry] | None = None
     # uncertainty [] above which a row ends, without the step; no such end when None
     max_uncertainty: Array | None = None
@@ -62,55 +64,11 @@ def _begin(
     dynamics = simulation.dynamics
     starts = sample_starts(dataset, key, rows.shape[0], dynamics.max_backtrack, min_history)
     if simulation.histories_fn is not None:
-        axes = row_axes(dynamics, simulation.params, dataset)
-        carry = rows_last(simulation.histories_fn(starts), axes)
+        layouts = row_layouts(dynamics, simulation.params, dataset)
+        carry = from_flat(simulation.histories_fn(starts), layouts)
         return Rows(carry, dataset.transitions.obs[starts], rows < num_starts)
     window, obs = gather_windows(dataset, starts, dynamics.max_backtrack)
     return Rows(dynamics.begin(simulation.params, window), obs, rows < num_starts)
-
-
-def encode_histories(dynamics: Dynamics, params: ModelParams, dataset: Dataset, chunk: int) -> Carry:
-    """What ``begin`` makes of the history of every transition; leaves [N', ...], rows first.
-
-    A model that is not fitted any further need encode a history only once, however often roll-outs start
-    there: at m = 5 that is 21 % of their products. N' is N, filled up to whole chunks.
-    """
-    num_rows = dataset.transitions.reward.shape[0]
-    return encode_rows(dynamics, params, dataset, jnp.arange(num_rows, dtype=jnp.int32), chunk)
-
-
-def encode_rows(dynamics: Dynamics, params: ModelParams, dataset: Dataset, rows: Array, chunk: int) -> Carry:
-    """The same of the transitions at ``rows`` [R]; leaves [R', ...]."""
-    axes = row_axes(dynamics, params, dataset)
-
-    def encode_chunk(index: Array) -> Carry:
-        numbers = jnp.minimum(index * chunk + jnp.arange(chunk), len(rows) - 1)
-        carry = dynamics.begin(params, gather_windows(dataset, rows[numbers], dynamics.max_backtrack)[0])
-        return jax.tree.map(lambda x, axis: jnp.moveaxis(x, axis, 0), carry, axes)
-
-    chunks = jax.lax.map(encode_chunk, jnp.arange(-(-len(rows) // chunk)))
-    # no axis is left to be inferred: with m = 1 the arrays have no size
-    return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), chunks)
-
-
-def rows_last(histories: Carry, axes: Carry) -> Carry:
-    """Encoded histories [B, ...] as the model has them, with the rows where it has them."""
-    return jax.tree.map(lambda x, axis: jnp.moveaxis(x, 0, axis), histories, axes)
-
-
-def row_axes(dynamics: Dynamics, params: ModelParams, dataset: Dataset) -> Carry:
-    """The rows' axis in each leaf of a carry: the one whose length is their number."""
-
-    def shapes(num_rows: int) -> Carry:
-        rows = jnp.zeros((num_rows,), jnp.int32)
-        return jax.eval_shape(
-            lambda: dynamics.begin(params, gather_windows(dataset, rows, dynamics.max_backtrack)[0])
-        )
-
-    def axis(few: jax.ShapeDtypeStruct, more: jax.ShapeDtypeStruct) -> int:
-        return next(i for i, (a, b) in enumerate(zip(few.shape, more.shape, strict=True)) if a != b)
-
-    return jax.tree.map(axis, shapes(2), shapes(3))
 
 
 class Taken(NamedTuple):

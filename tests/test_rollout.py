@@ -10,11 +10,11 @@ import pytest
 
 from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import make_dataset
+from adm_jax.dynamics.histories import encode_histories
 from adm_jax.dynamics.interface import Dynamics
 from adm_jax.dynamics.uncertainty import std_of_means
 from adm_jax.rollout import (
     Simulation,
-    encode_histories,
     open_loop,
     open_loop_errors,
     rollout,

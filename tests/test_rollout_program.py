@@ -13,21 +13,25 @@ from adm_jax.config import SACConfig
 from adm_jax.config.models import RecurrentConfig
 from adm_jax.data.dataset import make_dataset
 from adm_jax.dynamics.adm import make_adm
+from adm_jax.dynamics.histories import encode_histories
 from adm_jax.dynamics.interface import make_dynamics
 from adm_jax.dynamics.uncertainty import std_of_means
-from adm_jax.rollout import Simulation, encode_histories, rollout
+from adm_jax.rollout import Simulation, rollout
 from adm_jax.types import ActionBounds
 from tests.known_dynamics import CHUNK, DATA, LENGTH, STARTS, M, policy, rows_of, terminates
 
 
+@pytest.mark.parametrize("row_multiple", [1, 128])
 @pytest.mark.parametrize("dynamics", ["adm", "bootstrapped_rnn"])
-def test_histories_encoded_once_are_those_encoded_in_each_roll_out(dynamics):
+def test_histories_encoded_once_are_those_encoded_in_each_roll_out(dynamics, row_multiple):
     small = {"model_hidden_dim": 8, "num_gru_layers": 2, "num_residual_blocks": 1}
     model = make_dynamics(dynamics, 3, 1, RecurrentConfig(max_backtrack=M, **small))
     dataset = make_dataset(DATA, M)
     params = model.init(jax.random.key(0), dataset.normalizer)
-    histories = jax.jit(functools.partial(encode_histories, model, chunk=7))(params, dataset)
+    encode = functools.partial(encode_histories, model, chunk=7, row_multiple=row_multiple)
+    histories = jax.jit(encode)(params, dataset)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(histories)} == {42}  # 40 rows in chunks of 7
+    assert {(leaf.ndim, leaf.shape[1] % row_multiple) for leaf in jax.tree.leaves(histories)} == {(2, 0)}
 
     @jax.jit
     def roll(histories):

@@ -19,6 +19,7 @@ from adm_jax.config.models import ModelConfig, RecurrentConfig
 from adm_jax.config.settings import values_of
 from adm_jax.data.dataset import Dataset
 from adm_jax.data.lanes import LaneIndex, Lanes, as_dataset
+from adm_jax.dynamics.histories import row_multiple
 from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
 from adm_jax.envs import environment
@@ -68,6 +69,7 @@ class Components(NamedTuple):
     data_is_shared: bool
     clips: bool = False  # predictions, into the data's widened range
     longest_episode: int | None = None  # what bounds estimates of returns where no environment does
+    row_multiple: int = 1  # of kept histories, see adm_jax.dynamics.histories
 
     @property
     def model(self) -> Dynamics:
@@ -137,6 +139,7 @@ def make_components(config: Config, task: Task, platform: str | None = None) -> 
         data_is_shared=offline,
         clips=settings.clip_to_data,
         longest_episode=task.longest_episode if isinstance(task, EnvlessTask) else None,
+        row_multiple=row_multiple(platform or jax.default_backend()),
     )
 
 

@@ -20,17 +20,13 @@ from adm_jax.data import ring_buffer
 from adm_jax.data.dataset import sample_rows, transitions_at
 from adm_jax.data.lanes import Lanes
 from adm_jax.data.ring_buffer import RingBuffer
+from adm_jax.dynamics.histories import encode_histories
 from adm_jax.dynamics.interface import Carry, ModelParams
 from adm_jax.model_envs import ModelEnvs
 from adm_jax.population.compiling import Whole
 from adm_jax.population.memory import tree_bytes
 from adm_jax.returns import sample_lambda_returns
-from adm_jax.rollout import (
-    ReturnsFn,
-    encode_histories,
-    rollout,
-    rollout_into,
-)
+from adm_jax.rollout import ReturnsFn, rollout, rollout_into
 from adm_jax.training.components import (
     Components,
     Config,
@@ -65,7 +61,7 @@ def rollout_chunk(config: Config) -> int:
 @member_program()
 def histories_program(c: Components, config: OfflineConfig, model: ModelParams, data: SharedData) -> Carry:
     """The histories of all transitions, encoded."""
-    return encode_histories(c.model, model, data.dataset, rollout_chunk(config))
+    return encode_histories(c.model, model, data.dataset, rollout_chunk(config), c.row_multiple)
 
 
 def kept_histories(

@@ -109,6 +109,50 @@ def test_programs_compile_for_a_tpu_and_fit_into_its_memory(program: str):
     assert row["arguments_mib"] + row["temporaries_mib"] < 15.75 * 1024
 
 
+_GATHERED = """
+import json
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+from adm_jax.dynamics.histories import RowLayout, from_flat, row_multiple
+from adm_jax.population.compiling import MemberProgram
+from benchmarks.accelerators import targets
+from benchmarks.accelerators.compile_for import memory_of
+
+NUM_MEMBERS, NUM_ROWS, CHUNK, LAYOUT = 16, 60_000, 625, RowLayout(1, (4, 200))
+multiple = row_multiple("tpu") if FILLED else 1
+
+def roll(weights, key, histories):
+    def chunk(index, total):
+        rows = jax.random.randint(jax.random.fold_in(key, index), (CHUNK,), 0, NUM_ROWS)
+        hidden = from_flat(histories.at(rows), LAYOUT)
+        return total + jax.lax.fori_loop(0, 5, lambda _, x: jnp.tanh(x @ weights), hidden).sum()
+    return jax.lax.fori_loop(0, 80, chunk, jnp.zeros(()))
+
+place = SingleDeviceSharding(targets.device("v5e"))
+width = LAYOUT.size + -LAYOUT.size % multiple
+shapes = [((NUM_MEMBERS, 200, 200), jnp.float32), ((NUM_MEMBERS,), jax.random.key(0).dtype)]
+shapes.append(((NUM_MEMBERS, NUM_ROWS, width), jnp.float32))
+given = [jax.ShapeDtypeStruct(shape, kind, sharding=place) for shape, kind in shapes]
+program = MemberProgram(roll, "vmap", whole=("histories",))
+print(json.dumps(memory_of(program.compile(*given).compiled)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("filled", "copies"), [(True, 0.0), (False, 1.0)])
+def test_a_tpu_copies_kept_histories_only_where_rows_are_no_whole_tiles(filled: bool, copies: float):
+    """Of rows of another length it takes all of them first, in the layout that it gathers from."""
+    require("v5e")
+    code = [sys.executable, "-W", "ignore", "-c", _GATHERED.replace("FILLED", str(filled))]
+    own = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(code, cwd=ROOT, env=own, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    row = json.loads(done.stdout.splitlines()[-1])
+    histories = 16 * 60_000 * 896 * 4 / 2**20
+    assert row["temporaries_mib"] / histories == pytest.approx(copies, abs=0.01)
+
+
 _PRODUCT = """
 import jax
 import jax.numpy as jnp
