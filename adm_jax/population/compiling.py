@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from adm_jax.config.run import RunConfig
 from adm_jax.nn.precision import matmul_precision
 from adm_jax.population.devices import AXIS
+from adm_jax.population.memory import require_compiled
 from adm_jax.types import Array
 
 P = ParamSpec("P")
@@ -114,10 +115,13 @@ class MemberProgram(Generic[P, R]):
         Args:
           args: as the program will be called with.
           mesh: devices that the members are spread over; one that holds everything already when None.
+
+        Raises:
+          DoesNotFit: the compiler refuses it, as it takes more memory than the device has.
         """
-        donate, options = self.donated_positions, _compiler_options.get()
+        donate = self.donated_positions
         if mesh is None or mesh.size == 1:
-            return Program(jax.jit(self, donate_argnums=donate).lower(*args).compile(options))
+            return Program(self._compiled(jax.jit(self, donate_argnums=donate).lower(*args)))
         names = self._names(len(args))
         specs = tuple(PartitionSpec() if name in self.shared else PartitionSpec(AXIS) for name in names)
         spread = jax.shard_map(
@@ -125,7 +129,15 @@ class MemberProgram(Generic[P, R]):
         )
         shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
         program = jax.jit(spread, in_shardings=shardings, donate_argnums=donate)
-        return Program(program.lower(*args).compile(options), shardings)
+        return Program(self._compiled(program.lower(*args)), shardings)
+
+    def _compiled(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        try:
+            return lowered.compile(_compiler_options.get())
+        except jax.errors.JaxRuntimeError as error:
+            name = getattr(getattr(self.fn, "func", self.fn), "__name__", "a program")
+            require_compiled(name.removesuffix("_program"), error)
+            raise
 
     def _names(self, number: int | None = None) -> list[str]:
         return list(inspect.signature(self.fn).parameters)[:number]

@@ -136,6 +136,22 @@ def require(
         raise DoesNotFit(f"memory: {needed} and {_gib(free)} GiB are free; lower {lower}")
 
 
+def require_compiled(program: str, error: Exception) -> None:
+    """Says what a compiler's error means that refuses a program for its memory, as a TPU's does.
+
+    The estimate cannot know: a program that was not compiled tells nothing.
+
+    Raises:
+      DoesNotFit: that is what it means; the message says what to lower.
+    """
+    lines = str(error).splitlines()
+    _, found, reason = lines[0].partition("RESOURCE_EXHAUSTED: ") if lines else ("", "", "")
+    if found:
+        lower = _LOWER.get(program, "the number of seeds")
+        reason = reason.partition(" HLO module:")[0].rstrip(" .")
+        raise DoesNotFit(f"memory: the compiler refuses {program}: {reason}; lower {lower}") from error
+
+
 def free_bytes(device: Any = None) -> int | None:
     """Bytes that can still be allocated on a device (a CPU's share them); None if its backend is silent."""
     device = device or jax.local_devices()[0]

@@ -10,6 +10,7 @@ import jax
 from absl import app, flags
 
 from adm_jax.nn.precision import matmul_precision
+from adm_jax.population.memory import DoesNotFit
 from adm_jax.types import InputError
 from benchmarks.speed import measure, options
 from benchmarks.speed.counting import Counts
@@ -117,7 +118,7 @@ def write(path: str | None, content: Mapping[str, Any]) -> None:
 def out_of_memory(error: BaseException) -> str | None:
     """The line that says so where memory ran out; None where something else is wrong."""
     text = str(error)
-    if not isinstance(error, MemoryError) and not any(sign in text for sign in _OUT_OF_MEMORY):
+    if not isinstance(error, MemoryError | DoesNotFit) and not any(sign in text for sign in _OUT_OF_MEMORY):
         return None
     return text.splitlines()[0] if text else "no more on the host"
 
@@ -137,7 +138,7 @@ def of_populations(makers: Mapping[str, Callable[[], tuple[Any, ...]]]) -> tuple
             ours = make()
             if number:
                 ours[0][name]()  # memory that runs out is told of this population, not of all
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, DoesNotFit) as error:
             reason = out_of_memory(error)
             if not number or reason is None:
                 raise

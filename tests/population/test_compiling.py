@@ -1,5 +1,8 @@
 """What a run's programs are compiled with."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from adm_jax.config import OfflineConfig
 from adm_jax.population import compiling
 from adm_jax.population.compiling import MemberProgram
+from adm_jax.population.memory import DoesNotFit
 
 
 def compile_sum() -> jax.Array:
@@ -27,3 +31,45 @@ def test_deterministic_programs_get_xlas_option(monkeypatch: pytest.MonkeyPatch)
     ):
         compile_sum()
     compile_sum()  # outside of it
+
+
+# as libtpu 0.0.52 refuses a program, and as earlier ones did
+TPU_MESSAGES = (
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for "
+    "HLO temporaries (25.23G) exceeds available HBM (15.75G). HLO module: jit__unnamed_function.\n"
+    "See https://openxla.org/xla/errors/error_1000 for more details.",
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 31.02G "
+    "of 15.75G hbm. Exceeded hbm capacity by 15.27G.\n\nTotal hbm usage >= 31.28G:\n    reserved     258.00M",
+)
+
+
+def rollout_program(components: None, x: jax.Array) -> jax.Array:
+    return x + 1.0
+
+
+@pytest.mark.parametrize("message", TPU_MESSAGES)
+def test_a_program_that_the_compiler_refuses_does_not_fit_into_memory(
+    message: str, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(lowered: jax.stages.Lowered, options: Any = None) -> jax.stages.Compiled:
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    with pytest.raises(DoesNotFit) as caught:
+        MemberProgram(functools.partial(rollout_program, None), "vmap").compile(jnp.ones((2, 3)))
+    line = str(caught.value)
+    assert line.startswith("memory: the compiler refuses rollout: ")
+    assert line.endswith("; lower rollout_chunk or the number of seeds")
+    assert "15.75G" in line
+    assert "\n" not in line
+    with pytest.raises(DoesNotFit, match=r"the compiler refuses <lambda>: .*; lower the number of seeds$"):
+        compile_sum()
+
+
+def test_other_errors_of_a_compiler_are_what_they_are(monkeypatch: pytest.MonkeyPatch):
+    def fail(lowered: jax.stages.Lowered, options: Any = None) -> jax.stages.Compiled:
+        raise jax.errors.JaxRuntimeError("INTERNAL: no layout")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"^INTERNAL: no layout$"):
+        compile_sum()

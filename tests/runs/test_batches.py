@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from adm_jax.config import OfflineConfig
 from adm_jax.config.settings import replace_flat, to_flat
+from adm_jax.data.ring_buffer import RingBuffer
 from adm_jax.evaluation.policies import read_policies
 from adm_jax.population import memory
 from adm_jax.population.members import Member, all_members
@@ -160,6 +162,50 @@ def test_memory_chooses_the_batch_and_a_stopped_one_is_taken_up_again(
     before = (folder / "batches" / "0" / "result.json").stat().st_mtime_ns
     assert computed(offline.resume(str(folder))) == computed(result)
     assert (folder / "batches" / "0" / "result.json").stat().st_mtime_ns == before
+
+
+def refuse_at(patch: pytest.MonkeyPatch, number: int) -> None:
+    """A compiler that has too little memory for roll-outs of so many members or more, as a TPU's says it."""
+    message = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required "
+        "for HLO temporaries (25.23G) exceeds available HBM (15.75G). HLO module: jit__unnamed_function.\nSee"
+    )
+    compiled = jax.stages.Lowered.compile
+
+    def compile_or_refuse(lowered: jax.stages.Lowered, options: Any = None) -> jax.stages.Compiled:
+        arguments, _ = lowered.args_info
+        # its first argument, and no other's, begins with a buffer
+        first = arguments[0][0] if isinstance(arguments[0], tuple) else None
+        if isinstance(first, RingBuffer) and first.size.shape[0] >= number:
+            raise jax.errors.JaxRuntimeError(message)
+        return compiled(lowered, options)
+
+    patch.setattr(jax.stages.Lowered, "compile", compile_or_refuse)
+
+
+@pytest.mark.bitwise
+def test_where_the_compiler_refuses_all_members_they_are_trained_in_batches(
+    side_by_side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, _, result = side_by_side
+    refuse_at(monkeypatch, 3)
+    small = dataclasses.replace(config, workdir=str(tmp_path))
+    assert computed(offline.run(small)) == computed(result)
+    line = "4 members at a time: memory: the compiler refuses rollout: E1000: CompileTimeHbmOom: Ran out of"
+    assert line in capsys.readouterr().out
+    assert RunFolder.open(run_folder(small)).batch_size == 2
+
+
+def test_one_member_that_the_compiler_refuses_ends_in_a_line_and_leaves_nothing(
+    tiny_config: OfflineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_at(monkeypatch, 1)
+    config = dataclasses.replace(tiny_config, seeds=(0,), workdir=str(tmp_path / "runs"))
+    with pytest.raises(
+        InputError, match=r"^memory: the compiler refuses rollout: .*; lower rollout_chunk or"
+    ):
+        offline.run(config)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
