@@ -33,7 +33,8 @@ class MemoryEstimate(NamedTuple):
 
     state: int  # learned arrays, optimisers, buffers, and what is recorded
     data: int  # the dataset; on the device already when the estimate is made
-    checkpoint: int  # the copy that is written; 0 on an accelerator, where it is made in the host's memory
+    # the copy that is written while programs run; 0 on an accelerator, where it is made in the host's memory
+    checkpoint: int
     temporaries: Mapping[str, int]  # program -> temporaries and results that reuse no argument
     histories: int = 0  # encoded ones that are kept
 
@@ -45,7 +46,7 @@ class MemoryEstimate(NamedTuple):
     @property
     def to_allocate(self) -> int:
         """What is not there yet: all but the dataset."""
-        return self.state + self.histories + max([self.checkpoint, *self.temporaries.values()])
+        return self.state + self.histories + self.checkpoint + max([0, *self.temporaries.values()])
 
     def largest(self) -> str:
         """The part that takes most: ``state``, ``data``, ``histories`` or a program's name."""
@@ -58,7 +59,7 @@ class MemoryEstimate(NamedTuple):
         return (
             f"memory: about {_gib(self.total)} GiB: state and buffers {_gib(self.state)}, "
             f"histories {_gib(self.histories)}, "
-            f"data {_gib(self.data)}, and one at a time: checkpoint {_gib(self.checkpoint)}, {programs}"
+            f"data {_gib(self.data)}, checkpoint {_gib(self.checkpoint)}, and one at a time: {programs}"
         )
 
 

@@ -119,10 +119,23 @@ class Checkpointer:
         Raises:
           OSError: the folder cannot be written, or its disk has not enough room.
         """
+        self.write(phase, epoch, {name: _to_host(name, leaf) for name, leaf in _named_leaves(state)}, extra)
+
+    def copied(self, state: Any) -> dict[str, np.ndarray]:
+        """A state's arrays by their names, in the host's memory and in nobody else's hands: for ``write``."""
+        named = _named_leaves(state)
+        for _, leaf in named:
+            if isinstance(leaf, jax.Array) and not _is_key(leaf):
+                leaf.copy_to_host_async()  # side by side
+        return {name: _own(_to_host(name, leaf), leaf) for name, leaf in named}
+
+    def write(
+        self, phase: str, epoch: int, leaves: Mapping[str, np.ndarray], extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """``save`` of a state's arrays by their names."""
         files.make_folder(self._folder)
         saving = self._folder / f"{_SAVING}{_name(phase, epoch)}"
         shutil.rmtree(saving, ignore_errors=True)
-        leaves = {name: _to_host(name, leaf) for name, leaf in _named_leaves(state)}
         num_bytes = sum(leaf.nbytes for leaf in leaves.values())
         _require_room(self._folder, num_bytes)
         try:
@@ -287,6 +300,12 @@ def _converted(host: np.ndarray, abstract: Any) -> np.ndarray:
 def _is_other_width(saved: str, abstract: Any) -> bool:
     """Whether one is float32 and the other bfloat16."""
     return {saved, str(abstract.dtype)} == {"float32", "bfloat16"}
+
+
+def _own(host: np.ndarray, leaf: Any) -> np.ndarray:
+    """The array of a leaf, copied where it lies in the leaf's own memory, which the next step may reuse."""
+    on_device = isinstance(leaf, jax.Array) and all(device.platform != "cpu" for device in leaf.devices())
+    return host if on_device else host.copy()
 
 
 def _to_device(host: np.ndarray, abstract: Any) -> Any:

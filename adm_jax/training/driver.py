@@ -4,13 +4,13 @@
 number is a function of a member's seed, its purpose and the epoch, so that a run that is resumed from its
 newest checkpoint equals one that was never stopped, bit by bit on the same machine.
 
-Evaluations run in the background, one at a time. A checkpoint is only saved when those of earlier steps are
-written down; that of its own step may be under way, and is begun again by a resume.
+Evaluations run in the background, one at a time, and so are checkpoints written. One is only taken when the
+evaluations of earlier steps are written down; that of its own step may be under way, and is begun again by a
+resume.
 """
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from adm_jax.runs.evaluating import Evaluations, compile_policies
 from adm_jax.runs.folder import NOT_BEGUN, RunFolder, Standing
 from adm_jax.runs.hosts import Hosts
 from adm_jax.runs.progress import Progress, print_result
+from adm_jax.runs.saving import Saving
 from adm_jax.tasks import EnvlessTask
 from adm_jax.training import shares
 from adm_jax.training.loop import Config, Desk, Plan, Step
@@ -50,8 +51,8 @@ class Run:
         self.background = Background(self.clock)
         self.checkpointer = Checkpointer(folder.checkpoints)
         self.checkpointer.recover()
-        self._saved: tuple[float, float] | None = None  # when, and how long the newest checkpoint took
         config, note = plan.config, self.progress.note
+        self.saving = Saving(self.checkpointer, config.checkpoint_share)
         with contextlib.ExitStack() as stack:
             seeds, evaluator = [member.seed for member in members], None
             if plan.task.has_env:
@@ -90,7 +91,7 @@ class Run:
 
     def drive(self, *, go_on: bool = False) -> dict[str, Any]:
         """To the end from the beginning, or from the newest checkpoint; returns result.json's content."""
-        with naming(self.folder.path), self._resources, self.progress, self.background:
+        with naming(self.folder.path), self._resources, self.progress, self.background, self.saving:
             if go_on:
                 self._restore()
             shown = None
@@ -100,6 +101,9 @@ class Run:
                     self.progress.begin(stage.name, stage.total, stage.done)
                     shown = stage.name
                 self.background.poll()
+                self.saving.poll()
+                if not stage.saves:  # a signal leaves such a step at once
+                    self.saving.wait()
                 with signals.held(stage.saves) as stopped:
                     self._done(self.loop.advance(), stopped)
             self.progress.end()
@@ -124,7 +128,7 @@ class Run:
     def _done(self, step: Step, stopped: Callable[[], bool]) -> None:
         """A step is done: the one place where it is recorded, evaluated, and a checkpoint may be taken.
 
-        One is taken also where a signal has ``stopped`` the run.
+        One is taken also where a signal has ``stopped`` the run, and is whole then.
         """
         if step.metrics is not None:
             self._record(step)
@@ -136,6 +140,8 @@ class Run:
             self.evaluations.begin(step.phase, step.epoch, step.counts, step.policies, step.unaveraged)
         if stopped() or (step.save and self._may_save()):
             self._save(step)
+        if stopped():
+            self.saving.wait()
 
     def _record(self, step: Step) -> None:
         """A line of metrics.jsonl, and a word on a member's first number that is not finite."""
@@ -148,19 +154,16 @@ class Run:
 
     def _may_save(self) -> bool:
         """Whether a checkpoint that is due keeps to its share of the time, or is the first or last one."""
-        if self._saved is None or self.loop.stage() is None:
-            return True
-        at, took = self._saved
-        return time.monotonic() - at >= took * (1.0 / self.plan.config.checkpoint_share - 1.0)
+        return self.loop.stage() is None or self.saving.keeps_to_share()
 
     def _save(self, step: Step) -> None:
         # An earlier step's policies are not in this checkpoint, so their evaluation could not be done again.
         self.evaluations.wait_for_earlier(step.phase, step.epoch)
-        began = time.monotonic()
-        extra = {"clock": self.clock.to_dict(), "loop": self.loop.to_note(), "files": self.folder.marks()}
-        self.checkpointer.save(step.phase, step.epoch, self.loop.to_save(), extra=extra)
-        now = time.monotonic()
-        self._saved = now, now - began
+        self.saving.begin(step.phase, step.epoch, self.loop.to_save, self._to_note)
+
+    def _to_note(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the state."""
+        return {"clock": self.clock.to_dict(), "loop": self.loop.to_note(), "files": self.folder.marks()}
 
     def _finish(self) -> dict[str, Any]:
         """Puts the result together from the run's own files, writes and shows it."""

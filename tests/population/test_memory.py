@@ -39,13 +39,13 @@ def test_estimate_counts_the_hungriest_moment_and_says_so():
     need = memory.estimate({"fit": compiled}, state=jnp.zeros(100), resident=jnp.zeros(10))
     assert (need.state, need.data, need.checkpoint) == (400, 40, 400)
     assert need.temporaries["fit"] >= 1000
-    assert need.total == 400 + 40 + need.temporaries["fit"]
+    assert need.total == 400 + 40 + 400 + need.temporaries["fit"]  # written while programs run
     beside = memory.estimate({"fit": compiled}, state=jnp.zeros(100), recorded=jnp.zeros(50))
     assert (beside.state, beside.checkpoint) == (600, 400)
     need = memory.MemoryEstimate(2 * GIB, GIB, 2 * GIB, {"fit": GIB, "rollout": 14 * GIB})
-    assert need.total == 17 * GIB
-    assert need.to_allocate == 16 * GIB
-    assert "about 17.00 GiB" in need.line()
+    assert need.total == 19 * GIB
+    assert need.to_allocate == 18 * GIB
+    assert "about 19.00 GiB" in need.line()
     assert "rollout 14.00" in need.line()
 
 

@@ -1,6 +1,7 @@
 """The offline loop as a whole: what it leaves behind, and that stopping it changes nothing."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from adm_jax.config.settings import replace_flat
 from adm_jax.data.formats import minari_io
 from adm_jax.envs.evaluator import Evaluator
 from adm_jax.runs import config_file
+from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.folder import RunFolder
 from adm_jax.runs.signals import Interrupted
 from adm_jax.training import offline
@@ -110,9 +112,16 @@ def test_stopped_and_resumed_equals_never_stopped(
 def test_a_signal_saves_the_step_it_comes_in(
     uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, epoch: int
 ) -> None:
-    """What cannot be saved, as cloning, is done again."""
+    """What cannot be saved, as cloning, is done again; the checkpoint is whole when the run has left."""
     config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    write = Checkpointer.write
+
+    def slowly(*args, **kwargs) -> None:
+        time.sleep(0.3)
+        write(*args, **kwargs)
+
     with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "write", slowly)
         signal_in(patch, phase, epoch)
         with pytest.raises(Interrupted) as stop:
             offline.run(config)
@@ -120,6 +129,33 @@ def test_a_signal_saves_the_step_it_comes_in(
     assert str(stop.value) == f"stopped by SIGTERM; adm-jax offline --resume={folder} goes on"
     newest = "fit-000004" if phase == "bc" else f"{phase}-{epoch:06}"
     assert newest in os.listdir(folder / "checkpoints")
+    offline.resume(str(folder))
+    assert_same_run(folder, uninterrupted[1])
+
+
+def test_a_checkpoint_that_fails_beside_later_steps_ends_the_run_and_changes_nothing(
+    uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on from the checkpoint before, though later steps were recorded."""
+    config = dataclasses.replace(uninterrupted[0], workdir=str(tmp_path))
+    write = Checkpointer.write
+
+    def fail_late(self: Checkpointer, phase: str, epoch: int, *args, **kwargs) -> None:
+        if (phase, epoch) != ("train", 2):
+            return write(self, phase, epoch, *args, **kwargs)
+        began = time.monotonic()
+        while lines(run_folder(config) / "metrics.jsonl")[-1]["epoch"] != 3:
+            assert time.monotonic() - began < 60
+            time.sleep(0.01)
+        raise OSError(errno.ENOSPC, "no room for it", str(tmp_path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointer, "write", fail_late)
+        with pytest.raises(OSError, match="no room for it"):
+            offline.run(config)
+    folder = run_folder(config)
+    assert lines(folder / "metrics.jsonl")[-1]["epoch"] in (3, 4)
+    assert Checkpointer(folder / "checkpoints").latest() == ("fit", 4)
     offline.resume(str(folder))
     assert_same_run(folder, uninterrupted[1])
 

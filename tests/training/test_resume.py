@@ -143,13 +143,13 @@ def test_what_a_killed_process_left_is_removed(stopped: Path, tmp_path: Path) ->
 def test_checkpoints_keep_to_their_share_of_the_time(
     share: float, saved: list, tiny_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save, steps = Checkpointer.save, []
+    write, steps = Checkpointer.write, []
 
     def note(self: Checkpointer, phase: str, epoch: int, *args, **kwargs) -> None:
         steps.append((phase, epoch))
-        save(self, phase, epoch, *args, **kwargs)
+        write(self, phase, epoch, *args, **kwargs)
 
-    monkeypatch.setattr(Checkpointer, "save", note)
+    monkeypatch.setattr(Checkpointer, "write", note)
     settings = {**TINY, "seeds": (0,), "num_epochs": 3, "fit_max_epochs": 2, "bc_steps": 0}
     settings |= {"checkpoint_every": 1, "checkpoint_share": share, "workdir": str(tmp_path)}
     offline.run(replace_flat(OfflineConfig(), settings))
