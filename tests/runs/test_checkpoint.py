@@ -198,23 +198,29 @@ _ON_A_FULL_DISK = """
 import sys
 import numpy as np
 from adm_jax.runs.checkpoint import Checkpointer
+from adm_jax.runs.saving import Saving
 from tests.runs.full_disk import full_disk
 noise = np.random.default_rng(0)
 state = {"x": noise.random(12_500), "y": noise.random(50_000)}
 try:
     with full_disk(int(sys.argv[2])):
-        Checkpointer(sys.argv[1]).save("train", 2, state)
+        if sys.argv[3] == "beside":
+            with Saving(Checkpointer(sys.argv[1]), 1.0) as saving:
+                saving.begin("train", 2, lambda: state, dict)
+        else:
+            Checkpointer(sys.argv[1]).save("train", 2, state)
 except OSError as error:
     print(error)
 """
 
 
+@pytest.mark.parametrize("how", ["waiting", "beside"])
 @pytest.mark.parametrize("limit", [50_000, 150_000])
-def test_a_disk_that_fills_up_meanwhile_is_told_in_one_line(tmp_path, limit):
-    """In orbax's threads, for all arrays, and for the larger one alone."""
+def test_a_disk_that_fills_up_meanwhile_is_told_in_one_line(tmp_path, limit, how):
+    """In orbax's threads, for all arrays, and for the larger one alone; beside the run, too."""
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save("train", 1, make_state())
-    command = [sys.executable, "-c", _ON_A_FULL_DISK, str(tmp_path), str(limit)]
+    command = [sys.executable, "-c", _ON_A_FULL_DISK, str(tmp_path), str(limit), how]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
