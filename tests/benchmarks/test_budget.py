@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -143,6 +146,27 @@ def test_options_that_cannot_be_are_refused_in_one_line(argument, message, monke
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_measures_and_writes_what_it_is_asked_for(tmp_path):
+    """A real part of real programs, whose numbers are compared with the CPU's first."""
+    path = tmp_path / "quick.json"
+    flags = ("--quick", "--only=agreement,ceilings", "--matmul_precision=bfloat16", "--notorch")
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.run_all", *flags, f"--json={path}"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    written = json.loads(path.read_text())
+    assert set(written) == {"environment", "agreement", "ceilings"}
+    assert written["environment"]["matmul_precision"] == "bfloat16"
+    agreement = written["agreement"]
+    assert (agreement["precision"], agreement["reference"]) == ("bfloat16", "cpu, float32")
+    assert 0.0 < agreement["largest_relative_difference"] <= agreement["allowed"] < 1.0
+    assert {"rollout/reward", "update/critic_gradient"} <= set(agreement["differences"])
+    rows = written["ceilings"]["rows"]
+    assert all(rows[name]["rate"] > 0 for name in ("matmul, float32", "matmul, bfloat16", "copy"))
+    assert all(written[name]["seconds_in_all"] > 0 for name in ("agreement", "ceilings"))
+    assert "matmul, bfloat16: seconds_median" in done.stdout
 
 
 def test_precisions_are_told_as_they_are():
