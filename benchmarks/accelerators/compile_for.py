@@ -115,6 +115,14 @@ def measure(
     }
 
 
+def numbers_of_seeds() -> list[int]:
+    """Those that ``--seeds`` asks for. Raises InputError: one is none."""
+    for number in _SEEDS.value:
+        if not (number.isdecimal() and int(number)):
+            raise InputError(f"seeds: {number!r} is no number of seeds; give a list as 1,16")
+    return [int(number) for number in _SEEDS.value]
+
+
 def main(argv: list[str]) -> None:
     """Compiles what is asked for and prints it."""
     if len(argv) > 2:
@@ -126,13 +134,11 @@ def main(argv: list[str]) -> None:
     for program in _PROGRAMS.value:
         if program not in PROGRAMS:
             raise InputError(f"programs: {program!r} is none of {', '.join(PROGRAMS)}")
-    for number in _SEEDS.value:
-        if not (number.isdecimal() and int(number)):
-            raise InputError(f"seeds: {number!r} is no number of seeds; give a list as 1,16")
+    numbers = numbers_of_seeds()
     targets.device(target)  # before anything is made
     for program in _PROGRAMS.value:
-        for number in _SEEDS.value:
-            print(json.dumps(measure(target, program, int(number), precision)), flush=True)
+        for number in numbers:
+            print(json.dumps(measure(target, program, number, precision)), flush=True)
 
 
 if __name__ == "__main__":

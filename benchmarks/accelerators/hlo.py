@@ -15,6 +15,7 @@ _FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier"),
     *("add-dependency", "partition-id", "replica-id", "copy-done", "async-done", "async-update"),
 )
+_GRU_OPERANDS, _UNITS = 6, 64  # of adm_jax.nn.fused: a kernel's operands, and the units of its tiles
 _CALLED = re.compile(
     r"\b(?:calls|body|condition|to_apply|true_computation|false_computation|called_computation)=%?([\w.\-]+)"
     r"|\b(?:branch_computations|called_computations)=\{([^}]*)\}"
@@ -62,6 +63,16 @@ class Cost(NamedTuple):
         return Cost(self.kernels + times * other.kernels, self.bytes + times * other.bytes)
 
 
+class Kernel(NamedTuple):
+    """One launch of a program."""
+
+    times: float  # launched in one run of the program, a mean where branches differ
+    op: str
+    bytes: int
+    flops: float  # of its products
+    size: int  # elements of its largest result
+
+
 class Loop(NamedTuple):
     """A while and what one of its steps costs, loops inside of it included."""
 
@@ -97,6 +108,48 @@ class Module:
     def loops(self) -> list[Loop]:
         """All loops that the program runs, also those inside of others; outer ones first."""
         return list(self._loops(self._entry, 0))
+
+    def kernels(self) -> Iterator[Kernel]:
+        """All that the program launches."""
+        yield from self._kernels(self._entry, 1.0)
+
+    def _kernels(self, computation: str, times: float) -> Iterator[Kernel]:
+        for instruction in self._computations[computation].values():
+            called = instruction.called
+            if instruction.op == "while":
+                yield from self._kernels(called[0], times * instruction.trips)
+            elif instruction.op == "conditional":
+                yield Kernel(times, "conditional", 0, 0.0, 0)
+                for name in called:
+                    yield from self._kernels(name, times / len(called))
+            elif instruction.op in ("call", "async-start"):
+                yield from self._kernels(called[0], times)
+            elif instruction.op not in _FREE:
+                flops = self._flops(instruction, computation)
+                moved, size = (
+                    self._bytes(instruction, computation),
+                    max(map(math.prod, dims(instruction.type))),
+                )
+                yield Kernel(times, instruction.op, moved, flops, size)
+
+    def _flops(self, instruction: Instruction, computation: str) -> float:
+        if instruction.op == "fusion":
+            inner = instruction.called[0]
+            return sum(self._flops(other, inner) for other in self._computations[inner].values())
+        names = self._computations[computation]
+        operands = [dims(names[name].type)[0] for name in instruction.operands if name in names]
+        (result, *_) = dims(instruction.type) or [()]
+        if instruction.op == "dot":
+            contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.text)
+            assert contracted is not None
+            inner_size = math.prod(operands[0][int(axis)] for axis in contracted[1].split(",") if axis)
+            return 2.0 * math.prod(result) * inner_size
+        if "gpu.triton" not in instruction.text:
+            return 0.0
+        width = -(-result[-1] // _UNITS) * _UNITS
+        if len(operands) == _GRU_OPERANDS:  # x, hidden states, weights of both, biases
+            return 6.0 * width * sum(math.prod(operand) for operand in operands[:2])
+        return 2.0 * math.prod(result) * width  # a residual block
 
     def _loops(self, computation: str, depth: int) -> Iterator[Loop]:
         for instruction in self._computations[computation].values():
@@ -168,6 +221,12 @@ def _written(inner: Mapping[str, Instruction], name: str) -> int:
     if result.op == "scatter":
         return num_bytes(inner[result.operands[-1]].type)
     return num_bytes(result.type)
+
+
+def dims(type_text: str) -> list[tuple[int, ...]]:
+    """Dimensions of all arrays in a type."""
+    shapes = re.findall(r"\b[a-z]+\d*\[([\d,]*)\]", type_text)
+    return [tuple(int(dim) for dim in shape.split(",") if dim) for shape in shapes]
 
 
 def num_bytes(type_text: str) -> int:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.accelerators import hlo
+from benchmarks.accelerators import cost_model, hlo
 
 BY_HAND = """\
 HloModule by_hand, is_scheduled=true
@@ -86,6 +86,60 @@ def test_a_loop_inside_of_a_loop_counts_in_both():
     size = 4 * 64 * 64
     assert 3 * size <= inner.step.bytes <= 8 * size  # sine and product: read, written, and a copy at most
     assert module.total().bytes >= 11 * outer.step.bytes
+
+
+PRODUCTS = """\
+HloModule products, is_scheduled=true
+
+%gemm (p0: f32[100,8], p1: f32[8,16]) -> f32[100,16] {
+  %p0 = f32[100,8]{1,0} parameter(0)
+  %p1 = f32[8,16]{1,0} parameter(1)
+  ROOT %product = f32[100,16]{1,0} dot(%p0, %p1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (x: f32[100,8], w: f32[8,16], s: f32[5,10,16], o: f32[4,10,16]) -> f32[5,10,16] {
+  %x = f32[100,8]{1,0} parameter(0)
+  %w = f32[8,16]{1,0} parameter(1)
+  %s = f32[5,10,16]{2,1,0} parameter(2)
+  %o = f32[4,10,16]{2,1,0} parameter(3)
+  %y = f32[100,16]{1,0} fusion(%x, %w), kind=kCustom, calls=%gemm
+  %z = f32[100,16]{1,0} custom-call(%y, %w, %w, %w, %w), custom_call_target="__gpu$xla.gpu.triton"
+  ROOT %h = f32[5,10,16]{2,1,0} custom-call(%s, %o, %w, %w, %w, %w), custom_call_target="__gpu$xla.gpu.triton"
+}
+"""
+
+
+def test_products_are_counted_those_of_our_kernels_in_whole_tiles():
+    """A product of 100 x 8 by 8 x 16, a residual block, and three gates of five and of four streams."""
+    product, block, layer = hlo.Module(PRODUCTS).kernels()
+    assert product.flops == 2 * 100 * 8 * 16
+    assert block.flops == 2 * 100 * 16 * 64
+    assert layer.flops == 2 * (5 + 4) * 10 * 16 * 3 * 64
+    assert (layer.op, layer.size, layer.times) == ("custom-call", 5 * 10 * 16, 1)
+
+
+def test_kernels_are_those_that_the_total_counts():
+    module = hlo.Module(BY_HAND)
+    launched = [kernel for kernel in module.kernels() if kernel.op != "conditional"]
+    assert sum(kernel.times for kernel in launched) == module.total().kernels
+    assert sum(kernel.times * kernel.bytes for kernel in launched) == module.total().bytes
+
+
+@pytest.mark.parametrize(
+    ("kernel", "seconds"),
+    [
+        (hlo.Kernel(3, "fusion", 8, 0.0, 1), 3 * 2e-6),  # a launch is all that it costs
+        (hlo.Kernel(1, "fusion", 10**9, 0.0, 10**8), 1e-6 + 1e-3),  # memory
+        (hlo.Kernel(1, "fusion", 10**7, 0.0, 10**7), 1e-6 + 5e-6),  # out of the cache
+        (hlo.Kernel(1, "fusion", 10**7, 132e9, 10**7), 1e-6 + 1e-3),  # products, on all multiprocessors
+        (hlo.Kernel(1, "fusion", 10**4, 1e9, 100), 1e-6 + 1e-3),  # on one of them: a tile
+        (hlo.Kernel(1, "fusion", 10**4, 132e9, 264 * 4096 // 2 + 4096), 1e-6 + 1e-3 * 264 / 133),  # two waves
+        (hlo.Kernel(0.5, "conditional", 0, 0.0, 0), 0.5 * 5 * 2e-6),
+    ],
+)
+def test_a_kernel_lasts_as_long_as_what_bounds_it(kernel, seconds):
+    rates = cost_model.Rates(launch=2e-6, memory=1e12, cache=2e12, products=1e12)
+    assert cost_model.seconds([kernel], rates) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
