@@ -229,7 +229,6 @@ def test_a_run_gives_curves_policies_and_models(run, arrays):
     np.testing.assert_allclose(mse, again.metrics["model"]["model/holdout_mse"][0, 1], rtol=1e-3)
 
 
-@pytest.mark.bitwise
 def test_a_fit_is_that_of_a_run(arrays, tmp_path):
     """The same parameters to the last bit, by the same programs."""
     data = adm_jax.load_dataset(arrays, env_id="Hopper-v4")

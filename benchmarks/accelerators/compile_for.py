@@ -30,11 +30,6 @@ PROGRAMS = (
     *("update", "rollout", "rollout_with_histories", "fit"),
     *("full_horizon_update", "full_horizon_rollout", "full_horizon_fit"),
 )
-_PROGRAMS = flags.DEFINE_list("programs", list(PROGRAMS), "programs to compile")
-_SEEDS = flags.DEFINE_list("seeds", ["1", "16"], "numbers of seeds")
-_PRECISION = flags.DEFINE_enum(
-    "precision", "default", ["default", "float32", "tensorfloat32", "bfloat16"], "of matrix products"
-)
 
 
 def prepare(program: str, platform: str, num_seeds: int, **sizes: Any) -> tuple[Workload, Job, int]:
@@ -115,12 +110,17 @@ def measure(
     }
 
 
+def define_seeds() -> None:
+    """The flag ``--seeds``; flags are defined by who is run, as tests import this beside commands."""
+    flags.DEFINE_list("seeds", ["1", "16"], "numbers of seeds")
+
+
 def numbers_of_seeds() -> list[int]:
     """Those that ``--seeds`` asks for. Raises InputError: one is none."""
-    for number in _SEEDS.value:
+    for number in flags.FLAGS.seeds:
         if not (number.isdecimal() and int(number)):
             raise InputError(f"seeds: {number!r} is no number of seeds; give a list as 1,16")
-    return [int(number) for number in _SEEDS.value]
+    return [int(number) for number in flags.FLAGS.seeds]
 
 
 def main(argv: list[str]) -> None:
@@ -129,17 +129,21 @@ def main(argv: list[str]) -> None:
         raise InputError(f"{argv[2]!r} is not a flag; flags look like --name=value")
     if len(argv) < 2:
         raise InputError(f"target: give one of {', '.join(targets.TARGETS)}")
-    target, precision = argv[1], cast(MatmulPrecision, _PRECISION.value)
+    target, precision = argv[1], cast(MatmulPrecision, flags.FLAGS.precision)
     targets.platform_of(target)
-    for program in _PROGRAMS.value:
+    for program in flags.FLAGS.programs:
         if program not in PROGRAMS:
             raise InputError(f"programs: {program!r} is none of {', '.join(PROGRAMS)}")
     numbers = numbers_of_seeds()
     targets.device(target)  # before anything is made
-    for program in _PROGRAMS.value:
+    for program in flags.FLAGS.programs:
         for number in numbers:
             print(json.dumps(measure(target, program, number, precision)), flush=True)
 
 
 if __name__ == "__main__":
+    define_seeds()
+    flags.DEFINE_list("programs", list(PROGRAMS), "programs to compile")
+    precisions = ["default", "float32", "tensorfloat32", "bfloat16"]
+    flags.DEFINE_enum("precision", "default", precisions, "of matrix products")
     report.start(main, takes_files=True)

@@ -23,10 +23,9 @@ from adm_jax.config.models import RecurrentConfig
 from adm_jax.config.presets.offline import D4RL
 from adm_jax.nn.precision import matmul_precision
 from benchmarks.accelerators import hlo, targets
-from benchmarks.accelerators.compile_for import compile_for, numbers_of_seeds, prepare
+from benchmarks.accelerators.compile_for import compile_for, define_seeds, numbers_of_seeds, prepare
 from benchmarks.speed import report
 
-_JSON = flags.DEFINE_string("json", None, "file that the table is written to")
 _TARGET, _MULTIPROCESSORS, _TILE = "h100", 132, 64 * 64
 _FIT_EPOCHS = 30  # the library's default, and what fits of the datasets take
 
@@ -128,9 +127,11 @@ def main(argv: list[str]) -> None:
         result["by_seeds"][number] = run(number)
         for task, row in result["by_seeds"][number]["tasks"].items():
             print(f"{number} seeds, {task}: {json.dumps(row)}", flush=True)
-    if _JSON.value:
-        Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
+    if flags.FLAGS.json:
+        Path(flags.FLAGS.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
+    define_seeds()
+    flags.DEFINE_string("json", None, "file that the table is written to")
     report.start(main)
