@@ -12,7 +12,7 @@ import numpy as np
 from adm_jax.agents.sac import make_sac
 from adm_jax.api.datasets import load_dataset
 from adm_jax.config import OfflineConfig, config_for_task
-from adm_jax.config.models import get_model
+from adm_jax.config.models import get_model, without_kernels
 from adm_jax.config.settings import leaves
 from adm_jax.dynamics.interface import Dynamics, ModelParams, make_dynamics
 from adm_jax.dynamics.uncertainty import UNCERTAINTIES
@@ -258,7 +258,8 @@ def fit(
         )
     config = config_for_task("auto", dynamics=dynamics, **settings)
     dims = data.obs.shape[1], data.action.shape[1]
-    model, bounds = make_dynamics(dynamics, *dims, config.model), ActionBounds.symmetric(1.0, dims[1])
+    model = make_dynamics(dynamics, *dims, without_kernels(config.model))
+    bounds = ActionBounds.symmetric(1.0, dims[1])
     components = Components(
         dynamics=model,
         agent=make_sac(dims[0], bounds, config.sac),

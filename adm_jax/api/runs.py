@@ -23,6 +23,7 @@ from adm_jax.config import (
     online_config_for_task,
     online_from_flat,
 )
+from adm_jax.config.models import without_kernels
 from adm_jax.config.online import MODEL_FREE
 from adm_jax.config.references import import_named, is_reference
 from adm_jax.dynamics.interface import make_dynamics
@@ -244,7 +245,7 @@ class Run:
         part = next(part for part in self._folder.parts() if member in part.members)
         arrays = Checkpointer(part.checkpoints).read_newest("train", "model")
         obs_dim, action_dim = (arrays[f"normalizer/{name}_mean"].shape[-1] for name in ("obs", "action"))
-        dynamics = make_dynamics(config.dynamics, obs_dim, action_dim, config.model)
+        dynamics = make_dynamics(config.dynamics, obs_dim, action_dim, without_kernels(config.model))
         index = part.members.index(member)
         own = {name: array[index] for name, array in arrays.items()}
         normalizer = {name.partition("/")[2]: own[name] for name in own if name.startswith("normalizer/")}

@@ -4,7 +4,7 @@ A model is registered before it is imported: naming its settings costs nothing, 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from adm_jax.config.references import import_named
@@ -40,8 +40,8 @@ class RecurrentConfig(ModelConfig):
     )
     fused_kernels: Literal["auto", "on", "off"] = setting(
         "auto",
-        "in roll-outs take a GRU layer's step, and a residual block, as one kernel each; auto: on GPUs, but "
-        "where products are float32",
+        "one kernel for a GRU layer's step in roll-outs, and for a residual block; auto: on NVIDIA's GPUs "
+        "of compute capability 8.0 or later, except where products are float32; on: on all GPUs",
     )
 
     def __post_init__(self) -> None:
@@ -123,6 +123,11 @@ class EnsembleConfig(ModelConfig):
                 f"weight_decays: {len(self.weight_decays)} numbers for num_hidden_layers="
                 f"{self.num_hidden_layers}; must be one for each and one for the last layer"
             )
+
+
+def without_kernels(config: ModelConfig) -> ModelConfig:
+    """The same model by plain functions, for any device and with gradients."""
+    return replace(config, fused_kernels="off") if isinstance(config, RecurrentConfig) else config
 
 
 class Model(NamedTuple):

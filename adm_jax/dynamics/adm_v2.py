@@ -77,14 +77,20 @@ def _init(spec: Spec, key: Key, normalizer: Normalizer) -> ModelParams:
     return ModelParams(learned, normalizer)
 
 
-def _encode(spec: Spec, params: ModelParams, obs: Array, dropout_key: Key | None = None) -> Hidden:
-    """Each layer's first hidden state [..., W] of streams that start at ``obs`` [..., D]."""
+def _encode(
+    spec: Spec, params: ModelParams, obs: Array, dropout_key: Key | None = None, fused: bool = False
+) -> Hidden:
+    """Each layer's first hidden state [..., W] of streams that start at ``obs`` [..., D].
+
+    Without dropout it can have ``fused`` kernels, and no gradient then.
+    """
     config, learned = _config(spec), params.learned
     width, num_layers = config.model_hidden_dim, config.num_gru_layers
     if config.state_input == "duplicated":
         return (jnp.zeros((*obs.shape[:-1], width)),) * num_layers
     obs = normalize_obs(params.normalizer, obs)
-    hidden = apply(_encoder(spec), learned.encoder, obs, dropout_key, deterministic=dropout_key is None)
+    options = {"deterministic": dropout_key is None, "fused": fused and dropout_key is None}
+    hidden = apply(_encoder(spec), learned.encoder, obs, dropout_key, **options)
     return tuple(jnp.split(hidden, num_layers, axis=-1))
 
 
@@ -148,7 +154,7 @@ def _begin(spec: Spec, params: ModelParams, window: Window) -> Streams:
     chex.assert_shape(window.obs, (num_rows, config.max_backtrack - 1, spec.obs_dim))
     first = config.max_backtrack - config.streams  # streams start at the last M - 1 states
     obs, action, valid = (jnp.moveaxis(x, 1, 0)[first:] for x in (window.obs, window.action, window.valid))
-    starts = _encode(spec, params, obs)
+    starts = _encode(spec, params, obs, fused=spec.fused)
     streams = Streams(
         recurrent.no_states(spec, num_rows),
         jnp.zeros((0, num_rows, spec.obs_dim)) if config.reads_start else None,
@@ -177,7 +183,7 @@ def _step(
     config = _config(spec)
     chex.assert_shape(obs, (None, spec.obs_dim))
     chex.assert_shape(action, (obs.shape[0], spec.action_dim))
-    streams = _admit(spec, carry, _encode(spec, params, obs[None]), obs[None])
+    streams = _admit(spec, carry, _encode(spec, params, obs[None], fused=spec.fused), obs[None])
     if carry.num_steps is not None:
         phase = (carry.num_steps + config.streams - 1) % config.max_backtrack
         admitted = phase < config.streams

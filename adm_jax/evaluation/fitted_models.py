@@ -149,7 +149,7 @@ def fit_models(model: Prepared, store: Path, progress: Progress) -> FittedModels
 
 def _settings(config: OfflineConfig) -> dict[str, Any]:
     names = {leaf.name for part in (config.model, config.fit) for leaf in leaves(type(part))}
-    names |= {"seeds", "matmul_precision"}
+    names = (names | {"seeds", "matmul_precision"}) - {"fused_kernels"}  # no part of a fit
     return {name: value for name, value in to_flat(config).items() if name in names}
 
 

@@ -99,7 +99,7 @@ def place(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def has_tensor_cores() -> bool:
+def supports_tf32() -> bool:
     """Whether the default device multiplies in TF32: NVIDIA's GPUs, since compute capability 8.0."""
     device = jax.devices()[0]
     generation = str(getattr(device, "compute_capability", "")).partition(".")[0]  # AMD's say gfx...

@@ -147,7 +147,7 @@ def require_compiled(program: str, error: Exception) -> None:
     """
     lines = str(error).splitlines()
     _, found, reason = lines[0].partition("RESOURCE_EXHAUSTED: ") if lines else ("", "", "")
-    if found:
+    if found and "shared memory" not in reason.lower():  # which a kernel lacks, not the device
         lower = _LOWER.get(program, "the number of seeds")
         reason = reason.partition(" HLO module:")[0].rstrip(" .")
         raise DoesNotFit(f"memory: the compiler refuses {program}: {reason}; lower {lower}") from error

@@ -30,11 +30,12 @@ class Saving:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None or issubclass(kind, signals.Interrupted):
-                self.wait()
-        finally:
-            self._executor.shutdown()
+        with signals.held(raises=False):  # what is under way is written, whatever comes
+            try:
+                if kind is None or issubclass(kind, signals.Interrupted):
+                    self.wait()
+            finally:
+                self._executor.shutdown()
 
     def keeps_to_share(self) -> bool:
         """Whether another one, now, does; the first does.

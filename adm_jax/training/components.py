@@ -26,7 +26,7 @@ from adm_jax.envs import environment
 from adm_jax.envs.termination import get_termination
 from adm_jax.envs.user_functions import RewardFn, get_reward
 from adm_jax.population.compiling import MemberProgram
-from adm_jax.population.devices import has_tensor_cores, require_jax
+from adm_jax.population.devices import require_jax, supports_tf32
 from adm_jax.population.members import resolve_mapping
 from adm_jax.rollout import PolicyFn, Simulation
 from adm_jax.tasks import EnvlessTask, Task
@@ -146,19 +146,16 @@ def make_components(config: Config, task: Task, platform: str | None = None) -> 
 def resolve_kernels(config: Config, platform: str | None = None) -> ModelConfig:
     """The model's settings, with ``fused_kernels`` on or off: auto is on where the platform gains by them.
 
-    Without a ``platform`` (``cpu``, ``gpu`` or ``tpu``) it is the default device's. Raises InputError: they
-    are on, and the platform is no GPU.
+    On is for all GPUs, and off elsewhere, so that a run can go on there. Without a ``platform`` (``cpu``,
+    ``gpu`` or ``tpu``) it is the default device's.
     """
     model = config.model
     if not isinstance(model, RecurrentConfig) or model.fused_kernels == "off":
         return model
+    serve = (platform or jax.default_backend()) == "gpu"
     if model.fused_kernels == "auto":
-        has_them = platform == "gpu" if platform else has_tensor_cores()
-        gains = has_them and config.matmul_precision != "float32"
-        return replace(model, fused_kernels="on" if gains else "off")
-    if (platform := platform or jax.default_backend()) != "gpu":
-        raise InputError(f"fused_kernels: on needs a GPU, and this is for a {platform}; auto is for both")
-    return model
+        serve &= (platform is not None or supports_tf32()) and config.matmul_precision != "float32"
+    return replace(model, fused_kernels="on" if serve else "off")
 
 
 def _uncertainty(config: Config, dynamics: Dynamics) -> str:

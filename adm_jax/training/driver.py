@@ -103,7 +103,8 @@ class Run:
                 self.background.poll()
                 self.saving.poll()
                 if not stage.saves:  # a signal leaves such a step at once
-                    self.saving.wait()
+                    with signals.held():
+                        self.saving.wait()
                 with signals.held(stage.saves) as stopped:
                     self._done(self.loop.advance(), stopped)
             self.progress.end()

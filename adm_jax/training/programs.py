@@ -297,6 +297,7 @@ def _take(
     if isinstance(config, OnlineConfig):
         batch.reverse()
     elif max(values_of(config.sac.cloning_weight)) > 0:
+        assert draws.real is not None
         action = batch[0].action
         weight = jnp.ones(action.shape[:1]) if row_weight is None else row_weight[draws.real]
         cloning = Cloning(action, weight)

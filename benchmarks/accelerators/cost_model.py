@@ -4,9 +4,9 @@
 
 The programs of a run's epochs are compiled (benchmarks/accelerators/compile_for.py), and each of their
 kernels is taken to last as long as its bytes or its products, whichever is longer, and a part of a launch;
-kernels run one after the other. Rates are what such kernels reach of a card's limits, by experience:
-expected, and a hopeful and a cautious value beside it. Observations are Hopper's for all tasks; evaluation,
-which the host does meanwhile, and checkpoints, which ``--checkpoint_share`` bounds, are left out.
+kernels run one after the other. Which rates of a card's limits such kernels reach is assumed: expected, and
+an optimistic and a pessimistic value. Observations are Hopper's for all tasks. Left out: evaluation, which
+the host does meanwhile, the estimates and the cloning before policies, checkpoints (``--checkpoint_share``).
 """
 
 import json
@@ -42,8 +42,8 @@ class Rates(NamedTuple):
 # A product's peak is 3.7e12 of a multiprocessor, the memory's 3.35e12.
 RATES = {
     "expected": Rates(2.2e-6, 2.7e12, 4.0e12, 1.3e12),
-    "hopeful": Rates(1.5e-6, 3.0e12, 5.5e12, 2.2e12),
-    "cautious": Rates(4.0e-6, 2.3e12, 3.0e12, 0.7e12),
+    "optimistic": Rates(1.5e-6, 3.0e12, 5.5e12, 2.2e12),
+    "pessimistic": Rates(4.0e-6, 2.3e12, 3.0e12, 0.7e12),
 }
 _BRANCH = 5  # launches that the host waits for at a branch
 _CACHED = 25e6
@@ -89,7 +89,7 @@ def run(num_seeds: int) -> dict[str, Any]:
         if key not in models:
             sizes = {"max_backtrack": key[0], "model_hidden_dim": key[1]}
             models[key] = {
-                "rollout": program_seconds("rollout", num_seeds, rollout_length=5, **sizes),
+                "rollout": program_seconds("rollout_with_histories", num_seeds, rollout_length=5, **sizes),
                 "fit": program_seconds("fit", num_seeds, **sizes),
             }
         steps = config.rollout.rollout_length / 5

@@ -144,7 +144,7 @@ class Module:
             assert contracted is not None
             inner_size = math.prod(operands[0][int(axis)] for axis in contracted[1].split(",") if axis)
             return 2.0 * math.prod(result) * inner_size
-        if "gpu.triton" not in instruction.text:
+        if not re.search(r"gpu\.triton|triton_kernel_call", instruction.text):
             return 0.0
         width = -(-result[-1] // _UNITS) * _UNITS
         if len(operands) == _GRU_OPERANDS:  # x, hidden states, weights of both, biases

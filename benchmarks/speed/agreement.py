@@ -63,8 +63,8 @@ def require(result: dict[str, Any]) -> None:
 
 
 def results(options: Options) -> dict[str, np.ndarray]:
-    """What a roll-out and an update of one seed give on JAX's default device."""
-    work = workload.prepare(options, 1)
+    """What a roll-out and an update of two seeds give on JAX's default device."""
+    work = workload.prepare(options, 2)
     job = workload.rollout_job(work, workload.initial_state(work), None)
     (buffer, _), _ = workload.compile_job(job)[0](*job.args)
     rows = jax.tree.map(lambda x: np.asarray(x)[:, : options.rollout_batch_size], buffer.data)

@@ -49,7 +49,8 @@ def _of_population(options: Options, name: str, num_seeds: int, *, first: bool) 
     model = resolve_kernels(work.config)
     if first and isinstance(model, RecurrentConfig) and model.fused_kernels == "on":
         plain = workload.prepare(options, num_seeds, fused_kernels="off")
-        jobs[f"{name}_plain"] = workload.rollout_job(plain, state, histories)
+        own_histories, _ = workload.encode_histories(plain, state)
+        jobs[f"{name}_plain"] = workload.rollout_job(plain, state, own_histories)
     ways, details = {}, {}
     for each, job in jobs.items():
         compiled, seconds = workload.compile_job(job)

@@ -68,7 +68,8 @@ def count(fn: Callable[..., Any], *args: Any) -> Counts:
     draw among lengths, or work that a member which has stopped leaves out.
 
     Raises:
-      ValueError: a loop without a static trip count, or a hand-written kernel, holds products.
+      ValueError: a loop without a static trip count holds products, or a kernel that is not of
+        adm_jax.nn.fused.
     """
     jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
     needed, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -87,15 +88,32 @@ def _equation(equation: Any) -> Counter[Product]:
     if name == "dot_general":
         product = _product(equation)
         return Counter({product: 1} if product.flops else {})  # of no rows: nothing
+    if name == "pallas_call":
+        return _kernel(equation)
     if name == "cond":
         branches = [_walk(branch.jaxpr) for branch in params["branches"]]
         working = [branch for branch in branches if branch]
         return _sum((branch, 1 / len(working)) for branch in working)
     inner = _sum((_walk(jaxpr), 1) for jaxpr in _jaxprs(params))
-    if inner and name in ("while", "pallas_call", "conv_general_dilated"):
+    if inner and name in ("while", "conv_general_dilated"):
         raise ValueError(f"{name}: the products in it cannot be counted")
     factors = {"scan": lambda: params["length"], "shard_map": lambda: params["mesh"].size}
     return _sum([(inner, factors[name]() if name in factors else 1)])
+
+
+def _kernel(equation: Any) -> Counter[Product]:
+    """The products of a GRU layer's step, or of a residual block, as those of all rows by one matrix."""
+    shapes = [variable.aval.shape for variable in equation.invars]
+    operands = {"gru_layer": ((0, 2), (1, 3)), "residual_block": ((0, 1),)}
+    own = equation.params["name"] or ""
+    if own not in operands:
+        raise ValueError(f"pallas_call: the products in {own} cannot be counted")
+    total: Counter[Product] = Counter()
+    for x, w in operands[own]:
+        lhs, rhs = (math.prod(shapes[x][:-1]), shapes[x][-1]), shapes[w][-2:]
+        contracted = (((1,), (0,)), ((), ()))
+        total[Product(lhs, rhs, (lhs[0], rhs[1]), ("float32", "float32", "float32"), contracted, None)] += 1
+    return total
 
 
 def _product(equation: Any) -> Product:

@@ -23,7 +23,7 @@ import numpy as np
 
 import adm_jax
 from adm_jax.nn import precision
-from adm_jax.population.devices import has_tensor_cores
+from adm_jax.population.devices import supports_tf32
 from benchmarks.speed.counting import Counts, Product
 
 Name = TypeVar("Name", bound=Hashable)
@@ -224,7 +224,7 @@ def resolved_precision() -> str:
         return "tensorfloat32" if "TF32" in str(asked) else str(asked)
     if jax.devices()[0].platform == "tpu":
         return "bfloat16"
-    return "tensorfloat32" if has_tensor_cores() else "float32"
+    return "tensorfloat32" if supports_tf32() else "float32"
 
 
 def environment() -> dict[str, Any]:

@@ -69,11 +69,11 @@ def prepare(options: Options, num_seeds: int, **overrides: Any) -> Workload:
       num_seeds: P.
       overrides: further fields of the configuration, flat.
     """
-    return prepare_for(jax.default_backend(), options, num_seeds, **overrides)
+    return prepare_for(None, options, num_seeds, **overrides)
 
 
-def prepare_for(platform: str, options: Options, num_seeds: int, **overrides: Any) -> Workload:
-    """The same, to be compiled for a platform: ``cpu``, ``gpu`` or ``tpu``."""
+def prepare_for(platform: str | None, options: Options, num_seeds: int, **overrides: Any) -> Workload:
+    """The same, to be compiled for a platform: ``cpu``, ``gpu`` or ``tpu``; None: for the default device."""
     sizes = {
         "max_backtrack": options.max_backtrack,
         "model_hidden_dim": options.model_hidden_dim,

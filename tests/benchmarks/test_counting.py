@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from adm_jax.nn import fused
+from benchmarks.accelerators.compile_for import prepare
 from benchmarks.speed.counting import count
 
 X, W = jax.ShapeDtypeStruct((5, 4), jnp.float32), jax.ShapeDtypeStruct((4, 3), jnp.float32)
@@ -108,3 +110,26 @@ def test_a_derivative_that_nobody_needs_is_not_counted():
     assert count(jax.grad(lambda x, w: product(x, w).sum(), argnums=(0, 1)), X, W).flops == 2 * ONE
     assert count(jax.grad(lambda x, w: product(x, w).sum()), X, W).flops == ONE
     assert count(lambda x, w: jax.lax.scan(lambda c, _: (c, c @ w), x, None, length=7)[0], X, W).flops == 0
+
+
+def test_kernels_of_roll_outs_count_as_the_products_in_them():
+    """Of the gates of all streams, and of those that go on; of a block's rows; under vmap of all members."""
+    shapes = [(2, 5, 4), (1, 5, 3), (4, 9), (3, 9), (9,), (9,)]
+    layer = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    flops = 2 * 5 * 9 * (2 * 4 + 1 * 3)
+    assert count(fused.gru_layer, *layer).flops == flops
+    members = [jax.ShapeDtypeStruct((6, *x.shape), x.dtype) for x in layer]
+    assert count(jax.vmap(fused.gru_layer), *members).flops == 6 * flops
+    block = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(5, 4), (4, 4), (4,), (4,), (4,)]]
+    assert count(lambda *x: fused.residual_block(*x, 1e-5), *block).flops == ONE_SQUARE
+
+
+def test_a_roll_out_with_kernels_has_the_products_of_one_without():
+    """So the benchmarks' FLOPs and fractions mean the same with them."""
+    sizes = {"model_hidden_dim": 8, "policy_hidden_dim": 8, "rollout_batch_size": 40, "rollout_length": 2}
+
+    def flops(**others):
+        _, job, _ = prepare("rollout", "gpu", 2, **sizes, **others)
+        return count(job.fn, *job.args).flops
+
+    assert flops() == flops(fused_kernels="off") > 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 
@@ -111,15 +112,18 @@ def test_models_predict_the_same_with_them(name: str, config: RecurrentConfig, i
 
 @pytest.mark.parametrize(("name", "config"), MODELS)
 def test_they_are_lowered_for_cuda_where_asked_for(name: str, config: RecurrentConfig) -> None:
-    """A layer and a block of a step; the history's only step begins, which is left to XLA but in ADM-v2."""
+    """A layer and a block of a step, and of ADM-v2 an encoder's; its history takes as many, others' none."""
 
     def kernels(**options: Any) -> int:
         model, params = make(name, config, **options)
         lowered = jax.jit(partial(step, model)).trace(params).lower(lowering_platforms=("cuda",))
         return lowered.as_text().count("xla.gpu.triton")
 
+    if jaxlib.version.__version_info__ > (0, 10, 2):
+        pytest.skip("Pallas compiles kernels where it lowers them: that needs the plugin for a GPU")
+
     assert kernels() == kernels(fused_kernels="off") == 0
-    assert kernels(fused_kernels="on") == (3 if name == "adm_v2" else 2)
+    assert kernels(fused_kernels="on") == (5 if name == "adm_v2" else 2)
 
 
 @pytest.mark.parametrize(("name", "config"), MODELS)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adm_jax.runs import signals
 from adm_jax.runs.checkpoint import Checkpointer
 from adm_jax.runs.saving import Saving
 from adm_jax.runs.signals import Interrupted
@@ -141,3 +143,11 @@ def test_the_write_counts_into_the_share(share: float, disk: Gated):
         assert saving.keeps_to_share() == (share == 1.0)
         time.sleep(1.0)  # at a half as long as it took: 0.4 s, and what the disk needed
         assert saving.keeps_to_share()
+
+
+def test_a_signal_while_the_last_one_is_written_lets_it_be_written(disk: Gated):
+    with signals.heard(), Saving(disk, 1.0) as saving:
+        begin(saving, 1)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.6, disk.gate.set).start()
+    assert disk.latest() == ("train", 1)
