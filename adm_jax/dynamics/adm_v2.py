@@ -89,8 +89,9 @@ def _encode(
     if config.state_input == "duplicated":
         return (jnp.zeros((*obs.shape[:-1], width)),) * num_layers
     obs = normalize_obs(params.normalizer, obs)
-    options = {"deterministic": dropout_key is None, "fused": fused and dropout_key is None}
-    hidden = apply(_encoder(spec), learned.encoder, obs, dropout_key, **options)
+    hidden = apply(
+        _encoder(spec), learned.encoder, obs, dropout_key, deterministic=dropout_key is None, fused=fused
+    )
     return tuple(jnp.split(hidden, num_layers, axis=-1))
 
 

@@ -80,9 +80,7 @@ def decode(
 
     Without dropout it can have ``fused`` kernels, and no gradient then.
     """
-    deterministic = dropout_key is None
-    options = {"deterministic": deterministic, "fused": fused and deterministic}
-    out = apply(spec.head, learned.head, hidden, dropout_key, **options)
+    out = apply(spec.head, learned.head, hidden, dropout_key, deterministic=dropout_key is None, fused=fused)
     mean, logvar = jnp.split(out, 2, axis=-1)
     return mean, gaussian.soft_clamp(logvar, learned.min_logvar, learned.max_logvar)
 

@@ -57,11 +57,11 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: Array, deterministic: bool, fused: bool = False) -> Array:
         """Applies the block; dropout draws from the ``dropout`` stream unless ``deterministic``.
 
-        With ``fused`` it is one kernel, for a GPU, without dropout and without a gradient; wider ones than
-        that serves are as without. The result has the type of ``x``.
+        With ``fused`` it is one kernel, for a GPU and without a gradient; with dropout, or wider than that
+        serves, it is as without. The result has the type of ``x``.
         """
         width = x.shape[-1]
-        if fused and width <= kernels.MAX_WIDTH:
+        if fused and deterministic and width <= kernels.MAX_WIDTH:
             dense, norm = self.variables["params"]["Dense_0"], self.variables["params"]["LayerNorm_0"]
             own = dense["kernel"], dense["bias"], norm["scale"], norm["bias"]
             return kernels.residual_block(x.reshape(-1, width), *own, _EPSILON).reshape(x.shape)
